@@ -1,0 +1,41 @@
+# The developer's verbs. `make demo` and `make test` each start from nothing: they set up what they need.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help setup demo test lint format bench clean
+
+help: ## list the verbs
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: .setup/python ## the virtual environment, in .venv
+
+.setup/python: pyproject.toml scripts/setup-python
+	@PYTHON=$(PYTHON) scripts/setup-python $(VENV)
+	@mkdir -p .setup && touch $@
+
+.setup/system: scripts/setup-system
+	@scripts/setup-system
+	@mkdir -p .setup && touch $@
+
+demo: .setup/python .setup/system ## train, build, run and ask the breast-cancer model
+	@$(BIN)/python scripts/demo.py
+
+test: .setup/python .setup/system ## every test, with a real Docker Engine and runc
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .setup/python ## style, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: .setup/python ## rewrite in the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: .setup/python .setup/system ## measure; writes benchmarks/results/
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+clean: ## remove what setup made
+	rm -rf $(VENV) .setup

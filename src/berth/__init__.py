@@ -1,0 +1,1 @@
+"""What model authors import and what serves inside the image."""

@@ -1,0 +1,90 @@
+"""Every error that Dockyard raises on purpose, in one tree.
+
+    DockyardError
+    ├── ProjectError            dockyard.toml, or a file that it names, is missing or wrong
+    ├── LockError               dependencies or packages cannot be resolved, or the lock does not fit
+    ├── PreflightError          the image would be built but fail at its first request
+    ├── ImageError              an image, layer or blob is unknown, damaged or unsafe
+    │   └── ImageNotFoundError  no image of that name in the store
+    ├── RegistryError           a registry refused, or answered what the protocol does not allow
+    ├── StoreError              the local store cannot be read or written
+    ├── EngineError             an engine refused or failed
+    │   ├── EngineNotFoundError     no engine answers here
+    │   ├── ContainerNotFoundError  no container of that name
+    │   ├── PortTakenError          the port asked for is in use
+    │   └── StartError              the container ended, or did not get ready, while starting
+    └── PredictionError         a model answered with an error, or not at all
+
+Each one says what failed and where (`what`), and how to mend it (`remedy`); the command line prints both and
+exits with `exit_code`. Errors of other libraries are translated where they are met, with `raise ... from`.
+"""
+
+from __future__ import annotations
+
+
+class DockyardError(Exception):
+    """What failed and where, and what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, remedy: str = "", detail: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+        self.detail = detail
+
+    def __str__(self) -> str:
+        parts = [self.what, self.detail, self.remedy]
+        return "\n".join(part for part in parts if part)
+
+
+class ProjectError(DockyardError):
+    """dockyard.toml, or a file that it names, is missing or wrong."""
+
+
+class LockError(DockyardError):
+    """Dependencies or packages cannot be resolved, or the lock does not fit the project."""
+
+
+class PreflightError(DockyardError):
+    """The image could be built, and would fail at its first request."""
+
+
+class ImageError(DockyardError):
+    """An image, layer or blob is unknown, damaged or unsafe."""
+
+
+class ImageNotFoundError(ImageError):
+    """No image of that name in the store."""
+
+
+class RegistryError(DockyardError):
+    """A registry refused, or answered what the protocol does not allow."""
+
+
+class StoreError(DockyardError):
+    """The local store cannot be read or written."""
+
+
+class EngineError(DockyardError):
+    """An engine refused or failed."""
+
+
+class EngineNotFoundError(EngineError):
+    """No engine answers on this machine."""
+
+
+class ContainerNotFoundError(EngineError):
+    """No container of that name."""
+
+
+class PortTakenError(EngineError):
+    """The port asked for is in use."""
+
+
+class StartError(EngineError):
+    """The container ended, or did not become ready, while it was starting."""
+
+
+class PredictionError(DockyardError):
+    """A model answered with an error, or did not answer."""
