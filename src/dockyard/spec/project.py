@@ -1,0 +1,103 @@
+"""The project: what `dockyard.toml` says, as one frozen, validated value.
+
+Field names are the keys of the file; `spec.load` reads it, `build` turns it into an image. Unknown keys and wrong
+types are refused with their path (`serve.max_batch_size`), by msgspec's strict conversion.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+Codec = Literal["gzip", "zstd"]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=100)]
+PlatformName = Annotated[str, Meta(pattern=r"^linux/(amd64|arm64)$")]
+
+CLASS_REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
+
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of dockyard.toml: a key that is not a field is an error."""
+
+
+class Model(Table, frozen=True, kw_only=True):
+    """What is served: a predictor class of the project, or a model file in a known format."""
+
+    name: Name
+    version: Annotated[str, Meta(min_length=1, max_length=100)] = "1"
+    description: str = ""
+    predictor: str = ""
+    """`module:Class`, when the project has code."""
+    format: Literal["", "onnx", "sklearn"] = ""
+    """The backend that loads `weights`, when it has none."""
+    weights: tuple[str, ...] | str = ()
+    """Files or globs, relative to the project; they get layers of their own."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Passed to the backend as they are."""
+    goldens: str = "goldens"
+    """Folder of inputs with their expected outputs, relative to the project."""
+
+    @property
+    def weight_patterns(self) -> tuple[str, ...]:
+        """The weights as a tuple, whichever way they were written."""
+        return (self.weights,) if isinstance(self.weights, str) else self.weights
+
+
+class Build(Table, frozen=True, kw_only=True):
+    """What goes into the image around the model."""
+
+    requirements: tuple[str, ...] | str = ()
+    """Python requirements as a list, or the name of a requirements.txt or pyproject.toml."""
+    packages: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...] = ()
+    """Debian packages."""
+    base: str = "debian"
+    """`debian`, `oci:FOLDER[:NAME]`, `archive:FILE`, or an image in a registry (`localhost:5000/base@sha256:...`)."""
+    mirror: str = ""
+    """A Debian mirror to use in place of this machine's configured sources."""
+    suite: str = ""
+    """The Debian release, such as `bookworm`; by default this machine's own."""
+    platform: PlatformName | Literal[""] = ""
+    """By default this machine's own."""
+    exclude: tuple[str, ...] = ()
+    """Globs of project files that stay out of the image."""
+    compression: Codec = "gzip"
+
+
+class Serve(Table, frozen=True, kw_only=True):
+    """How berth serves the model; each key is the BERTH_* variable of the same name."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    max_batch_size: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    max_batch_delay_ms: Annotated[float, Meta(ge=0, le=60_000)] | None = None
+    max_body_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_queue: Annotated[int, Meta(ge=1)] | None = None
+    request_timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    drain_timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The BERTH_* variables of the keys that were given."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {f"BERTH_{name.upper()}": f"{value}" for name, value in values.items() if value is not None}
+
+
+class Run(Table, frozen=True, kw_only=True):
+    """The limits of a container of this model; `dockyard run` reads them from the image's labels."""
+
+    memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)?\s*([KMG]i?B?|B)?$")] = "2GiB"
+    cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
+    pids: Annotated[int, Meta(ge=16, le=100_000)] = 256
+
+
+class Project(Table, frozen=True, kw_only=True):
+    """The whole of dockyard.toml."""
+
+    model: Model
+    build: Build = field(default_factory=Build)
+    serve: Serve = field(default_factory=Serve)
+    run: Run = field(default_factory=Run)
+    environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")], str] = field(default_factory=dict)
+    """Variables of the predictor's own; BERTH_* ones belong in [serve]."""
