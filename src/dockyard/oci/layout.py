@@ -1,0 +1,231 @@
+"""An OCI layout: the folder where images are kept, `oci-layout`, `index.json` and `blobs/`.
+
+It is the local store of the command line and the exchange format with skopeo, umoci and others, whose layouts are read
+as well (an index inside the index, Docker's media types). Changes of index.json happen under a lock and by rename, so
+two builds at once lose nothing and a killed one leaves the old index. Source: OCI image specification 1.1,
+image-layout.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dockyard.errors import ImageError, ImageNotFoundError, StoreError
+from dockyard.oci import media, wire
+from dockyard.oci.blobs import PRIVATE, Blobs
+from dockyard.oci.digest import CHUNK, Digest, parse_digest
+from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
+from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
+
+__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "copy_image"]
+
+REF_NAME = "org.opencontainers.image.ref.name"
+SWEEP_AGE = 3600.0
+_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+_NESTING_LIMIT = 4
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image and the name that it has in a layout ("" when it has none)."""
+
+    name: str
+    image: Image
+
+
+class Layout:
+    """Images, by name, in one folder. Get one by `Layout.create` or `Layout.open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.blobs = Blobs(path)
+        self._index_path = path / "index.json"
+
+    @classmethod
+    def create(cls, path: Path) -> Layout:
+        """Open the layout at `path`, making an empty one there when there is none."""
+        layout = cls(path)
+        with layout._locked(), store_errors(path):
+            layout.blobs.folder.mkdir(parents=True, exist_ok=True)
+            if not layout._index_path.exists():
+                layout._write_index([])
+            if not (path / "oci-layout").exists():
+                replace_file(path / "oci-layout", _MARKER, layout.blobs.partials)
+        remove_stale(layout.blobs.partials)
+        return layout
+
+    @classmethod
+    def open(cls, path: Path) -> Layout:
+        """Open an existing layout; StoreError when there is none. Removes what killed processes left."""
+        layout = cls(path)
+        if not (path / "oci-layout").is_file() or not layout._index_path.is_file():
+            raise StoreError(f"{path} is not an OCI layout", remedy="Build or pull an image first, or check the path.")
+        remove_stale(layout.blobs.partials)
+        return layout
+
+    def add(self, image: Image, name: str) -> None:
+        """Give a stored image a name; another image of that name loses it.
+
+        ImageError when one of its blobs is missing. Durable when it returns.
+        """
+        entry = replace(image.manifest, annotations={REF_NAME: name}, platform=image.config.platform)
+        with self._locked():
+            missing = [blob.digest for blob in image.blobs if not self.blobs.has(blob.digest)]
+            if missing:
+                raise ImageError(
+                    f"image {name} is not whole: {', '.join(missing)} missing from {self.path}",
+                    remedy="Build or pull the image again.",
+                )
+            sync_folder(self.blobs.folder)
+            others = [other for other in self._read_index() if not _is_named(other, name)]
+            self._write_index([*others, entry.document()])
+
+    def remove(self, name: str) -> None:
+        """Forget a name; ImageNotFoundError when nothing has it. `sweep` frees the space."""
+        with self._locked():
+            entries = self._read_index()
+            kept = [entry for entry in entries if not _is_named(entry, name)]
+            if len(kept) == len(entries):
+                raise self._unknown(name)
+            self._write_index(kept)
+
+    def resolve(self, name: str, platform: Platform | None = None) -> Image:
+        """The image of a name (`:latest` may be left out) or of a manifest's digest or image ID.
+
+        Of an image for several platforms the one asked for, or else this machine's. ImageNotFoundError, with the
+        names that come close, when there is none; ImageError when it is damaged.
+        """
+        entries = self._entries()
+        found = [entry for entry in entries if _key(entry.annotations.get(REF_NAME, "")) == _key(name)]
+        if not found and name.startswith("sha256:"):
+            found = [entry for entry in self._walk(entries) if name in self._digests(entry)]
+        if not found:
+            raise self._unknown(name)
+        candidates = [self._with_platform(manifest) for manifest in self._manifests(found)]
+        return self.load(choose_platform(candidates, platform, name))
+
+    def images(self) -> tuple[NamedImage, ...]:
+        """Every image that is here, by name, each platform of it; attachments and absent platforms are left out."""
+        found = [
+            NamedImage(entry.annotations.get(REF_NAME, ""), self.load(manifest))
+            for entry in self._entries()
+            for manifest in self._manifests([entry])
+        ]
+        return tuple(sorted(found, key=lambda named: (named.name, str(named.image.config.platform))))
+
+    def load(self, manifest: Descriptor) -> Image:
+        """The image of a manifest in this layout; ImageError when it is missing, damaged or no image."""
+        document = self.blobs.read(manifest.digest)
+        config = manifest_parts(document, manifest.digest).config
+        return Image.decode(manifest, document, self.blobs.read(config.digest))
+
+    def sweep(self, age: float = SWEEP_AGE) -> int:
+        """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
+
+        The age keeps what a build, running now, has written and not yet added.
+        """
+        freed = 0
+        with self._locked():
+            used = set(self._reachable())
+            for digest in self.blobs:
+                path = self.blobs.path(digest)
+                with store_errors(path):
+                    status = path.stat()
+                    if digest not in used and time.time() - status.st_mtime >= age:
+                        path.unlink()
+                        freed += status.st_size
+        return freed
+
+    def _reachable(self) -> Iterator[Digest]:
+        for entry in self._walk(self._entries()):
+            yield entry.digest
+            manifest = self._manifest(entry)
+            if manifest:
+                yield from (parse_digest(part.digest) for part in (manifest.config, *manifest.layers))
+
+    def _manifests(self, entries: list[Descriptor]) -> list[Descriptor]:
+        """The manifests of runnable images under these entries, as far as they are here."""
+        found = []
+        for entry in self._walk(entries):
+            manifest = self._manifest(entry)
+            if manifest and manifest.config.media_type in media.CONFIGS:
+                found.append(entry)
+        return found
+
+    def _manifest(self, entry: Descriptor) -> wire.ManifestWire | None:
+        if entry.media_type not in media.MANIFESTS or not self.blobs.has(entry.digest):
+            return None
+        return wire.decode_manifest(self.blobs.read(entry.digest), f"manifest {entry.digest}")
+
+    def _walk(self, entries: list[Descriptor], depth: int = 0) -> Iterator[Descriptor]:
+        """The entries and all that is inside those that are an index."""
+        if depth > _NESTING_LIMIT:
+            raise ImageError(f"an index in {self.path} is nested too deeply", remedy="Fetch the image again.")
+        for entry in entries:
+            yield entry
+            if entry.media_type in media.INDEXES and self.blobs.has(entry.digest):
+                index = wire.decode_index(self.blobs.read(entry.digest), f"index {entry.digest}")
+                inner = [Descriptor.of_wire(manifest) for manifest in index.manifests or ()]
+                yield from self._walk(inner, depth + 1)
+
+    def _digests(self, entry: Descriptor) -> set[str]:
+        """What an index or a manifest answers to: its own digest, a manifest also to its image ID."""
+        manifest = self._manifest(entry)
+        return {entry.digest} | ({manifest.config.digest} if manifest else set())
+
+    def _with_platform(self, manifest: Descriptor) -> Descriptor:
+        if manifest.platform is not None or manifest.artifact_type:
+            return manifest
+        return replace(manifest, platform=self.load(manifest).config.platform)
+
+    def _unknown(self, name: str) -> ImageNotFoundError:
+        names = sorted({entry.annotations[REF_NAME] for entry in self._entries() if REF_NAME in entry.annotations})
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
+        known = f"Did you mean {' or '.join(close)}?" if close else "It holds no image yet: build or pull one."
+        return ImageNotFoundError(f"no image {name[:200]!r} in {self.path}", remedy=known)
+
+    def _entries(self) -> list[Descriptor]:
+        index = wire.decode_index(self._index_bytes(), str(self._index_path))
+        return [Descriptor.of_wire(entry) for entry in index.manifests or ()]
+
+    def _read_index(self) -> list[dict[str, Any]]:
+        """The entries of index.json with all their fields, also those that have no name here."""
+        return wire.decode(self._index_bytes(), wire.RawIndexWire, str(self._index_path)).manifests or []
+
+    def _index_bytes(self) -> bytes:
+        with store_errors(self._index_path):
+            return self._index_path.read_bytes()
+
+    def _write_index(self, entries: list[dict[str, Any]]) -> None:
+        document = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}
+        replace_file(self._index_path, wire.encode(document), self.blobs.partials)
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return exclusive(self.path / PRIVATE / "lock")
+
+
+def _key(name: str) -> str:
+    """Names that mean the same image have the same key."""
+    return name if not name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _is_named(entry: dict[str, Any], name: str) -> bool:
+    return _key((entry.get("annotations") or {}).get(REF_NAME, "")) == _key(name)
+
+
+def copy_image(image: Image, source: Layout, target: Layout, name: str) -> None:
+    """Copy what `target` lacks of an image, each byte verified, and name it there."""
+    for blob in image.blobs:
+        if target.blobs.has(blob.digest):
+            continue
+        with source.blobs.open(blob.digest) as file, target.blobs.writer() as writer:
+            while chunk := file.read(CHUNK):
+                writer.write(chunk)
+            writer.commit(blob.digest)
+    target.add(image, name)
