@@ -53,14 +53,15 @@ def store_errors(place: Path) -> Iterator[None]:
 class PartialFile:
     """A file being written under a temporary name in `folder`, until `commit` gives it its final one.
 
-    A context manager: what was not committed is removed. Made on the file system of its final name, and locked.
+    A context manager: what was not committed is removed. Made on the file system of its final name, and locked. Where
+    others keep files too, `prefix` sets the temporary names apart.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str = "") -> None:
         self._folder = folder
         with store_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor, self.path = _create_locked(folder)
+            self._descriptor, self.path = _create_locked(folder, prefix)
         self._open = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -99,10 +100,10 @@ class PartialFile:
         self.discard()
 
 
-def _create_locked(folder: Path) -> tuple[int, Path]:
+def _create_locked(folder: Path, prefix: str) -> tuple[int, Path]:
     """A new file with its lock taken: (descriptor, path). A cleaner may win the race for the lock: try another name."""
     while True:
-        path = folder / f"{os.getpid()}-{os.urandom(8).hex()}"
+        path = folder / f"{prefix}{os.getpid()}-{os.urandom(8).hex()}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,10 +119,12 @@ def _create_locked(folder: Path) -> tuple[int, Path]:
         os.close(descriptor)
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove partial files whose writer died. Never fails: a read-only store stays as it is."""
+def remove_stale(folder: Path, prefix: str = "") -> None:
+    """Remove partial files (with this prefix) whose writer died. Never fails: a read-only store stays as it is."""
     with contextlib.suppress(OSError):
         for path in sorted(folder.iterdir()):
+            if not path.name.startswith(prefix):
+                continue
             with contextlib.suppress(OSError):
                 _remove_if_unlocked(path)
 

@@ -283,20 +283,23 @@ def assemble(
         replace(layer.descriptor, media_type=media.oci_layer_type(layer.descriptor.media_type), platform=None)
         for layer in layers
     )
-    document: dict[str, Any] = {
-        "schemaVersion": 2,
-        "mediaType": media.OCI_MANIFEST,
-        "config": config_descriptor.document(),
-        "layers": [descriptor.document() for descriptor in descriptors],
-    }
-    if annotations:
-        document["annotations"] = dict(annotations)
-    manifest_bytes = wire.encode(document)
+    manifest_bytes = encode_manifest(config_descriptor, descriptors, annotations)
     manifest = Descriptor(
         media.OCI_MANIFEST, digest_of(manifest_bytes), len(manifest_bytes), platform=complete.platform
     )
     image = Image(manifest, config_descriptor, descriptors, complete, dict(annotations or {}))
     return Assembled(image, manifest_bytes, config_bytes)
+
+
+def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str] | None) -> bytes:
+    """An OCI image manifest, in canonical JSON."""
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": media.OCI_MANIFEST,
+        "config": config.document(),
+        "layers": [layer.document() for layer in layers],
+    }
+    return wire.encode(document | ({"annotations": dict(annotations)} if annotations else {}))
 
 
 def choose_platform(candidates: Sequence[Descriptor], platform: Platform | None, what: str) -> Descriptor:

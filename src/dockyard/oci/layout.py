@@ -107,7 +107,7 @@ class Layout:
             found = [entry for entry in self._walk(entries) if name in self._digests(entry)]
         if not found:
             raise self._unknown(name)
-        candidates = [self._with_platform(manifest) for manifest in self._manifests(found)]
+        candidates = [self._with_platform(manifest) for manifest in self.manifests(found)]
         return self.load(choose_platform(candidates, platform, name))
 
     def images(self) -> tuple[NamedImage, ...]:
@@ -115,7 +115,7 @@ class Layout:
         found = [
             NamedImage(entry.annotations.get(REF_NAME, ""), self.load(manifest))
             for entry in self._entries()
-            for manifest in self._manifests([entry])
+            for manifest in self.manifests([entry])
         ]
         return tuple(sorted(found, key=lambda named: (named.name, str(named.image.config.platform))))
 
@@ -124,6 +124,15 @@ class Layout:
         document = self.blobs.read(manifest.digest)
         config = manifest_parts(document, manifest.digest).config
         return Image.decode(manifest, document, self.blobs.read(config.digest))
+
+    def manifests(self, entries: list[Descriptor]) -> list[Descriptor]:
+        """The manifests of runnable images under these entries, as far as they are here."""
+        found = []
+        for entry in self._walk(entries):
+            manifest = self._manifest(entry)
+            if manifest and manifest.config.media_type in media.CONFIGS:
+                found.append(entry)
+        return found
 
     def sweep(self, age: float = SWEEP_AGE) -> int:
         """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
@@ -148,15 +157,6 @@ class Layout:
             manifest = self._manifest(entry)
             if manifest:
                 yield from (parse_digest(part.digest) for part in (manifest.config, *manifest.layers))
-
-    def _manifests(self, entries: list[Descriptor]) -> list[Descriptor]:
-        """The manifests of runnable images under these entries, as far as they are here."""
-        found = []
-        for entry in self._walk(entries):
-            manifest = self._manifest(entry)
-            if manifest and manifest.config.media_type in media.CONFIGS:
-                found.append(entry)
-        return found
 
     def _manifest(self, entry: Descriptor) -> wire.ManifestWire | None:
         if entry.media_type not in media.MANIFESTS or not self.blobs.has(entry.digest):
