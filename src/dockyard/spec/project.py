@@ -13,7 +13,6 @@ from msgspec import Meta, Struct, field
 
 Codec = Literal["gzip", "zstd"]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=100)]
-PlatformName = Annotated[str, Meta(pattern=r"^linux/(amd64|arm64)$")]
 
 CLASS_REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
@@ -58,8 +57,6 @@ class Build(Table, frozen=True, kw_only=True):
     """A Debian mirror to use in place of this machine's configured sources."""
     suite: str = ""
     """The Debian release, such as `bookworm`; by default this machine's own."""
-    platform: PlatformName | Literal[""] = ""
-    """By default this machine's own."""
     exclude: tuple[str, ...] = ()
     """Globs of project files that stay out of the image."""
     compression: Codec = "gzip"

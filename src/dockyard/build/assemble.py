@@ -1,0 +1,113 @@
+"""Puts the layers together into an image: what runs, as whom, with which settings and labels.
+
+The configuration written here is the contract that `berth` (environment) and `engines` (entry point, user, labels)
+read; `docs/reference/image.md` describes it. Called by `builder`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from dockyard import __version__
+from dockyard.build.base import Base
+from dockyard.build.dependencies import INSIDE
+from dockyard.build.layers import BuiltLayer
+from dockyard.oci.image import History, Image, ImageConfig, Platform, assemble
+from dockyard.oci.layout import Layout
+from dockyard.spec.project import Project
+from dockyard.spec.resources import parse_bytes
+
+USER = "65532:0"
+CONTRACT = "1"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that an image is made of."""
+
+    project: Project
+    platform: Platform
+    base: Base
+    layers: Sequence[BuiltLayer]
+    weights: Sequence[str]
+    created: str
+
+
+def store_image(parts: Parts, layout: Layout, name: str) -> Image:
+    """Assemble the image, write its two documents, and give it `name` in the layout."""
+    config = ImageConfig(
+        platform=parts.platform,
+        environment=_environment(parts),
+        entrypoint=(parts.base.python, "-m", "berth"),
+        command=("serve",),
+        user=USER,
+        working_dir="/app",
+        exposed_ports=(f"{parts.project.serve.port or 8080}/tcp",),
+        stop_signal="SIGTERM",
+        labels=_labels(parts.project),
+        created=parts.created,
+        history=tuple(
+            History(parts.created, created_by=f"dockyard {__version__}", comment=layer.title) for layer in parts.layers
+        ),
+    )
+    image, manifest, document = assemble(config, [layer.blob for layer in parts.layers], _annotations(parts))
+    layout.blobs.write(document)
+    layout.blobs.write(manifest)
+    layout.add(image, name)
+    return image
+
+
+def _environment(parts: Parts) -> tuple[str, ...]:
+    model = parts.project.model
+    path = f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"
+    settings: dict[str, str] = {
+        **dict(entry.split("=", 1) for entry in parts.base.environment),
+        "PATH": path,
+        "PYTHONPATH": f"/app:/opt/berth:{INSIDE}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/tmp",  # noqa: S108 (the one writable place of a container: a tmpfs of its own)
+        "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
+        "LANG": "C.UTF-8",
+        **parts.project.environment,
+        "BERTH_MODEL_NAME": model.name,
+        "BERTH_MODEL_VERSION": model.version,
+        "BERTH_GOLDENS": f"/app/{model.goldens}",
+        **parts.project.serve.environment(),
+    }
+    if model.description:
+        settings["BERTH_MODEL_DESCRIPTION"] = model.description
+    if model.predictor:
+        settings["BERTH_PREDICTOR"] = model.predictor
+    else:
+        settings["BERTH_FORMAT"] = model.format
+        settings["BERTH_WEIGHTS"] = str(PurePosixPath("/app") / parts.weights[0])
+        if model.options:
+            settings["BERTH_OPTIONS"] = json.dumps(model.options, sort_keys=True)
+    return tuple(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+def _labels(project: Project) -> Mapping[str, str]:
+    return {
+        "dev.dockyard.model.name": project.model.name,
+        "dev.dockyard.model.version": project.model.version,
+        "dev.dockyard.berth.contract": CONTRACT,
+        "dev.dockyard.run.memory": str(parse_bytes(project.run.memory)),
+        "dev.dockyard.run.cpus": f"{project.run.cpus:g}",
+        "dev.dockyard.run.pids": str(project.run.pids),
+    }
+
+
+def _annotations(parts: Parts) -> Mapping[str, str]:
+    model = parts.project.model
+    annotations = {
+        "org.opencontainers.image.title": model.name,
+        "org.opencontainers.image.version": model.version,
+        "org.opencontainers.image.created": parts.created,
+    }
+    if model.description:
+        annotations["org.opencontainers.image.description"] = model.description
+    return annotations

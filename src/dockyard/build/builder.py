@@ -1,0 +1,147 @@
+"""A build, from a project folder to an image in the store. `build` reads like the recipe.
+
+Called by `cli.build`; every step lives in the module it names. Nothing that belongs to the user is executed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from dockyard.build.assemble import Parts, store_image
+from dockyard.build.base import Base, BaseSource
+from dockyard.build.content import ContentBuilder, find_files
+from dockyard.build.debian_base import DebianBase
+from dockyard.build.dependencies import DependencyBuilder
+from dockyard.build.foreign import ForeignBase
+from dockyard.build.layers import BuiltLayer
+from dockyard.build.lock import Lock, read_lock, write_lock
+from dockyard.build.preflight import Findings, check, refuse
+from dockyard.build.request import Request, request_of
+from dockyard.build.target import host_architecture
+from dockyard.build.wheels import resolve_wheels
+from dockyard.build.workshop import Workshop
+from dockyard.errors import LockError
+from dockyard.oci.image import Image
+
+_LOCKED_REMEDY = "Run `dockyard build` without --locked, look at the change and commit dockyard.lock."
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to build: `locked` refuses to change the lock, `upgrade` takes the newest versions, `name` tags the image."""
+
+    name: str
+    locked: bool = False
+    upgrade: bool = False
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build made: the image, its layers (lowest first), what the preflight found, and how long it took (s)."""
+
+    name: str
+    image: Image
+    layers: tuple[BuiltLayer, ...]
+    findings: Findings
+    lock: Lock
+    lock_changed: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The lock and the system layer with which the preflight passed, and what else it found."""
+
+    lock: Lock
+    system: tuple[BuiltLayer, ...]
+    findings: Findings
+
+
+def build(workshop: Workshop, options: Options) -> Built:
+    """Build the project's image, give it its name in the store, and write the lock if it is new."""
+    started = time.monotonic()
+    files = find_files(workshop.project)
+    request = request_of(workshop.project)
+    source = source_of(workshop, request)
+    platform = f"linux/{host_architecture()}"
+    before = read_lock(workshop.project.path, platform)
+    lock = _settled(before, request, options) or _resolve(source, workshop, request, before, options)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(source.make, lock)
+        dependencies = _dependencies(workshop, lock, future)
+        base = future.result()
+    passed = _preflight(source, lock, base, dependencies, options)
+    lock = passed.lock
+    content = ContentBuilder(workshop, lock.base_digest)
+    layers = (
+        *base.layers,
+        *passed.system,
+        *dependencies,
+        *content.weights(files.weights),
+        content.berth(base.interpreter),
+        content.code(files.code, base.interpreter),
+    )
+    parts = Parts(workshop.project.project, lock.target.platform, base, layers, files.weights, lock.created)
+    image = store_image(parts, workshop.layout, options.name)
+    if lock != before:
+        write_lock(workshop.project.path, platform, lock)
+    return Built(options.name, image, layers, passed.findings, lock, lock != before, time.monotonic() - started)
+
+
+def source_of(workshop: Workshop, request: Request) -> BaseSource:
+    """Where the project's base comes from."""
+    return DebianBase(workshop, request) if request.base == "debian" else ForeignBase(workshop, request)
+
+
+def _settled(before: Lock | None, request: Request, options: Options) -> Lock | None:
+    """The lock that is there, if it answers what is asked; LockError if it does not and must not change."""
+    if before is not None and before.asked == request.digest and not options.upgrade:
+        return before
+    if options.locked:
+        problem = "there is no dockyard.lock for this platform" if before is None else "dockyard.lock is out of date"
+        raise LockError(problem, remedy=_LOCKED_REMEDY)
+    return None
+
+
+def _resolve(source: BaseSource, workshop: Workshop, request: Request, before: Lock | None, options: Options) -> Lock:
+    """A new lock. Versions of the old one stay where they fit, unless an upgrade is asked for."""
+    with workshop.progress.task("Resolving the base"):
+        lock = source.draft()
+        found = before.found_packages if before else ()
+        lock = _with_packages(source, lock, request.packages, found)
+    with workshop.progress.task("Resolving Python dependencies"):
+        previous = before.wheels if before and not options.upgrade else ()
+        wheels = resolve_wheels(request.requirements, request.files, lock.target, previous, workshop.scratch)
+    return replace(lock, wheels=wheels)
+
+
+def _with_packages(source: BaseSource, lock: Lock, asked: Sequence[str], found: Sequence[str]) -> Lock:
+    """The lock with the Debian packages that are asked for, and those found necessary, on top of the base."""
+    added = tuple(sorted({*lock.found_packages, *found} - set(asked)))
+    if not (asked or added):
+        return lock
+    return replace(lock, system=source.system(lock, (*asked, *added)), found_packages=added)
+
+
+def _dependencies(workshop: Workshop, lock: Lock, base: Future[Base]) -> tuple[BuiltLayer, ...]:
+    builder = DependencyBuilder(workshop)
+    return builder.layers(lock.wheels, lock.target, lock.base_digest, lambda: base.result().interpreter)
+
+
+def _preflight(
+    source: BaseSource, lock: Lock, base: Base, dependencies: Sequence[BuiltLayer], options: Options
+) -> Passed:
+    """Look for libraries that nothing brings, add the Debian packages that have them, and look again."""
+    lower = [layer.facts for layer in (*base.layers, *dependencies)]
+    system = (source.system_layer(lock),) if lock.system else ()
+    findings = check([*lower, *(layer.facts for layer in system)], lock.glibc)
+    if findings.packages and not options.locked:
+        asked = tuple(package for package in source.request.packages)
+        lock = _with_packages(source, lock, asked, findings.packages)
+        system = (source.system_layer(lock),) if lock.system else ()
+        findings = check([*lower, *(layer.facts for layer in system)], lock.glibc)
+    refuse(findings, lock.glibc)
+    return Passed(lock, system, findings)

@@ -1,0 +1,106 @@
+"""Compiles Python files to bytecode with the very interpreter that will run them: the one in the base image.
+
+The base's Python is started on this machine through its own dynamic loader, so the bytecode does not depend on this
+machine's Python (PEP 552 unchecked-hash files: no time stamp inside). It compiles and does nothing else; no code of the
+project or of a wheel is imported. Called by `base`, `wheels` and `code`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dockyard.build.commands import run
+from dockyard.errors import DockyardError, ProjectError
+
+# Runs inside the base's interpreter: reads [source, shown name, target] triples, answers with the syntax errors.
+_COMPILE = """
+import json, os, py_compile, sys
+mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+bad = []
+for source, shown, target in json.load(sys.stdin):
+    try:
+        py_compile.compile(source, cfile=target, dfile=shown, doraise=True, invalidation_mode=mode)
+    except py_compile.PyCompileError as error:
+        value = error.exc_value
+        bad.append([source, getattr(value, 'lineno', 0) or 0, getattr(value, 'msg', None) or str(value)])
+json.dump(bad, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A base image's Python, runnable here: its loader, where its libraries are, the program, its version (`3.11`)."""
+
+    loader: Path
+    libraries: tuple[Path, ...]
+    program: Path
+    home: Path
+    version: str
+
+    def cache_name(self, source: Path) -> Path:
+        """Where the bytecode of `source` belongs (PEP 3147)."""
+        return source.parent / "__pycache__" / f"{source.stem}.cpython-{self.version.replace('.', '')}.pyc"
+
+
+@dataclass(frozen=True)
+class SyntaxProblem:
+    """A file that does not compile: its path on this machine, the line and Python's message."""
+
+    file: Path
+    line: int
+    message: str
+
+
+def compile_folder(interpreter: Interpreter, folder: Path, inside: str) -> tuple[SyntaxProblem, ...]:
+    """Compile each .py file below `folder`, which will be `inside` in the image; the files that do not compile.
+
+    Test folders of packages are left out: nothing imports them when serving, and they are a fifth of the bytes.
+    """
+    sources = sorted(path for path in folder.rglob("*.py") if not _is_test(path.relative_to(folder)))
+    return compile_files(interpreter, [(path, f"{inside}/{path.relative_to(folder).as_posix()}") for path in sources])
+
+
+def compile_files(interpreter: Interpreter, sources: Sequence[tuple[Path, str]]) -> tuple[SyntaxProblem, ...]:
+    """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file.
+
+    One process for each call and a fixed order: bytecode can depend on what its process compiled before.
+    """
+    if not sources:
+        return ()
+    jobs = []
+    for path, shown in sources:
+        target = interpreter.cache_name(path)
+        target.parent.mkdir(exist_ok=True)
+        jobs.append([str(path), shown, str(target)])
+    libraries = ":".join(str(folder) for folder in interpreter.libraries)
+    loader, program = str(interpreter.loader), str(interpreter.program)
+    command = [loader, "--library-path", libraries, program, "-S", "-s", "-c", _COMPILE]
+    # Nothing of this machine's Python settings may reach the bytecode; the seed fixes the order of sets in it.
+    environment = {"PYTHONHOME": str(interpreter.home), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+    done = run(command, environment=environment, deadline=600, stdin=json.dumps(jobs))
+    if done.code:
+        raise DockyardError(
+            f"the base image's Python {interpreter.version} could not compile the image's code",
+            detail=done.stderr[-2000:],
+            remedy="The base may be for another processor, or damaged: name another [build] base.",
+        )
+    return tuple(SyntaxProblem(Path(file), line, message) for file, line, message in json.loads(done.stdout))
+
+
+def refuse_syntax_errors(problems: Sequence[SyntaxProblem], project: Path) -> None:
+    """Raise ProjectError naming file and line of the first problem, if there is one."""
+    if problems:
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+        name = first.file.relative_to(project) if first.file.is_relative_to(project) else first.file
+        raise ProjectError(
+            f"{name}, line {first.line}: {first.message}{more}",
+            remedy="The image's Python cannot read this file: correct it, or keep it out with [build] exclude.",
+        )
+
+
+def _is_test(path: Path) -> bool:
+    return any(part in {"tests", "test"} for part in path.parts[:-1])

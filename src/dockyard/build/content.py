@@ -1,0 +1,198 @@
+"""The layers that are the project's own: weights, and code with its goldens; and berth's.
+
+Weights are stored uncompressed in layers below the code, so a change of code moves kilobytes. Called by `builder`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.resources
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from dockyard.build.bytecode import Interpreter, compile_files, compile_folder, refuse_syntax_errors
+from dockyard.build.elf import ElfFacts
+from dockyard.build.files import scratch_folder
+from dockyard.build.layers import BuiltLayer, Content, layer_key
+from dockyard.build.workshop import Workshop
+from dockyard.errors import ProjectError
+from dockyard.oci.digest import digest_of, digest_of_file
+from dockyard.oci.files import replace_file
+from dockyard.oci.layer import Entry, entries_of
+from dockyard.spec.load import FILE_NAME, ProjectFolder
+
+APP = "app"
+BERTH = "opt/berth"
+# Never part of an image: tools' leavings, environments, version control, and what only the build reads.
+_EXCLUDED = ("__pycache__", "node_modules", "*.pyc", "*.egg-info", FILE_NAME, "dockyard.lock", "*.oci.tar")
+_OWN_LAYER = 64 << 20
+_LARGE_CODE = 512 << 20
+
+
+@dataclass(frozen=True)
+class ProjectFiles:
+    """The files of a project that go into its image, as sorted paths relative to its folder."""
+
+    code: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+def find_files(folder: ProjectFolder) -> ProjectFiles:
+    """Divide the project's files into code and weights; ProjectError for weights that do not exist."""
+    model = folder.project.model
+    weights: set[str] = set()
+    for pattern in model.weight_patterns:
+        weights.update(_matching(folder.path, pattern))
+    walked = _walk(folder.path, (*_EXCLUDED, *folder.project.build.exclude))
+    code = tuple(path for path in sorted(walked) if path not in weights)
+    _check_code(folder, code)
+    return ProjectFiles(code, tuple(sorted(weights)))
+
+
+def _matching(folder: Path, pattern: str) -> list[str]:
+    if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
+        raise ProjectError(
+            f"{folder / FILE_NAME}: model.weights names {pattern!r}, outside the project",
+            remedy="Put the file into the project's folder and name it relative to that.",
+        )
+    found = [path.relative_to(folder).as_posix() for path in sorted(folder.glob(pattern)) if path.is_file()]
+    if not found:
+        train = "Run the training script that writes it" if (folder / "train.py").exists() else "Put it there"
+        raise ProjectError(
+            f"the weights {pattern!r} do not exist in {folder}",
+            remedy=f"{train}, or correct `weights` under [model] in {FILE_NAME}.",
+        )
+    return found
+
+
+def _walk(folder: Path, excluded: Sequence[str]) -> Iterator[str]:
+    """Files below `folder`, without hidden ones, environments and what `excluded` names (by name or by path)."""
+    waiting = [folder]
+    while waiting:
+        for path in waiting.pop().iterdir():
+            name, relative = path.name, path.relative_to(folder).as_posix()
+            if name.startswith(".") or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(relative, p) for p in excluded):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                if not (path / "pyvenv.cfg").exists():
+                    waiting.append(path)
+            elif path.is_file():
+                yield relative
+
+
+def _check_code(folder: ProjectFolder, code: Sequence[str]) -> None:
+    for relative in code:
+        if not (folder.path / relative).resolve().is_relative_to(folder.path.resolve()):
+            raise ProjectError(
+                f"{relative} is a link that leads out of the project",
+                remedy="Copy the file into the project, or keep it out with [build] exclude.",
+            )
+    size = sum((folder.path / relative).stat().st_size for relative in code)
+    if size > _LARGE_CODE:
+        raise ProjectError(
+            f"the project has {size >> 20} MiB of files besides its weights, {len(code)} in all",
+            remedy="Name model files in [model] weights, and keep data out: [build] exclude = ["
+            f'"{_largest_folder(folder.path, code)}"].',
+        )
+    if reference := folder.project.model.predictor:
+        module = reference.partition(":")[0].replace(".", "/")
+        if f"{module}.py" not in code and f"{module}/__init__.py" not in code:
+            raise ProjectError(
+                f"{folder.path / FILE_NAME}: model.predictor is {reference!r}, and the project has no {module}.py",
+                remedy="Name the module that has the predictor class, relative to the project's folder.",
+            )
+
+
+def _largest_folder(folder: Path, code: Sequence[str]) -> str:
+    sizes: dict[str, int] = {}
+    for relative in code:
+        top = relative.split("/")[0]
+        sizes[top] = sizes.get(top, 0) + (folder / relative).stat().st_size
+    return max(sizes, key=lambda name: sizes[name])
+
+
+@dataclass(frozen=True)
+class ContentBuilder:
+    """Makes the layers of weights, berth and code; `base_key` stands for the Python that compiles them."""
+
+    workshop: Workshop
+    base_key: str
+
+    def weights(self, names: Sequence[str]) -> tuple[BuiltLayer, ...]:
+        """Uncompressed layers: one for each file from 64 MiB, one for all smaller ones."""
+        folder = self.workshop.project.path
+        large = [name for name in names if (folder / name).stat().st_size >= _OWN_LAYER]
+        small = [name for name in names if name not in large]
+        groups = [[name] for name in large] + ([small] if small else [])
+        return tuple(self._weights(group) for group in groups)
+
+    def _weights(self, names: Sequence[str]) -> BuiltLayer:
+        folder = self.workshop.project.path
+        with self.workshop.progress.task("Reading weights"):
+            digests = {name: self._digest(folder / name) for name in names}
+        title = f"weights: {names[0]}" if len(names) == 1 else f"weights: {len(names)} files"
+        entries = [_file(f"{APP}/{name}", folder / name) for name in names]
+        key = layer_key("weights", "none", files=digests)
+        return self.workshop.layers.layer(title, key, "none", lambda: Content(entries, ElfFacts()))
+
+    def _digest(self, file: Path) -> str:
+        """The digest of a large file, remembered by what the file system says of it, as git does."""
+        stat = file.stat()
+        seen = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+        note = self.workshop.cache / "weights" / digest_of(seen.encode()).removeprefix("sha256:")
+        if note.exists():
+            return note.read_text()
+        digest = digest_of_file(file)
+        replace_file(note, msgspec.json.encode(digest)[1:-1], note.parent)
+        return digest
+
+    def berth(self, interpreter: Interpreter) -> BuiltLayer:
+        """berth as it is installed here, with bytecode of the image's Python."""
+        package = Path(str(importlib.resources.files("berth")))
+        names = sorted(
+            path.relative_to(package).as_posix()
+            for path in package.rglob("*")
+            if path.is_file() and path.suffix != ".pyc" and "__pycache__" not in path.parts
+        )
+        digests = {name: digest_of((package / name).read_bytes()) for name in names}
+        key = layer_key("berth", self.workshop.codec, files=digests, compiler=self.base_key)
+        if found := self.workshop.layers.find(key):
+            return found
+        with scratch_folder(self.workshop.scratch) as work:
+            _copy(package, names, work / "berth")
+            compile_folder(interpreter, work, f"/{BERTH}")
+            return self._packed("berth", key, work, BERTH)
+
+    def code(self, names: Sequence[str], interpreter: Interpreter) -> BuiltLayer:
+        """The project's code and goldens; ProjectError for a file that is not valid Python."""
+        folder = self.workshop.project.path
+        digests = {name: digest_of((folder / name).read_bytes()) for name in names}
+        modes = [name for name in names if (folder / name).stat().st_mode & 0o100]
+        key = layer_key("code", self.workshop.codec, files=digests, modes=modes, compiler=self.base_key)
+        if found := self.workshop.layers.find(key):
+            return found
+        with scratch_folder(self.workshop.scratch) as work:
+            _copy(folder, names, work)
+            sources = [(work / name, f"/{APP}/{name}") for name in names if name.endswith(".py")]
+            refuse_syntax_errors(compile_files(interpreter, sources), work)
+            return self._packed("code", key, work, APP)
+
+    def _packed(self, title: str, key: str, folder: Path, inside: str) -> BuiltLayer:
+        content = Content(entries_of(folder, inside), ElfFacts())
+        return self.workshop.layers.layer(title, key, self.workshop.codec, lambda: content)
+
+
+def _copy(folder: Path, names: Sequence[str], target: Path) -> None:
+    for name in names:
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, place)
+        place.chmod(0o755 if (folder / name).stat().st_mode & 0o100 else 0o644)
+
+
+def _file(path: str, source: Path) -> Entry:
+    return Entry(path, 0o755 if source.stat().st_mode & 0o100 else 0o644, "file", source)

@@ -1,0 +1,166 @@
+"""The default base: a small Debian with Python, put together from packages, and Debian packages on top of any base.
+
+Packages are unpacked, trimmed, and finished the way their maintainer scripts would have; nothing of them is executed
+but Python's compiler. Called by `builder` through `BaseSource`; `foreign` shares `packages_layer`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dockyard.build.base import Base, find_interpreter
+from dockyard.build.bytecode import compile_folder
+from dockyard.build.deb import unpack_deb
+from dockyard.build.debian import Apt, DebianPackage, fetch
+from dockyard.build.elf import read_facts
+from dockyard.build.files import scratch_folder, settle
+from dockyard.build.layers import BuiltLayer, Content, layer_key
+from dockyard.build.lock import Lock, now
+from dockyard.build.request import BASE_PACKAGES, Request
+from dockyard.build.sources import Source, find_sources, host_suite
+from dockyard.build.target import host_architecture
+from dockyard.build.workshop import Workshop
+from dockyard.errors import LockError
+from dockyard.oci.layer import Entry, entries_of
+
+_RECIPE = 1
+_USERS = (
+    "root:x:0:0:root:/root:/sbin/nologin\n"
+    "nobody:x:65534:65534:nobody:/tmp:/sbin/nologin\n"
+    "berth:x:65532:0:berth:/tmp:/sbin/nologin\n"
+)
+_GROUPS = "root:x:0:\nnogroup:x:65534:\n"
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What a list of Debian packages says about the base before it exists: Python and glibc."""
+
+    python: str
+    glibc: tuple[int, int]
+
+
+def versions_of(packages: Sequence[DebianPackage]) -> Versions:
+    """Read the versions of Python and glibc off the resolved packages."""
+    python = next((match[1] for one in packages if (match := re.fullmatch(r"python(3\.\d+)-minimal", one.name))), "")
+    libc = next((one.version for one in packages if one.name == "libc6"), "")
+    glibc = re.match(r"(\d+)\.(\d+)", libc)
+    if not python or glibc is None:
+        raise LockError(
+            "the Debian release has no Python 3 or no glibc in the packages that were resolved",
+            remedy='Name another release, such as [build] suite = "bookworm".',
+        )
+    return Versions(python, (int(glibc[1]), int(glibc[2])))
+
+
+@dataclass(frozen=True)
+class DebianBase:
+    """The base made of Debian packages, for what `request` asks."""
+
+    workshop: Workshop
+    request: Request
+
+    def draft(self) -> Lock:
+        """See `BaseSource.draft`."""
+        packages = self._apt().resolve(BASE_PACKAGES, refresh=True)
+        versions = versions_of(packages)
+        return Lock(self.request.digest, now(), versions.python, versions.glibc, base=packages)
+
+    def system(self, lock: Lock, names: Sequence[str]) -> tuple[DebianPackage, ...]:
+        """See `BaseSource.system`."""
+        have = {package.name for package in lock.base}
+        everything = self._apt().resolve((*BASE_PACKAGES, *names), refresh=False)
+        return tuple(package for package in everything if package.name not in have)
+
+    def make(self, lock: Lock) -> Base:
+        """See `BaseSource.make`."""
+        workshop, architecture = self.workshop, host_architecture()
+        key = packages_key("debian", lock.base, workshop)
+        root = workshop.trees / key
+        if not root.is_dir():
+            _unpack(lock.base, self._sources(), root, workshop, finish=True)
+        interpreter = find_interpreter(root, architecture)
+
+        def content() -> Content:
+            return Content(_entries(root), read_facts(root, "", everything=False))
+
+        with workshop.progress.task("Packing the base"):
+            layer = workshop.layers.layer("Debian and Python", key, workshop.codec, content)
+        return Base((layer,), root, interpreter, "/usr/bin/python3")
+
+    def system_layer(self, lock: Lock) -> BuiltLayer:
+        """See `BaseSource.system_layer`."""
+        return packages_layer(lock.system, self._sources(), self.workshop)
+
+    def _apt(self) -> Apt:
+        return Apt(self.workshop.cache / "apt", host_architecture(), self._sources())
+
+    def _sources(self) -> tuple[Source, ...]:
+        suite = self.request.suite or host_suite()
+        return find_sources(self.workshop.project.project.build.mirror, suite)
+
+
+def packages_layer(packages: Sequence[DebianPackage], sources: Sequence[Source], workshop: Workshop) -> BuiltLayer:
+    """A layer of Debian packages to lie on a base."""
+    key = packages_key("system", packages, workshop)
+
+    def content() -> Content:
+        tree = workshop.trees / key
+        if not tree.is_dir():
+            _unpack(packages, sources, tree, workshop, finish=False)
+        return Content(entries_of(tree, ""), read_facts(tree, "", everything=False))
+
+    return workshop.layers.layer("Debian packages", key, workshop.codec, content)
+
+
+def packages_key(kind: str, packages: Sequence[DebianPackage], workshop: Workshop) -> str:
+    """The key of a layer of these packages."""
+    return layer_key(kind, workshop.codec, recipe=_RECIPE, packages=[one.sha256 for one in packages])
+
+
+def _unpack(
+    packages: Sequence[DebianPackage], sources: Sequence[Source], place: Path, workshop: Workshop, *, finish: bool
+) -> None:
+    """Unpack `packages` to `place`, whole or not at all; `finish` makes a tree that can run out of it."""
+    progress = workshop.progress
+    files = fetch(packages, sources, workshop.cache / "packages", progress)
+    with scratch_folder(workshop.trees) as work:
+        total = sum(package.size for package in packages)
+        with progress.task("Unpacking Debian packages", total) as task, ThreadPoolExecutor(2) as pool:
+            done = pool.map(lambda package: unpack_deb(files[package.name], work), packages)
+            for package, _ in zip(packages, done, strict=True):
+                task.advance(package.size)
+        if finish:
+            with progress.task("Compiling the standard library"):
+                _finish(work, host_architecture())
+        settle(work, place)
+
+
+def _finish(root: Path, architecture: str) -> None:
+    """Do in the tree what maintainer scripts would have done, as far as a model server needs it."""
+    for name in ("bin", "sbin", "lib"):
+        (root / name).symlink_to(f"usr/{name}")
+    if (root / "usr/lib64").is_dir():
+        (root / "lib64").symlink_to("usr/lib64")
+    for name in ("app", "opt", "run/berth", "tmp", "proc", "sys", "dev", "root", "usr/bin", "etc"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "etc/passwd").write_text(_USERS)
+    (root / "etc/group").write_text(_GROUPS)
+    (root / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+    certificates = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
+    bundle = root / "etc/ssl/certs/ca-certificates.crt"
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    bundle.write_text("".join(file.read_text().rstrip() + "\n" for file in certificates))
+    interpreter = find_interpreter(root, architecture)
+    library = root / f"usr/lib/python{interpreter.version}"
+    compile_folder(interpreter, library, f"/usr/lib/python{interpreter.version}")
+
+
+def _entries(root: Path) -> Iterator[Entry]:
+    """The tree's entries; /tmp is open to all, as anywhere."""
+    for entry in entries_of(root, ""):
+        yield Entry(entry.path, 0o1777, "folder", None) if entry.path == "tmp" else entry

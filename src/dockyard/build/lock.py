@@ -1,0 +1,96 @@
+"""The lock: every Debian package and every wheel of an image, pinned by hash, in `dockyard.lock`.
+
+Written once, committed by the user, read at every build; an image is a function of this file and the project. It names
+no host: any mirror or index that has the bytes serves it. Called by `builder`; `debian` and `wheels` resolve.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import tomli_w
+
+from dockyard.build.debian import DebianPackage
+from dockyard.build.target import Target, host_architecture
+from dockyard.build.wheels import Wheel
+from dockyard.errors import LockError
+from dockyard.oci.files import replace_file
+
+FILE_NAME = "dockyard.lock"
+_FORMAT = 1
+_HEADER = (
+    "# What this image is made of, each part pinned by hash. Written by `dockyard build`: commit it, do not edit\n"
+    "# it; `dockyard build --upgrade` writes it anew with the newest versions.\n\n"
+)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """Everything resolved for one platform of one project.
+
+    `asked` digests what was asked for, so that a change is noticed. `created` (RFC 3339) becomes the image's creation
+    time. A base is made of Debian packages (`base`), or is an image, pinned by the digest of its manifest
+    (`base_image`); `system` packages come on top, `found_packages` names those that the preflight added.
+    """
+
+    asked: str
+    created: str
+    python: str
+    glibc: tuple[int, int]
+    base_image: str = ""
+    base: tuple[DebianPackage, ...] = ()
+    system: tuple[DebianPackage, ...] = ()
+    found_packages: tuple[str, ...] = ()
+    wheels: tuple[Wheel, ...] = ()
+
+    @property
+    def target(self) -> Target:
+        """What this lock is for. Images are built for the architecture of the machine that builds."""
+        return Target(host_architecture(), self.python, self.glibc)
+
+    @property
+    def base_digest(self) -> str:
+        """A digest that stands for the base, and so for its Python."""
+        parts = [self.base_image, *(package.sha256 for package in self.base)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    format: int
+    platforms: dict[str, Lock]
+
+
+def now() -> str:
+    """The time of locking, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_lock(project: Path, platform: str) -> Lock | None:
+    """The lock of `platform` in the project folder; None when there is none yet. LockError if it is damaged."""
+    return _read(project / FILE_NAME).platforms.get(platform)
+
+
+def write_lock(project: Path, platform: str, lock: Lock) -> None:
+    """Set the lock of `platform`; those of other platforms stay."""
+    file = project / FILE_NAME
+    platforms = {**_read(file).platforms, platform: lock}
+    content = msgspec.to_builtins(_File(_FORMAT, dict(sorted(platforms.items()))))
+    replace_file(file, (_HEADER + tomli_w.dumps(content)).encode(), file.parent)
+
+
+def _read(file: Path) -> _File:
+    remedy = f"Restore it from version control, or delete {file.name} to lock anew."
+    try:
+        found = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _File)
+    except FileNotFoundError:
+        return _File(_FORMAT, {})
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise LockError(f"{file} is damaged: {error}", remedy=remedy) from error
+    if found.format != _FORMAT:
+        raise LockError(f"{file} has format {found.format}, this version reads {_FORMAT}", remedy=remedy)
+    return found
