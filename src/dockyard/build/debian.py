@@ -14,14 +14,16 @@ import os
 import re
 import shutil
 import tempfile
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+
+import urllib3
 
 from dockyard.build.commands import run
 from dockyard.build.progress import Progress, Task
@@ -155,12 +157,15 @@ def fetch(
     if missing:
         total = sum(package.size for package in missing)
         with progress.task("Fetching Debian packages", total) as task, ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-            for _ in pool.map(lambda package: _fetch(package, sources, files[package.name], task), missing):
+            client = _client()
+            for _ in pool.map(lambda package: _fetch(client, package, sources, files[package.name], task), missing):
                 pass
     return files
 
 
-def _fetch(package: DebianPackage, sources: Sequence[Source], file: Path, task: Task) -> None:
+def _fetch(
+    client: urllib3.PoolManager, package: DebianPackage, sources: Sequence[Source], file: Path, task: Task
+) -> None:
     # Security updates live in an archive of their own, whose paths say so: ask the likelier one first.
     security = package.path.startswith("pool/updates/")
     roots = sorted({source.uri for source in sources}, key=lambda root: ("security" not in root) == security)
@@ -169,8 +174,8 @@ def _fetch(package: DebianPackage, sources: Sequence[Source], file: Path, task: 
         url = f"{root}/{urllib.parse.quote(package.path)}"
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".fetching-", delete=False) as part:
             try:
-                found = _download(url, Path(part.name), package.size, task)
-            except OSError as error:
+                found = _download(client, url, Path(part.name), package.size, task)
+            except (OSError, urllib3.exceptions.HTTPError) as error:
                 Path(part.name).unlink(missing_ok=True)
                 reasons.append(str(error))
                 continue
@@ -187,18 +192,31 @@ def _fetch(package: DebianPackage, sources: Sequence[Source], file: Path, task: 
     )
 
 
-def _download(url: str, file: Path, size: int, task: Task) -> str:
+def _client() -> urllib3.PoolManager:
+    """Connections that are kept, through the proxy that the environment names, if it does."""
+    timeout, retries = urllib3.Timeout(connect=20, read=60), urllib3.Retry(3, backoff_factor=0.3)
+    if proxy := urllib.request.getproxies().get("http"):
+        return urllib3.ProxyManager(proxy, maxsize=_FETCHES_AT_ONCE, timeout=timeout, retries=retries)
+    return urllib3.PoolManager(maxsize=_FETCHES_AT_ONCE, timeout=timeout, retries=retries)
+
+
+def _download(client: urllib3.PoolManager, url: str, file: Path, size: int, task: Task) -> str:
     """Write what `url` answers to `file`; its SHA-256. Never more than the promised size."""
     digest, count = hashlib.sha256(), 0
-    # The scheme comes from apt's own configuration, and the bytes are checked against a signed hash.
-    with urllib.request.urlopen(url, timeout=60) as answer, file.open("wb") as out:  # noqa: S310
-        while chunk := answer.read(_CHUNK):
-            count += len(chunk)
-            if count > size:
-                break
-            digest.update(chunk)
-            out.write(chunk)
-            task.advance(len(chunk))
+    answer = client.request("GET", url, preload_content=False)
+    try:
+        if answer.status != HTTPStatus.OK:
+            raise urllib3.exceptions.HTTPError(f"{url} answered {answer.status} {answer.reason}")
+        with file.open("wb") as out:
+            for chunk in answer.stream(_CHUNK):
+                count += len(chunk)
+                if count > size:
+                    break
+                digest.update(chunk)
+                out.write(chunk)
+                task.advance(len(chunk))
+    finally:
+        answer.release_conn()
     return digest.hexdigest()
 
 

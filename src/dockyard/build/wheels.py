@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from importlib.metadata import requires
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from uv import find_uv_bin
 
 from dockyard.build.commands import run
@@ -31,6 +30,7 @@ _NO_WHEEL = re.compile(
     r"([A-Za-z0-9._-]+)(?:==\S+)? ha(?:s|ve) no (?:usable )?wheels|Wheels are required for `([^`]+)`"
 )
 _NOT_FOUND = re.compile(r"[Bb]ecause (\S+) was not found in the package registry")
+_SERVING = re.compile(r"extra\s*==\s*['\"]serve['\"]")
 _CLIENT = re.compile(r"error sending request|client error|connection|network|dns|timed? ?out", re.IGNORECASE)
 
 
@@ -49,9 +49,8 @@ class Wheel:
 
 def berth_requirements() -> tuple[str, ...]:
     """What berth needs at run time, from the one list in this distribution's metadata (extra `serve`)."""
-    found = [Requirement(text) for text in requires("dockyard") or ()]
-    serving = [one for one in found if one.marker and "extra == 'serve'" in str(one.marker).replace('"', "'")]
-    return tuple(sorted(f"{one.name}{one.specifier}" for one in serving))
+    found = (text.partition(";") for text in requires("dockyard") or ())
+    return tuple(sorted(name.strip() for name, _, marker in found if _SERVING.search(marker)))
 
 
 def resolve_wheels(
