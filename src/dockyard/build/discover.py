@@ -1,0 +1,123 @@
+"""Finds out what a folder holds, so that `dockyard init` need not ask: predictor, model file, requirements.
+
+Source code is parsed and never run; a pickle is searched for a version and never loaded. Called by `cli.init`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+_FORMATS = {".onnx": "onnx", ".joblib": "sklearn", ".pkl": "sklearn", ".pickle": "sklearn"}
+_FORMAT_REQUIREMENTS = {"onnx": ("onnxruntime",), "sklearn": ("scikit-learn", "joblib")}
+_SKLEARN_VERSION = re.compile(rb"_sklearn_version.{0,24}?(\d+\.\d+(?:\.\d+)?)", re.DOTALL)
+_SEARCHED = 64 << 20
+_IGNORED = ("train", "test", "setup", "conftest", "export")
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a folder holds. `predictor` is `module:Class` or empty; `weights` are names relative to the folder."""
+
+    name: str
+    predictor: str
+    format: str
+    weights: tuple[str, ...]
+    requirements: tuple[str, ...] | str
+
+
+def discover(folder: Path) -> Discovery:
+    """Look through the top of `folder`; what cannot be found out stays empty."""
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "model"
+    models = sorted(path.name for path in folder.iterdir() if path.suffix in _FORMATS and path.is_file())
+    module = _predictor(folder)
+    file = next((one for one in ("requirements.txt", "pyproject.toml") if (folder / one).is_file()), "")
+    if module is not None:
+        found = file or _of_imports(module, folder)
+        return Discovery(name, f"{module.path.stem}:{module.name}", "", tuple(models), found)
+    if len(models) == 1:
+        kind = _FORMATS[Path(models[0]).suffix]
+        return Discovery(name, "", kind, tuple(models), file or _of_format(kind, folder / models[0]))
+    return Discovery(name, "", "", tuple(models), file)
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    path: Path
+    name: str
+    tree: ast.Module
+
+
+def _predictor(folder: Path) -> _Predictor | None:
+    """The first class with a `predict` method in the folder's modules; `predictor.py` is looked at first."""
+    files = sorted(folder.glob("*.py"), key=lambda path: (path.stem not in {"predictor", "predict"}, path.name))
+    for path in files:
+        if path.stem.startswith(_IGNORED) or not path.stem.isidentifier():
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and "predict" in _methods(node):
+                return _Predictor(path, node.name, tree)
+    return None
+
+
+def _methods(node: ast.ClassDef) -> set[str]:
+    return {item.name for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def _of_imports(predictor: _Predictor, folder: Path) -> tuple[str, ...]:
+    """Requirements for what the predictor and the folder's own modules that it imports import, pinned if installed."""
+    seen: set[Path] = set()
+    waiting = [(predictor.path, predictor.tree)]
+    names: set[str] = set()
+    while waiting:
+        path, tree = waiting.pop()
+        seen.add(path)
+        for name in _imports(tree):
+            own = folder / f"{name}.py"
+            if own.is_file() and own not in seen:
+                waiting.append((own, ast.parse(own.read_bytes())))
+            elif not own.is_file() and not (folder / name).is_dir():
+                names.add(name)
+    return _pinned(sorted(names - set(sys.stdlib_module_names) - {"berth"}))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def _pinned(modules: Sequence[str]) -> tuple[str, ...]:
+    installed: Mapping[str, list[str]] = packages_distributions()
+    known = {"sklearn": "scikit-learn", "PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    found = {installed[module][0] if module in installed else known.get(module, module) for module in modules}
+    return tuple(sorted(_with_version(name) for name in found))
+
+
+def _with_version(name: str) -> str:
+    try:
+        return f"{name}=={version(name)}"
+    except PackageNotFoundError:
+        return name
+
+
+def _of_format(kind: str, file: Path) -> tuple[str, ...]:
+    """What the backend needs; scikit-learn in the version that wrote the file, which is the one sure to read it."""
+    first, *others = _FORMAT_REQUIREMENTS[kind]
+    if kind == "sklearn":
+        with file.open("rb") as stream:
+            written_by = _SKLEARN_VERSION.search(stream.read(_SEARCHED))
+        if written_by:
+            return (f"{first}=={written_by[1].decode()}", *others)
+    return (_with_version(first), *others)

@@ -1,0 +1,88 @@
+"""The command line: one file a verb, loaded only when it is asked for, so that each starts fast.
+
+`main` is the console script. Every error that Dockyard raises on purpose ends here, printed with its remedy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+import click
+
+from dockyard import __version__
+from dockyard.errors import DockyardError
+
+# Verb -> (what it does in a line, module). `help` is read from here, so that listing the verbs imports none of them.
+VERBS: Mapping[str, tuple[str, str]] = {
+    "init": ("Write a dockyard.toml for the model in a folder.", "init"),
+    "build": ("Build the project's image, without a daemon.", "build"),
+    "images": ("List the images in the local store.", "images"),
+    "run": ("Start a container of an image.", "run"),
+    "predict": ("Ask a model: an image, a running container or a URL.", "predict"),
+    "test": ("Run an image's goldens inside the image.", "test"),
+    "ps": ("List containers.", "ps"),
+    "logs": ("Show a container's log.", "logs"),
+    "stop": ("Stop a container and remove it.", "stop"),
+}
+
+
+class Verbs(click.Group):
+    """The verbs by name; a verb's module has its command as `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order in which one needs them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one verb."""
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"dockyard.cli.{VERBS[cmd_name][1]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs in `dockyard --help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (text, _) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="dockyard")
+def commands() -> None:
+    """Turn a trained model into one OCI image, and run it.
+
+    Begin with `dockyard init` in the folder of your model.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit: 0 fine, 1 an error that is explained, 2 wrong usage, 130 Ctrl-C."""
+    try:
+        code = commands.main(standalone_mode=False)
+    except DockyardError as error:
+        _explain(error)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nstopped", err=True)
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has left; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+def _explain(error: DockyardError) -> None:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(error.what, err=True)
+    if error.detail:
+        click.echo(error.detail, err=True)
+    if error.remedy:
+        click.secho(error.remedy, fg="cyan", err=True)

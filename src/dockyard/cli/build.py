@@ -1,0 +1,130 @@
+"""`dockyard build`: the project in a folder becomes an image in the store, and a file or an engine's image if asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dockyard.build.builder import Built, Options, build
+from dockyard.build.workshop import Workshop
+from dockyard.cli import compose
+from dockyard.cli.progress import Bars
+from dockyard.errors import ProjectError
+from dockyard.oci.archive import write_archive
+from dockyard.oci.layout import Layout, copy_image
+from dockyard.spec.load import load_project
+from dockyard.spec.resources import format_bytes
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
+@click.option("-t", "--name", help="Name of the image, NAME[:TAG]. By default the model's name and version.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Also write FILE.tar (for `docker load`) or an OCI layout."
+)
+@click.option("--load", is_flag=True, help="Also load the image into the Docker Engine that answers here.")
+@click.option("--locked", is_flag=True, help="Fail if dockyard.lock would change (for CI).")
+@click.option("--upgrade", is_flag=True, help="Lock the newest versions anew.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    folder: Path, name: str | None, output: Path | None, load: bool, locked: bool, upgrade: bool, as_json: bool
+) -> None:
+    """Build the image of the project in FOLDER (default: here)."""
+    project = load_project(folder)
+    model = project.project.model
+    options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade)
+    layout = compose.store()
+    console = Console(stderr=True)
+    with Bars(console) as bars:
+        built = build(Workshop(project, layout, compose.home().cache, bars), options)
+        if name is None:
+            layout.add(built.image, f"{model.name}:latest")
+    if as_json:
+        click.echo(json.dumps(_as_json(built), indent=2))
+    else:
+        _summary(console, built)
+    if output is not None:
+        _write_output(console, built, layout, output)
+    if load:
+        asyncio.run(_load(console, built, layout))
+    if not as_json:
+        console.print(f"\nNext: [bold]dockyard run {built.name}[/]", highlight=False)
+
+
+def _summary(console: Console, built: Built) -> None:
+    """The layers with their sizes, what was reused, digest and seconds."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("layer", "size", "unpacked", ""):
+        table.add_column(title, justify="left" if title in {"layer", ""} else "right")
+    for layer in built.layers:
+        size, unpacked = format_bytes(layer.blob.descriptor.size), format_bytes(layer.blob.unpacked)
+        table.add_row(layer.title, size, unpacked, "[dim]reused[/]" if layer.reused else "[green]new[/]")
+    fresh = sum(layer.blob.descriptor.size for layer in built.layers if not layer.reused)
+    console.print()
+    console.print(table)
+    console.print(
+        f"\n[bold]{built.name}[/]  {format_bytes(built.image.size)}, {format_bytes(fresh)} of it new,"
+        f" in {built.seconds:.1f} s\n[dim]{built.image.digest}[/]",
+        highlight=False,
+    )
+    if built.lock_changed:
+        console.print("dockyard.lock has changed: commit it, and this very image can be built again.", highlight=False)
+    if built.lock.found_packages:
+        console.print(
+            f"Added Debian packages that the Python modules load: {', '.join(built.lock.found_packages)}",
+            highlight=False,
+        )
+    for missing in built.findings.optional[:4]:
+        console.print(
+            f"[yellow]note:[/] {missing.needed_by} would need {missing.soname}; no import loads it", highlight=False
+        )
+
+
+def _as_json(built: Built) -> dict[str, object]:
+    return {
+        "name": built.name,
+        "digest": built.image.digest,
+        "image_id": built.image.image_id,
+        "size": built.image.size,
+        "seconds": round(built.seconds, 3),
+        "lock_changed": built.lock_changed,
+        "added_packages": list(built.lock.found_packages),
+        "layers": [
+            {
+                "title": layer.title,
+                "digest": layer.blob.descriptor.digest,
+                "size": layer.blob.descriptor.size,
+                "unpacked": layer.blob.unpacked,
+                "reused": layer.reused,
+            }
+            for layer in built.layers
+        ],
+    }
+
+
+def _write_output(console: Console, built: Built, layout: Layout, output: Path) -> None:
+    if output.suffix == ".tar":
+        write_archive(built.image, layout, built.name, output)
+    elif output.suffix and not output.is_dir():
+        raise ProjectError(
+            f"--output {output} is neither a .tar file nor a folder",
+            remedy="Write --output model.tar for an archive, or --output model/ for an OCI layout.",
+        )
+    else:
+        copy_image(built.image, layout, Layout.create(output), built.name.rpartition(":")[2])
+    console.print(f"Written to {output}", highlight=False)
+
+
+async def _load(console: Console, built: Built, layout: Layout) -> None:
+    async with compose.chosen_engine("docker", tell=False) as engine:
+        loaded = await engine.load(built.image, layout, built.name)
+    console.print(
+        f"Loaded into {engine.name}: {loaded.moved_layers} layers,"
+        f" {format_bytes(loaded.moved_bytes)}, in {loaded.seconds:.1f} s",
+        highlight=False,
+    )

@@ -1,0 +1,45 @@
+"""`dockyard images`: what is in the local store."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dockyard.cli import compose
+from dockyard.spec.resources import format_bytes
+
+_BASES = "dockyard.base:"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> None:
+    """List the images in the local store."""
+    images = [named for named in compose.store().images() if not named.name.startswith(_BASES)]
+    if as_json:
+        rows = [
+            {
+                "name": named.name,
+                "digest": named.image.digest,
+                "size": named.image.size,
+                "platform": str(named.image.config.platform),
+                "created": named.image.config.created,
+            }
+            for named in images
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not images:
+        click.echo("No image yet: `dockyard build` makes one.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "digest", "platform", "size", "created"):
+        table.add_column(title, justify="right" if title == "size" else "left", no_wrap=True)
+    for named in images:
+        image = named.image
+        created = image.config.created[:16].replace("T", " ")
+        table.add_row(named.name, image.digest[7:19], str(image.config.platform), format_bytes(image.size), created)
+    Console().print(table, highlight=False)

@@ -1,0 +1,72 @@
+"""Starting a container of an image in the store: what `run`, `predict` and `test` have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dockyard.cli import compose
+from dockyard.engines.base import Container, ContainerSpec, Engine
+from dockyard.engines.launch import launch
+from dockyard.oci.image import Image
+from dockyard.spec.resources import Resources
+
+_LABEL = "dev.dockyard.run."
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to start: the image and its name, the container's name, variables, limits, a TCP port, seconds to wait."""
+
+    image: Image
+    image_name: str
+    name: str
+    environment: Mapping[str, str]
+    resources: Resources
+    publish: int | None = None
+    deadline: float = 120.0
+
+    def spec(self, command: tuple[str, ...] = ()) -> ContainerSpec:
+        """The container to start; `command` replaces the image's own."""
+        return ContainerSpec(
+            name=self.name,
+            image=self.image,
+            image_name=self.image_name,
+            command=command,
+            environment=self.environment,
+            resources=self.resources,
+        )
+
+
+async def start(engine: Engine, wish: Wish) -> Container:
+    """Load the image into the engine as far as it is missing there, start the container, wait until it is ready."""
+    await engine.load(wish.image, compose.store(), wish.image_name)
+    return await launch(
+        engine,
+        wish.spec(),
+        runtime_folder=compose.home().containers,
+        publish=wish.publish,
+        deadline=wish.deadline,
+    )
+
+
+def limits(image: Image, memory: int | None = None, cpus: float | None = None, pids: int | None = None) -> Resources:
+    """The limits that were asked for, else those the project wrote into the image, else the defaults."""
+    labels, default = image.config.labels, Resources()
+    return Resources(
+        memory=memory or int(labels.get(f"{_LABEL}memory", default.memory)),
+        cpus=cpus or float(labels.get(f"{_LABEL}cpus", default.cpus)),
+        pids=pids or int(labels.get(f"{_LABEL}pids", default.pids)),
+    )
+
+
+async def free_name(engine: Engine, image_name: str) -> str:
+    """A container's name made from an image's: `iris` for `iris:1`, `iris-2` if there is one already."""
+    stem = re.sub(r"[^a-zA-Z0-9_.-]", "-", image_name.rpartition("/")[2].partition("@")[0].partition(":")[0])
+    stem = stem.lstrip("_.-")[:50] or "model"
+    taken = {container.name for container in await engine.list()}
+    number = 1
+    while (name := stem if number == 1 else f"{stem}-{number}") in taken:
+        number += 1
+    return name
