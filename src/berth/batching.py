@@ -1,0 +1,116 @@
+"""Requests that have arrived together run as one batch.
+
+The batcher waits for nothing by default:
+it dispatches once per turn of the event loop, and while a batch runs, whatever arrives becomes the next one. Works of
+different key (shape, dtype) run apart, oldest first. The application submits; the executor runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Hashable
+from time import perf_counter
+
+from berth.executor import Executor, Finished, run_batch
+from berth.metrics import Metrics
+from berth.model import Model
+from berth.work import Work
+
+QUICK_S = 0.0002  # a model whose slowest recent run took less is run on the loop: the hand-over would cost more
+_DECAY = 0.995  # how fast a slow run is forgotten
+
+
+class Batcher:
+    """The queue in front of the model."""
+
+    def __init__(self, model: Model, executor: Executor, metrics: Metrics, *, max_rows: int, max_delay: float) -> None:
+        self._model = model
+        self._executor = executor
+        self._metrics = metrics
+        self._max_rows = max_rows if model.joins else 1
+        self._max_delay = max_delay if model.joins else 0.0
+        self._loop = asyncio.get_running_loop()
+        self._groups: dict[Hashable, deque[Work]] = {}
+        self._waiting = 0
+        self._planned: asyncio.Handle | None = None
+        self._running = False
+        self._slowest = float("inf") if not model.steady else 0.0
+        self._warm = 0
+
+    def submit(self, work: Work) -> None:
+        """Queue a work; it runs with whatever else arrives in this turn of the loop."""
+        model = self._model
+        calls = work.calls
+        work.key = key = model.key(calls[0])
+        work.rows = model.rows(calls[0]) if len(calls) == 1 else sum(map(model.rows, calls))
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = deque()
+        group.append(work)
+        self._waiting += work.rows
+        if self._planned is None:
+            if not self._running:
+                self._plan()
+        elif self._max_delay and self._waiting >= self._max_rows:
+            self._planned.cancel()
+            self._plan()
+
+    def _plan(self) -> None:
+        if self._max_delay and self._waiting < self._max_rows:
+            self._planned = self._loop.call_later(self._max_delay, self._dispatch)
+        else:
+            self._planned = self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._planned = None
+        if self._running:
+            return
+        works = self._next_batch()
+        if not works:
+            return
+        now = perf_counter()
+        rows = sum([work.rows for work in works])
+        self._metrics.started([now - work.arrived for work in works], rows)
+        groups = [work.calls for work in works]
+        if self._slowest < QUICK_S and self._warm > 20 and rows <= self._max_rows:
+            self._finish(works, run_batch(self._model, groups))
+            return
+        self._running = True
+        self._executor.submit(self._model, groups, self._loop, lambda finished: self._returned(works, finished))
+
+    def _returned(self, works: list[Work], finished: Finished) -> None:
+        self._running = False
+        self._finish(works, finished)
+
+    def _next_batch(self) -> list[Work]:
+        """The oldest work and those that may run with it, up to the limit; those given up meanwhile are dropped."""
+        while self._groups:
+            key = min(self._groups, key=self._age) if len(self._groups) > 1 else next(iter(self._groups))
+            group = self._groups[key]
+            works: list[Work] = []
+            rows = 0
+            while group and (not works or rows + group[0].rows <= self._max_rows):
+                work = group.popleft()
+                self._waiting -= work.rows
+                if not work.done:
+                    works.append(work)
+                    rows += work.rows
+            if not group:
+                del self._groups[key]
+            if works:
+                return works
+        return []
+
+    def _age(self, key: Hashable) -> float:
+        return self._groups[key][0].arrived
+
+    def _finish(self, works: list[Work], finished: Finished) -> None:
+        self._slowest = max(finished.seconds, self._slowest * _DECAY)
+        self._warm += 1
+        self._metrics.ran(finished.seconds, finished.runs)
+        if self._groups and self._planned is None:
+            self._plan()
+        for work, outcome in zip(works, finished.outcomes, strict=True):
+            if not work.done and work.on_outcome is not None:
+                work.on_outcome(work, outcome)

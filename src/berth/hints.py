@@ -1,0 +1,144 @@
+"""Type hints of `predict` -> types that msgspec decodes, with arrays and files among them.
+
+msgspec knows scalars, containers, enums and structs; arrays and files it hands to a hook. `translate` puts one small
+generated class in the place of every array hint, so that the hook knows which dtype and shape was asked for and every
+error keeps its path. Called by signature.py only.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin
+
+import msgspec
+import numpy as np
+
+from berth.errors import SignatureError
+from berth.files import File
+from berth.tensors import DATATYPES, Shape, Tensor, coerce
+
+
+class _ArrayMeta(type):
+    """Makes every ndarray an instance of the marker classes, which is what msgspec asks after the hook."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, np.ndarray)
+
+
+class ArrayInput(metaclass=_ArrayMeta):
+    """Stands for one array hint; subclasses carry its dtype and shape."""
+
+    dtype: ClassVar[np.dtype[Any]]
+    shape: ClassVar[Shape | None]
+
+
+def array_type(dtype: np.dtype[Any], shape: Shape | None) -> type[ArrayInput]:
+    """The marker class for arrays of this dtype and shape (None: any shape)."""
+    if dtype not in DATATYPES:
+        raise SignatureError(f"arrays of {dtype} cannot travel; use one of {', '.join(sorted(map(str, DATATYPES)))}")
+    return cast(type[ArrayInput], _ArrayMeta("array", (ArrayInput,), {"dtype": dtype, "shape": shape}))
+
+
+def translate(hint: Any, where: str) -> Any:
+    """The hint with every array in it replaced by a marker class; SignatureError names `where`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _translate_annotated(arguments[0], arguments[1:], where)
+    if hint is np.ndarray:
+        raise SignatureError(f'{where}: say which array: Annotated[np.ndarray, Tensor("float32", (-1, 4))]')
+    if origin is np.ndarray:
+        return array_type(_dtype_of(arguments, where), None)
+    if origin in (Union, types.UnionType):
+        return Union[tuple(translate(member, where) for member in arguments)]  # noqa: UP007
+    if origin in (list, tuple, set, dict) and arguments:
+        return origin[tuple(member if member is Ellipsis else translate(member, where) for member in arguments)]
+    return hint
+
+
+def _translate_annotated(hint: Any, extras: tuple[Any, ...], where: str) -> Any:
+    tensors = [extra for extra in extras if isinstance(extra, Tensor)]
+    metas = tuple(extra for extra in extras if isinstance(extra, msgspec.Meta))
+    if not tensors:
+        inner = translate(hint, where)
+        return Annotated[(inner, *metas)] if metas else inner
+    if hint is not np.ndarray and get_origin(hint) is not np.ndarray:
+        raise SignatureError(f"{where}: Tensor(...) describes np.ndarray, not {hint!r}")
+    try:
+        dtype = np.dtype(tensors[0].dtype)
+    except TypeError as error:
+        raise SignatureError(f"{where}: {tensors[0].dtype!r} is no dtype that numpy knows") from error
+    marker = array_type(np.dtype(object) if dtype.kind in "US" else dtype, tensors[0].dimensions())
+    return Annotated[(marker, *metas)] if metas else marker
+
+
+def _dtype_of(arguments: tuple[Any, ...], where: str) -> np.dtype[Any]:
+    scalar = get_args(arguments[1])[0] if len(arguments) == 2 and get_args(arguments[1]) else Any
+    if isinstance(scalar, type) and issubclass(scalar, np.generic) and not scalar.__subclasses__():
+        return np.dtype(scalar)
+    raise SignatureError(f'{where}: say the dtype: Annotated[np.ndarray, Tensor("float32", (-1, 4))]')
+
+
+def receive(wanted: type, value: Any) -> Any:
+    """msgspec's decoding hook: arrays and files from what JSON or another protocol carried."""
+    if issubclass(wanted, ArrayInput):
+        return coerce(value, wanted.dtype, wanted.shape)
+    if issubclass(wanted, File):
+        return wanted.receive(value)
+    raise NotImplementedError(f"berth cannot decode {wanted.__name__}")
+
+
+def give(value: Any) -> Any:
+    """msgspec's encoding hook: arrays as nested lists, numpy scalars as numbers, files as base64."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, File):
+        return value.data
+    raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
+
+
+def describe(wanted: type) -> dict[str, Any]:
+    """msgspec's schema hook: what an array or a file looks like in JSON."""
+    if issubclass(wanted, ArrayInput):
+        return _describe_array(wanted.dtype, wanted.shape)
+    if issubclass(wanted, File):
+        encoded = {
+            "type": "object",
+            "properties": {"b64": {"type": "string", "contentEncoding": "base64"}, "name": {"type": "string"}},
+            "required": ["b64"],
+        }
+        url = {"type": "string", "format": "uri", "pattern": "^data:"}
+        return {"description": f"{wanted.__name__.lower()}: base64 or a data: URL", "anyOf": [encoded, url]}
+    if issubclass(wanted, np.ndarray):
+        return {"type": "array"}
+    if issubclass(wanted, np.bool_):
+        return {"type": "boolean"}
+    if issubclass(wanted, np.generic):
+        return {"type": "integer" if issubclass(wanted, np.integer) else "number"}
+    raise NotImplementedError(f"berth has no schema for {wanted.__name__}")
+
+
+def _describe_array(dtype: np.dtype[Any], shape: Shape | None) -> dict[str, Any]:
+    kinds = {"b": "boolean", "i": "integer", "u": "integer", "f": "number"}
+    kind = kinds.get(dtype.kind, "string")
+    name = "string" if kind == "string" else dtype.name
+    if shape is None:
+        return {"type": "array", "description": f"array of {name}"}
+    schema: dict[str, Any] = {"type": [kind, "null"] if kind == "number" else kind}
+    for size in reversed(shape):
+        schema = {"type": "array", "items": schema}
+        if size >= 0:
+            schema |= {"minItems": size, "maxItems": size}
+    text = " x ".join("any" if size < 0 else str(size) for size in shape) or "scalar"
+    return schema | {"title": f"{name} array", "description": f"array of {name}, {text}"}
+
+
+def has_arrays(fields: Mapping[str, Any]) -> bool:
+    """Whether any of these hints holds a bare ndarray (arrays inside a struct carry no checked shape)."""
+    return any(hint is np.ndarray or get_origin(hint) is np.ndarray for hint in map(_unwrap, fields.values()))
+
+
+def _unwrap(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint

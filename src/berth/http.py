@@ -1,0 +1,354 @@
+"""HTTP/1.1 over a transport: bytes in, whole requests to the application, answers out in the order of the requests.
+
+httptools parses; a request is one callback, not a task. Every bound of the wire lives here: header bytes, body bytes
+(decided on Content-Length before the body is read, and while chunks arrive), requests in a pipeline, idle and header
+time. server.py makes one `Connection` per accepted socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections import deque
+from typing import cast
+
+import httptools
+
+from berth.application import Application, Exchange
+from berth.config import Limits
+from berth.health import Health
+from berth.protocols.base import JSON, Response, error_response
+
+MAX_HEADER_BYTES = 65_536
+MAX_HEADERS = 128
+MAX_PIPELINE = 64
+LINGER_S = 2.0  # how long a refused upload is still read, so that its sender sees the refusal and no reset
+
+_REASONS = {
+    200: b"OK",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    422: b"Unprocessable Content",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+
+
+class Phase(enum.Enum):
+    """What a connection is doing."""
+
+    IDLE = "idle"  # between requests
+    HEAD = "head"  # a request line or headers have begun
+    BODY = "body"
+    LINGER = "linger"  # answered for the last time; what still comes is thrown away
+
+
+class Heads:
+    """The first lines of answers, formatted once a second rather than once an answer."""
+
+    def __init__(self) -> None:
+        self._cache: dict[tuple[int, bytes], bytes] = {}
+        self._date = b""
+        self.tick()
+
+    def tick(self) -> None:
+        """Renew the Date header."""
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()
+        if date != self._date:
+            self._date = date
+            self._cache.clear()
+            self.json = self.of(200, JSON)
+
+    def of(self, status: int, content_type: bytes) -> bytes:
+        """Everything up to the value of Content-Length."""
+        head = self._cache.get((status, content_type))
+        if head is None:
+            head = b"HTTP/1.1 %d %b\r\nDate: %b\r\nServer: berth\r\nContent-Type: %b\r\nContent-Length: " % (
+                status,
+                _REASONS.get(status, b"Status"),
+                self._date,
+                content_type,
+            )
+            self._cache[status, content_type] = head
+        return head
+
+
+class Server:
+    """What all connections share."""
+
+    def __init__(self, application: Application, limits: Limits, health: Health) -> None:
+        self.application = application
+        self.limits = limits
+        self.health = health
+        self.heads = Heads()
+        self.connections: set[Connection] = set()
+        self.now = asyncio.get_running_loop().time()
+
+    def tick(self, now: float) -> None:
+        """Once in a while: renew the date, and end connections that are too slow or idle for too long."""
+        self.now = now
+        self.heads.tick()
+        for connection in list(self.connections):
+            connection.check_time(now)
+
+    def close_idle(self) -> None:
+        """Close every connection that waits for no answer."""
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+
+class _HttpExchange(Exchange):
+    """A request on its connection; `data` is its answer once it is there."""
+
+    __slots__ = ("connection", "data", "keep_alive")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.data: bytes | None = None
+        self.keep_alive = True
+
+    def answer(self, response: Response) -> None:
+        """Format the answer and send it when its turn has come."""
+        self.connection.answered(self, response)
+
+
+class Connection(asyncio.Protocol):
+    """One connection: a parser, and the exchanges that still wait for their answers."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._application = server.application
+        self._max_body = server.limits.max_body_bytes
+        self._parser = httptools.HttpRequestParser(self)
+        self._exchanges: deque[_HttpExchange] = deque()
+        self._phase = Phase.IDLE
+        self._since = server.now
+        self._head_bytes = 0
+        self._reading = True
+        self._writable = True
+        self._transport: asyncio.Transport
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body: bytes | bytearray = b""
+
+    # -- asyncio calls these ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gone, by either side: nobody waits for the answers any more."""
+        self._server.connections.discard(self)
+        for exchange in self._exchanges:
+            if exchange.data is None:
+                self._application.give_up(exchange)
+        self._exchanges.clear()
+        self._phase = Phase.LINGER
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; whole requests go to the application from within."""
+        if self._phase is Phase.LINGER:
+            return
+        if self._phase is not Phase.BODY:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._stop_reading()  # nothing is upgraded: the request was answered as it was, and is the last
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"the request is not valid HTTP/1.1: {error}")
+        if self._head_bytes > MAX_HEADER_BYTES and self._phase is Phase.HEAD:
+            self._refuse(431, f"expected at most {MAX_HEADER_BYTES} bytes of headers")
+
+    def pause_writing(self) -> None:
+        """The caller reads its answers slowly: stop reading its requests."""
+        self._writable = False
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        """The caller caught up."""
+        self._writable = True
+        self._regulate()
+
+    # -- httptools calls these ----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        if self._phase is Phase.LINGER:
+            return
+        self._phase = Phase.HEAD
+        self._since = self._server.now
+        self._url = b""
+        self._headers = {}
+        self._body = b""
+
+    def on_url(self, url: bytes) -> None:
+        """The request target, possibly in pieces."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """Decide on what the headers announce, before any of the body is read."""
+        if self._phase is Phase.LINGER:
+            return
+        self._head_bytes = 0
+        self._phase = Phase.BODY
+        headers = self._headers
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > self._max_body:
+            self._too_large(f"{int(length)} bytes")
+        elif len(headers) > MAX_HEADERS:
+            self._refuse(431, f"expected at most {MAX_HEADERS} headers")
+        elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and not self._exchanges:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self._phase is Phase.LINGER:
+            return
+        if not self._body:
+            self._body = body
+        else:
+            if type(self._body) is bytes:
+                self._body = bytearray(self._body)
+            self._body += body
+        if len(self._body) > self._max_body:
+            self._too_large("more")
+
+    def on_message_complete(self) -> None:
+        """A whole request."""
+        if self._phase is Phase.LINGER:
+            return
+        self._phase = Phase.IDLE
+        exchange = self._exchange()
+        exchange.keep_alive = self._parser.should_keep_alive() and b"upgrade" not in self._headers
+        body = self._body
+        exchange.body = body if type(body) is bytes else bytes(body)
+        self._body = b""
+        self._exchanges.append(exchange)
+        self._application.handle(exchange)
+        if len(self._exchanges) >= MAX_PIPELINE:
+            self._regulate()
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def answered(self, exchange: _HttpExchange, response: Response) -> None:
+        """An exchange has its answer: send it, with those that waited for it, in order."""
+        exchange.data = self._format(exchange, response)
+        exchanges = self._exchanges
+        while exchanges and exchanges[0].data is not None:
+            first = exchanges.popleft()
+            self._transport.write(cast(bytes, first.data))
+            if not first.keep_alive:
+                self._finish()
+                return
+        if not self._reading:
+            self._regulate()
+        self._since = self._server.now
+
+    def _format(self, exchange: _HttpExchange, response: Response) -> bytes:
+        server = self._server
+        body = response.body
+        if server.health.draining:
+            exchange.keep_alive = False
+        if response.status == 200 and response.content_type is JSON and not response.headers and exchange.keep_alive:
+            head = server.heads.json
+            end = b"\r\n\r\n"
+        else:
+            head = server.heads.of(response.status, response.content_type)
+            end = self._other_headers(exchange, response)
+        if exchange.method == b"HEAD":
+            return b"%b%d%b" % (head, len(body), end)
+        return b"%b%d%b%b" % (head, len(body), end, body)
+
+    def _other_headers(self, exchange: _HttpExchange, response: Response) -> bytes:
+        lines = [b"%b: %b" % header for header in response.headers]
+        if not exchange.keep_alive:
+            lines.append(b"Connection: close")
+        if response.status >= 500 or b"x-request-id" in exchange.headers:
+            lines.append(b"X-Request-Id: %b" % exchange.request_id.encode())
+        return b"".join(b"\r\n" + line for line in lines) + b"\r\n\r\n"
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def check_time(self, now: float) -> None:
+        """Called about twice a second: end what takes too long."""
+        limits, age = self._server.limits, now - self._since
+        if self._phase is Phase.LINGER:
+            if age > LINGER_S and not self._exchanges:
+                self._transport.abort()
+        elif self._phase is Phase.HEAD and age > limits.header_timeout:
+            self._refuse(408, f"the headers did not arrive within {limits.header_timeout:g} s")
+        elif self._phase is Phase.BODY and age > limits.request_timeout:
+            self._refuse(408, f"the body did not arrive within {limits.request_timeout:g} s")
+        elif self._phase is Phase.IDLE and not self._exchanges and age > limits.keep_alive:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """Close when no answer is owed and no request has begun."""
+        if not self._exchanges and self._phase is Phase.IDLE:
+            self._transport.close()
+
+    def _too_large(self, got: str) -> None:
+        self._refuse(
+            413, f"the body is too large: expected at most {self._max_body} bytes (BERTH_MAX_BODY_BYTES), got {got}"
+        )
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer with an error, after the answers that are still owed, and close."""
+        if self._phase is Phase.LINGER:
+            return
+        exchange = self._exchange()
+        exchange.keep_alive = False
+        exchange.body = b""
+        self._stop_reading()
+        self._exchanges.append(exchange)
+        self._application.refuse(exchange, error_response(status, text))
+
+    def _exchange(self) -> _HttpExchange:
+        exchange = _HttpExchange(self)
+        try:
+            exchange.method = self._parser.get_method()
+        except AttributeError:
+            exchange.method = b"-"
+        exchange.path, _, exchange.query = self._url.partition(b"?")
+        exchange.headers = self._headers
+        return exchange
+
+    def _stop_reading(self) -> None:
+        self._phase = Phase.LINGER
+        self._since = self._server.now
+        self._body = b""
+
+    def _finish(self) -> None:
+        """The last answer is written: say so, and leave the rest of an upload unread for a short while."""
+        lingering = self._phase is not Phase.IDLE
+        self._phase = Phase.LINGER
+        self._since = self._server.now
+        self._exchanges.clear()
+        if lingering and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _regulate(self) -> None:
+        wanted = self._writable and len(self._exchanges) < MAX_PIPELINE
+        if wanted != self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()

@@ -1,0 +1,67 @@
+"""`Image`: a picture that arrives with a request or leaves with an answer. Needs Pillow.
+
+Only models that name `berth.Image` import this module (`berth/__init__.py` finds it on first use), so that every other
+image stays small. The header is checked when the request arrives; pixels are decoded when the predictor asks for them.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from berth.errors import InputError
+from berth.files import File
+
+try:
+    import PIL.Image
+except ImportError as error:
+    raise ImportError("berth.Image needs Pillow: add `pillow` to your project's requirements") from error
+
+MAX_PIXELS = 64_000_000  # a decompression bomb is refused before its pixels are decoded
+
+
+class Image(File):
+    """Encoded picture bytes (PNG, JPEG, ...), with their pixels on demand."""
+
+    width: int
+    height: int
+
+    def check(self) -> None:
+        """ValueError when the bytes are no picture, or one of more than MAX_PIXELS pixels."""
+        try:
+            with PIL.Image.open(io.BytesIO(self.data)) as picture:
+                self.width, self.height = picture.size
+                self.content_type = picture.get_format_mimetype() or self.content_type
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+            raise ValueError("Expected an image, got bytes that no known format explains") from error
+        if self.width * self.height > MAX_PIXELS:
+            raise ValueError(f"Expected an image of at most {MAX_PIXELS} pixels, got {self.width} x {self.height}")
+
+    def pil(self, mode: str = "RGB") -> PIL.Image.Image:
+        """The decoded picture in a Pillow mode; InputError (422) when the data is truncated or damaged."""
+        try:
+            with PIL.Image.open(io.BytesIO(self.data)) as picture:
+                return picture.convert(mode)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"the image cannot be decoded: {error}") from error
+
+    def array(self, mode: str = "RGB") -> npt.NDArray[np.uint8]:
+        """Pixels as uint8, shape (height, width, channels), or (height, width) for mode "L"."""
+        return np.asarray(self.pil(mode), dtype=np.uint8)
+
+    @classmethod
+    def from_pil(cls, picture: PIL.Image.Image, format: str = "PNG", **options: Any) -> Self:  # noqa: A002
+        """Encode a Pillow picture, for an answer."""
+        buffer = io.BytesIO()
+        picture.save(buffer, format=format, **options)
+        image = cls(buffer.getvalue(), "", f"image/{format.lower()}")
+        image.width, image.height = picture.size
+        return image
+
+    @classmethod
+    def from_array(cls, pixels: npt.NDArray[np.uint8], format: str = "PNG", **options: Any) -> Self:  # noqa: A002
+        """Encode uint8 pixels of shape (height, width) or (height, width, 3 or 4), for an answer."""
+        return cls.from_pil(PIL.Image.fromarray(np.ascontiguousarray(pixels)), format, **options)

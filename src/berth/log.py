@@ -1,0 +1,137 @@
+"""Structured logs: one JSON object a line on standard error, written by a thread of its own.
+
+The event loop only appends to a bounded list, so a slow reader of the log never slows an answer; lines beyond the bound
+are dropped and counted. No bodies are logged, and JSON escapes control characters, so a request cannot forge a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from berth.config import LOG_LEVELS
+
+MAX_LINES = 20_000
+PAUSE_S = 0.02  # lines that come within this time are written together
+
+_Line = tuple[float, str, str, dict[str, Any]]
+_Access = tuple[float, str, bytes, str, int, float]
+
+
+class Log:
+    """The server's log. `start` before use from the loop, `close` to write what is left."""
+
+    def __init__(self, level: str = "info", descriptor: int = 2) -> None:
+        self._threshold = LOG_LEVELS.index(level)
+        self._descriptor = descriptor
+        self._lines: deque[_Line] = deque()
+        self._accesses: deque[_Access] = deque()
+        self._dropped = 0
+        self._news = threading.Event()
+        self._closing = False
+        self._encode = msgspec.json.Encoder(enc_hook=repr).encode
+        self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+        self.accesses = self._threshold <= LOG_LEVELS.index("info")
+
+    def start(self) -> None:
+        """Start the writing thread."""
+        self._thread.start()
+
+    def event(self, level: str, message: str, **fields: Any) -> None:
+        """Log one event."""
+        if LOG_LEVELS.index(level) < self._threshold:
+            return
+        if len(self._lines) >= MAX_LINES:
+            self._dropped += 1
+            return
+        self._lines.append((time.time(), level, message, fields))
+        self._wake()
+
+    def access(self, request_id: str, method: bytes, route: str, status: int, seconds: float) -> None:
+        """Log one answered request."""
+        accesses = self._accesses
+        if len(accesses) >= MAX_LINES:
+            self._dropped += 1
+            return
+        accesses.append((time.time(), request_id, method, route, status, seconds))
+        if len(accesses) == 1:
+            self._wake()
+
+    def close(self, deadline: float = 2.0) -> None:
+        """Write what is left, waiting at most `deadline` seconds for a slow reader."""
+        self._closing = True
+        self._news.set()
+        if self._thread.is_alive():
+            self._thread.join(deadline)
+        else:
+            self._drain()
+
+    def _wake(self) -> None:
+        if not self._news.is_set():
+            self._news.set()
+
+    def _work(self) -> None:
+        while not self._closing:
+            self._news.wait()
+            if not self._closing:
+                time.sleep(PAUSE_S)
+            self._news.clear()
+            self._drain()
+        self._drain()
+
+    def _drain(self) -> None:
+        chunks: list[bytes] = []
+        while self._accesses:
+            chunks.append(self._access_line(self._accesses.popleft()))
+        while self._lines:
+            chunks.append(self._line(*self._lines.popleft()))
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            chunks.append(self._line(time.time(), "warning", "log lines dropped", {"count": dropped}))
+        if chunks:
+            _write(self._descriptor, b"".join(chunks))
+
+    def _line(self, at: float, level: str, message: str, fields: dict[str, Any]) -> bytes:
+        return self._encode({"time": _stamp(at), "level": level, "message": message, **fields}) + b"\n"
+
+    def _access_line(self, access: _Access) -> bytes:
+        at, request_id, method, route, status, seconds = access
+        record = {
+            "time": _stamp(at),
+            "level": "info",
+            "message": "request",
+            "request_id": request_id,
+            "method": method.decode("latin-1"),
+            "route": route,
+            "status": status,
+            "seconds": round(seconds, 6),
+        }
+        return self._encode(record) + b"\n"
+
+
+def complain(text: str) -> None:
+    """One plain line on standard error: why the start stops."""
+    sys.stderr.write(f"berth: {text}\n")
+    sys.stderr.flush()
+
+
+def _stamp(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        except OSError:
+            return  # nobody reads the log any more; serving goes on

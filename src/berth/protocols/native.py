@@ -1,0 +1,79 @@
+"""`POST /predict`: typed JSON, or multipart/form-data for files, by the model's own signature.
+
+The answer's body is the return value itself as JSON. application.py mounts the routes; wrong types, missing and extra
+fields are 422 with the path of the field, malformed JSON is 400.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from berth.errors import InputError
+from berth.files import File
+from berth.model import Model
+from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
+from berth.protocols.multipart import Part, parse_boundary, parse_parts
+from berth.signature import Call
+from berth.work import Work
+
+INPUT_STATUS = 422
+
+
+class Native:
+    """The native protocol of one model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._signature = model.signature
+
+    def routes(self) -> list[Route]:
+        """`POST /predict`."""
+        return [Route("/predict", "predict", {"POST": self.predict})]
+
+    def predict(self, request: Request) -> Work:
+        """Decode by content type: a form, or JSON whatever else it calls itself."""
+        content_type = request.headers.get(b"content-type", b"")
+        try:
+            if content_type[:20].lower().startswith(b"multipart/form-data"):
+                call = self._signature.convert(self._form(parse_parts(request.body, parse_boundary(content_type))))
+            else:
+                call = self._json(request.body)
+        except InputError as error:
+            raise refuse_input(error, INPUT_STATUS) from error
+        return self._work(call)
+
+    def _json(self, body: bytes) -> Call:
+        try:
+            return self._signature.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refusal(400, f"the body is not valid JSON: {error}") from error
+
+    def _work(self, call: Call) -> Work:
+        return Work([self._model.prepare(call)], self._encode, INPUT_STATUS)
+
+    def _encode(self, answers: list[Any]) -> Response:
+        return Response(self._signature.encode(answers[0]))
+
+    def _form(self, parts: list[Part]) -> dict[str, Any]:
+        """A field that is repeated is a list; so is a single file where a list of files is wanted."""
+        fields: dict[str, list[Any]] = {}
+        for part in parts:
+            fields.setdefault(part.name, []).append(self._part(part))
+        return {
+            name: values if len(values) > 1 or self._is_list_of_one(name, values[0]) else values[0]
+            for name, values in fields.items()
+        }
+
+    def _is_list_of_one(self, name: str, value: Any) -> bool:
+        return isinstance(value, File) and self._signature.takes_list(name)
+
+    def _part(self, part: Part) -> Any:
+        if part.filename is not None:
+            return File(part.data, part.filename, part.content_type)
+        try:
+            text = part.data.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"form field {part.name!r}: expected UTF-8 text; send bytes as a file part") from error
+        return self._signature.parse_text(part.name, text)

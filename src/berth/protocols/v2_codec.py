@@ -1,0 +1,330 @@
+"""V2 tensors <-> bytes: JSON data (flat or nested), binary data, and the checks between them.
+
+The common request, flat JSON numbers for one input, takes a short way through typed decoders; everything else (nested
+data, NaN as bare tokens, BYTES, binary) takes the careful way. Every error says what was expected and what came.
+v2.py is the only caller.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from berth.errors import InputError
+from berth.tensors import DTYPES, Array, TensorSpec, coerce, fits
+
+_NO_DATA = msgspec.Raw(b"")
+_NO_JSON = frozenset({"FP16", "BF16"})
+Parameters = dict[str, Any]
+
+
+class InferInput(msgspec.Struct):
+    """One input of a request; `data` is raw JSON, or plain lists when the body was read the careful way."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw = _NO_DATA
+    parameters: Parameters | None = None
+
+
+class InferOutput(msgspec.Struct):
+    """One output that the caller names."""
+
+    name: str
+    parameters: Parameters | None = None
+
+
+class InferRequest(msgspec.Struct):
+    """The envelope; fields that V2 does not know are ignored."""
+
+    inputs: list[InferInput]
+    id: str | None = None
+    outputs: list[InferOutput] | None = None
+    parameters: Parameters | None = None
+
+
+class _LooseInput(InferInput):
+    data: Any = None
+
+
+class _LooseRequest(InferRequest):
+    inputs: list[_LooseInput]  # type: ignore[assignment]
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What a caller wants back: names (None: all), which of them binary, and the id to echo."""
+
+    names: tuple[str, ...] | None = None
+    binary: bool = False
+    overrides: dict[str, bool] = {}
+    id: str | None = None
+
+    def is_binary(self, name: str) -> bool:
+        """Whether this output travels as bytes behind the JSON."""
+        return self.overrides.get(name, self.binary)
+
+
+_decode_request = msgspec.json.Decoder(InferRequest).decode
+_decode_floats = msgspec.json.Decoder(list[float]).decode
+_decode_ints = msgspec.json.Decoder(list[int]).decode
+_decode_any = msgspec.json.Decoder().decode
+_encode_json = msgspec.json.Encoder().encode
+
+
+def parse_infer_request(body: bytes) -> InferRequest:
+    """The envelope of a request; InputError for malformed JSON or a wrong shape of the envelope."""
+    try:
+        return _decode_request(body)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the inference request does not fit V2: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _parse_with_nan(body)
+
+
+def _parse_with_nan(body: bytes) -> InferRequest:
+    """As Python's json reads it, which takes NaN and Infinity as bare tokens."""
+    try:
+        return msgspec.convert(json.loads(body), _LooseRequest)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the inference request does not fit V2: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the body is not valid JSON: {error}") from error
+
+
+class _Slot:
+    """One input of the model, with what the short way needs at hand."""
+
+    __slots__ = ("datatype", "decode", "dtype", "first", "name", "plain", "shape", "spec", "tail")
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.datatype = spec.datatype
+        self.dtype = spec.dtype
+        self.shape = spec.shape
+        self.first = spec.shape[0] if spec.shape else 0
+        self.tail = list(spec.shape[1:])
+        self.plain = bool(spec.shape) and self.first == -1 and -1 not in self.tail
+        decoders = {"FP32": _decode_floats, "FP64": _decode_floats, "INT64": _decode_ints}
+        self.decode = decoders.get(spec.datatype)
+
+
+class Inputs:
+    """Decodes the inputs of one model. `rowwise` models take [N, 1] where [N] is meant."""
+
+    def __init__(self, specs: Sequence[TensorSpec], *, rowwise: bool) -> None:
+        self._slots = {spec.name: _Slot(spec) for spec in specs}
+        self._required = {spec.name for spec in specs if not spec.optional}
+        self._rowwise = rowwise
+
+    def decode(self, items: Sequence[InferInput], blob: bytes) -> dict[str, Array]:
+        """Named arrays; InputError when a name, datatype, shape, count or size is wrong."""
+        arrays: dict[str, Array] = {}
+        used = 0
+        for item in items:
+            slot = self._slots.get(item.name)
+            if slot is None or item.name in arrays:
+                raise self._unknown(item.name, twice=slot is not None)
+            if item.datatype != slot.datatype:
+                raise InputError(f"input {item.name!r}: expected datatype {slot.datatype}, got {item.datatype}")
+            shape = self._shape(slot, item.shape)
+            size = None if item.parameters is None else item.parameters.get("binary_data_size")
+            if size is None:
+                arrays[item.name] = _from_json(slot, item, shape)
+            else:
+                arrays[item.name] = self._from_blob(slot, shape, _take(slot.name, blob, used, size))
+                used += size
+        if used < len(blob):
+            raise InputError(f"unexpected additional input data: {len(blob) - used} bytes after the last input")
+        if len(arrays) < len(self._required) or not self._required <= arrays.keys():
+            missing = sorted(self._required - arrays.keys())
+            raise InputError(f"missing input {missing[0]!r}; the model takes {self._names()}")
+        return arrays
+
+    def decode_raw(self, body: bytes) -> dict[str, Array]:
+        """A body that is nothing but the bytes of the model's only input, one row of it."""
+        slots = list(self._slots.values())
+        if len(slots) != 1:
+            raise InputError(f"a raw binary request needs a model with one input; this one takes {self._names()}")
+        slot = slots[0]
+        if slot.datatype == "BYTES":
+            array = np.empty(1, dtype=object)
+            array[0] = body
+            return {slot.name: array.reshape([1] * len(slot.shape))}
+        shape = [1 if slot.first == -1 else slot.first, *slot.tail] if slot.shape else []
+        if shape.count(-1) > 1:
+            raise InputError(f"a raw binary request allows one variable dimension, the input has {list(slot.shape)}")
+        known = math.prod(size for size in shape if size != -1) * slot.dtype.itemsize
+        if -1 in shape:
+            if known == 0 or len(body) % known:
+                raise InputError(f"input {slot.name!r}: expected a multiple of {known} bytes, got {len(body)}")
+            shape[shape.index(-1)] = len(body) // known
+        return {slot.name: self._from_blob(slot, shape, body)}
+
+    def _shape(self, slot: _Slot, shape: list[int]) -> list[int]:
+        if slot.plain and shape[1:] == slot.tail and shape and shape[0] >= 0:
+            return shape
+        if any(size < 0 for size in shape):
+            raise InputError(f"input {slot.name!r}: expected dimensions of 0 or more, got {shape}")
+        if fits(tuple(shape), slot.shape):
+            return shape
+        if self._rowwise and len(slot.shape) == 1 and len(shape) == 2 and shape[1] == 1:
+            return shape[:1]
+        raise InputError(f"input {slot.name!r}: expected shape {list(slot.shape)}, got {shape}")
+
+    def _from_blob(self, slot: _Slot, shape: list[int], blob: bytes) -> Array:
+        count = math.prod(shape)
+        if slot.datatype == "BYTES":
+            return _texts(slot.name, blob, count).reshape(shape)
+        expected = count * slot.dtype.itemsize
+        if len(blob) != expected:
+            raise InputError(
+                f"input {slot.name!r}: expected {expected} bytes for shape {shape} of {slot.datatype}, got {len(blob)}"
+            )
+        array = np.frombuffer(blob, dtype=slot.dtype).reshape(shape)
+        return array.copy() if self._rowwise else array  # a predictor may write into its input
+
+    def _unknown(self, name: str, *, twice: bool) -> InputError:
+        if twice:
+            return InputError(f"input {name!r} occurs twice")
+        return InputError(f"unexpected input {name!r}; the model takes {self._names()}")
+
+    def _names(self) -> str:
+        return ", ".join(repr(name) for name in self._slots)
+
+
+def _take(name: str, blob: bytes, used: int, size: Any) -> bytes:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise InputError(f"input {name!r}: binary_data_size: expected a number of bytes, got {size!r}")
+    if used + size > len(blob):
+        raise InputError(f"input {name!r}: {used + size - len(blob)} bytes are missing: expected {size} of binary data")
+    return blob[used : used + size]
+
+
+def _from_json(slot: _Slot, item: InferInput, shape: list[int]) -> Array:
+    data: Any = item.data
+    array: Array | None = None
+    if slot.decode is not None and isinstance(data, msgspec.Raw):
+        try:
+            array = np.array(slot.decode(data), slot.dtype)
+        except (msgspec.DecodeError, OverflowError):
+            array = None
+    if array is None:
+        array = _from_any_json(slot, data)
+    if array.size != math.prod(shape):
+        raise InputError(
+            f"input {slot.name!r}: expected {math.prod(shape)} elements for shape {shape}, got {array.size}"
+        )
+    return array.reshape(shape)
+
+
+def _from_any_json(slot: _Slot, data: Any) -> Array:
+    if slot.datatype in _NO_JSON:
+        raise InputError(f"input {slot.name!r}: {slot.datatype} has no JSON form; send it as binary data")
+    if data is None or data == _NO_DATA:
+        raise InputError(f"input {slot.name!r}: expected data, or binary_data_size in its parameters; got neither")
+    try:
+        values = _decode_any(data) if isinstance(data, msgspec.Raw) else data
+        if not isinstance(values, list):
+            raise ValueError(f"expected a list of {slot.datatype}")
+        return coerce(values, slot.dtype, None)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(f"input {slot.name!r}: {error}") from error
+
+
+def _texts(name: str, blob: bytes, count: int) -> Array:
+    """BYTES elements: each a little-endian length in 32 bits, then so many bytes."""
+    values: list[bytes] = []
+    at = 0
+    while at < len(blob) and len(values) < count:
+        if at + 4 > len(blob):
+            break
+        (size,) = struct.unpack_from("<I", blob, at)
+        at += 4 + size
+        values.append(blob[at - size : at])
+    if at != len(blob) or len(values) != count:
+        raise InputError(f"input {name!r}: expected {count} BYTES elements that fill {len(blob)} bytes exactly")
+    array = np.empty(count, dtype=object)
+    array[:] = values
+    return array
+
+
+class Outputs:
+    """Encodes the outputs of one model."""
+
+    def __init__(self, specs: Sequence[TensorSpec], model: str, version: str) -> None:
+        self._names = tuple(spec.name for spec in specs)
+        self._datatypes = {spec.name: spec.datatype for spec in specs}
+        self._heads = {
+            spec.name: b'{"name":%b,"datatype":"%b","shape":' % (_encode_json(spec.name), spec.datatype.encode())
+            for spec in specs
+        }
+        self._head = b'{"model_name":%b,"model_version":%b,' % (_encode_json(model), _encode_json(version))
+
+    def wanted(self, message: InferRequest) -> Wanted:
+        """What the request asks for; InputError for an output that the model has not."""
+        parameters = message.parameters or {}
+        names: tuple[str, ...] | None = None
+        overrides: dict[str, bool] = {}
+        if message.outputs:
+            names = tuple(output.name for output in message.outputs)
+            for output in message.outputs:
+                self._check(output)
+                if output.parameters and "binary_data" in output.parameters:
+                    overrides[output.name] = bool(output.parameters["binary_data"])
+        return Wanted(names, bool(parameters.get("binary_data_output", False)), overrides, message.id)
+
+    def encode(self, tensors: dict[str, Array], wanted: Wanted) -> tuple[bytes, int | None]:
+        """The body, and the length of its JSON part when binary data follows it."""
+        parts: list[bytes] = []
+        blobs: list[bytes] = []
+        for name in wanted.names or self._names:
+            array = tensors[name]
+            head = self._heads[name] + _encode_json(array.shape)
+            if wanted.is_binary(name):
+                blob = _to_blob(array)
+                blobs.append(blob)
+                parts.append(b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(blob)))
+            else:
+                parts.append(b'%b,"data":%b}' % (head, self._data(name, array)))
+        identity = b"" if wanted.id is None else b'"id":%b,' % _encode_json(wanted.id)
+        header = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
+        if not any(blobs):
+            return header, None
+        return header + b"".join(blobs), len(header)
+
+    def _check(self, output: InferOutput) -> None:
+        if output.name not in self._datatypes:
+            known = ", ".join(repr(name) for name in self._names)
+            raise InputError(f"unexpected output {output.name!r}; the model answers {known}")
+        if output.parameters and output.parameters.get("classification"):
+            raise InputError(f"output {output.name!r}: the classification extension is not offered")
+
+    def _data(self, name: str, array: Array) -> bytes:
+        datatype = self._datatypes[name]
+        if datatype in _NO_JSON:
+            raise InputError(f"output {name!r}: {datatype} has no JSON form; ask for binary_data")
+        values = array.ravel().tolist()
+        if datatype == "BYTES":
+            values = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in values]
+        data = _encode_json(values)
+        if array.dtype.kind == "f" and b"null" in data:
+            return json.dumps(values).encode()  # NaN and infinities travel as bare tokens
+        return data
+
+
+def _to_blob(array: Array) -> bytes:
+    if array.dtype != DTYPES["BYTES"]:
+        return array.tobytes()
+    pieces: list[bytes] = []
+    for item in array.ravel().tolist():
+        data = item.encode() if isinstance(item, str) else bytes(item)
+        pieces += (struct.pack("<I", len(data)), data)
+    return b"".join(pieces)

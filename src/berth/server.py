@@ -1,0 +1,180 @@
+"""The life of a server, from the environment to the exit code: listen, load, serve, drain.
+
+`serve` reads like its runbook. `__main__` calls it; everything it starts is in the modules that it names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+import berth
+from berth.activation import Activation, activate
+from berth.admission import Admission
+from berth.application import Application, Face, Services
+from berth.batching import Batcher
+from berth.config import Config, ListenSettings
+from berth.errors import ConfigError
+from berth.executor import Executor
+from berth.health import Health, State
+from berth.http import Connection, Server
+from berth.log import Log
+from berth.metrics import Metrics
+from berth.model import Model, load_model
+from berth.protocols.native import Native
+from berth.protocols.openapi import OpenApi
+from berth.protocols.probes import Probes
+from berth.protocols.v2 import V2
+
+BACKLOG = 2048
+TICK_S = 0.5
+QUIET_S = 0.25  # how long a draining server goes on accepting, so that nobody is refused who had not heard yet
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """The sockets to serve on; `activation` is who handed them over, if somebody did."""
+
+    sockets: tuple[socket.socket, ...]
+    activation: Activation | None
+    addresses: tuple[str, ...]
+
+
+def serve(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises what `load` raises."""
+    signal.signal(signal.SIGTERM, _stop_while_loading)
+    listeners = open_listeners(config.listen)
+    executor = Executor()
+    model = executor.load(lambda: load_model(config.model))
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
+    log = Log(config.log_level)
+    log.start()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config, model, executor, listeners, log))
+    finally:
+        log.close()
+
+
+def open_listeners(settings: ListenSettings) -> Listeners:
+    """Take the listeners that an engine offers, or bind our own; ConfigError when an address cannot be had."""
+    activation = activate(settings.activation)
+    if activation is not None:
+        names = tuple(f"activated:{index}" for index in range(len(activation.listeners)))
+        return Listeners(activation.listeners, activation, names)
+    if settings.socket:
+        return Listeners((_bind_unix(settings.socket),), None, (f"unix:{settings.socket}",))
+    return Listeners((_bind_tcp(settings.host, settings.port),), None, (f"http://{settings.host}:{settings.port}",))
+
+
+async def _serve(config: Config, model: Model, executor: Executor, listeners: Listeners, log: Log) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    health = Health()
+    application = _application(config, model, executor, health, log)
+    server = Server(application, config.limits, health)
+    accepting = [await _accept(server, listener) for listener in listeners.sockets]
+    health.state = State.READY
+    if listeners.activation is not None:
+        listeners.activation.ready()
+    log.event("info", "ready", model=config.model.name, version=config.model.version, listeners=listeners.addresses)
+    await _tick_until(stop, server)
+    return await _drain(server, accepting, log)
+
+
+async def _drain(server: Server, accepting: Sequence[asyncio.Server], log: Log) -> int:
+    loop = asyncio.get_running_loop()
+    patience = server.limits.drain_timeout
+    deadline = loop.time() + patience
+    server.health.state = State.DRAINING
+    log.event("info", "draining", in_flight=server.application.in_flight, connections=len(server.connections))
+    await asyncio.sleep(min(QUIET_S, patience))
+    for listener in accepting:
+        listener.close()
+    while server.connections and loop.time() < deadline:
+        server.close_idle()
+        server.tick(loop.time())
+        await asyncio.sleep(_POLL_S)
+    abandoned = server.application.in_flight
+    if abandoned:
+        log.event("error", "stopped with requests in flight", abandoned=abandoned, drain_timeout=patience)
+        return 1
+    log.event("info", "stopped")
+    return 0
+
+
+async def _tick_until(stop: asyncio.Event, server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        server.tick(loop.time())
+        try:
+            async with asyncio.timeout(TICK_S):
+                await stop.wait()
+        except TimeoutError:
+            continue
+
+
+def _application(config: Config, model: Model, executor: Executor, health: Health, log: Log) -> Application:
+    name, version, limits = config.model.name, config.model.version, config.limits
+    metrics = Metrics(name, version)
+    batcher = Batcher(model, executor, metrics, max_rows=limits.max_batch_size, max_delay=limits.max_batch_delay)
+    v2 = V2(model, name, version, berth.__version__, health)
+    faces: list[Face] = [Native(model), v2, Probes(health, metrics), OpenApi(model, config.model)]
+    services = Services(health, metrics, log, Admission(limits.max_queue, limits.request_timeout), batcher)
+    return Application(faces, v2, services, limits)
+
+
+async def _accept(server: Server, listener: socket.socket) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    if listener.family == socket.AF_UNIX:
+        return await loop.create_unix_server(lambda: Connection(server), sock=listener, backlog=BACKLOG)
+    return await loop.create_server(lambda: Connection(server), sock=listener, backlog=BACKLOG)
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"BERTH_HOST, BERTH_PORT: cannot listen on {host} port {port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _bind_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if stat.S_ISSOCK(Path(path).stat().st_mode):
+            Path(path).unlink()  # left behind by a server that was killed
+    except FileNotFoundError:
+        pass
+    try:
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"BERTH_SOCKET: cannot listen on {path}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _stop_while_loading(number: int, _: object) -> None:
+    # Nothing is in flight yet, and a thread inside the user's load() cannot be asked to stop.
+    sys.stderr.flush()
+    os._exit(0 if number == signal.SIGTERM else 130)

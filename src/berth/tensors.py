@@ -1,0 +1,141 @@
+"""Tensors as nouns: V2's datatypes, the description of one tensor, and `Tensor`, the type hint for arrays.
+
+`coerce` is the one place where JSON lists, or arrays of another kind, become the array that a model asked for;
+signature.py, protocols/v2.py and the backends call it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+_DTYPE_NAMES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+    "BYTES": "object",
+}
+DTYPES: dict[str, np.dtype[Any]] = {datatype: np.dtype(name) for datatype, name in _DTYPE_NAMES.items()}
+DATATYPES: dict[np.dtype[Any], str] = {dtype: datatype for datatype, dtype in DTYPES.items()}
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One tensor of a model as V2's metadata shows it: -1 in `shape` is a dimension of any size."""
+
+    name: str
+    datatype: str
+    shape: Shape
+    optional: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype; BYTES are object arrays of str or bytes."""
+        return DTYPES[self.datatype]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The dtype and shape of an array parameter: `Annotated[np.ndarray, Tensor("float32", (-1, 4))]`.
+
+    -1 (or None) is a dimension of any size; without `shape` any shape is taken.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] | None = None
+
+    def dimensions(self) -> Shape | None:
+        """The shape with -1 for the free dimensions."""
+        return None if self.shape is None else tuple(-1 if size is None else size for size in self.shape)
+
+
+def fits(actual: Shape, expected: Shape) -> bool:
+    """Whether an actual shape is allowed by one with -1 for the free dimensions."""
+    if len(actual) != len(expected):
+        return False
+    return all(want in (-1, got) for got, want in zip(actual, expected, strict=True))
+
+
+def coerce(value: Any, dtype: np.dtype[Any], shape: Shape | None) -> Array:
+    """Nested lists (or an array) as an array of this dtype and shape; ValueError says expected and got.
+
+    Numbers change kind only where nothing is lost: whole numbers may become floats, and whole numbers that fit may
+    change size; null is NaN in a float array.
+    """
+    array = value if isinstance(value, np.ndarray) else _from_lists(value)
+    array = _cast(array, dtype)
+    if shape is not None and not fits(array.shape, shape):
+        raise ValueError(f"expected shape {list(shape)}, got {list(array.shape)}")
+    return array
+
+
+def _from_lists(value: Any) -> Array:
+    if not isinstance(value, list | tuple | int | float | str | bool):
+        raise ValueError(f"expected nested lists, got {_json_name(value)}")
+    try:
+        return np.array(value)
+    except ValueError as error:
+        if "inhomogeneous" in str(error):
+            raise ValueError("expected nested lists of equal length, got ragged ones") from error
+        raise ValueError(f"expected nested lists of numbers: {error}") from error
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    if array.dtype == dtype:
+        return array
+    got, want = array.dtype.kind, dtype.kind
+    if array.size == 0:
+        return array.astype(dtype)
+    if want == "f" and got in "iuf":
+        return array.astype(dtype)
+    if want == "f" and got == "O":
+        return _floats_with_null(array, dtype)
+    if want in "iu" and got in "iu":
+        return _whole_numbers(array, dtype)
+    if want == "O" and got == "U":
+        return array.astype(object)
+    raise ValueError(f"expected {dtype.name if want != 'O' else 'strings'}, got {_kind_name(array)}")
+
+
+def _floats_with_null(array: Array, dtype: np.dtype[Any]) -> Array:
+    for item in array.ravel():
+        if item is not None and (isinstance(item, bool) or not isinstance(item, int | float)):
+            raise ValueError(f"expected {dtype.name}, got {_json_name(item)}")
+    return array.astype(dtype)
+
+
+def _whole_numbers(array: Array, dtype: np.dtype[Any]) -> Array:
+    limits = np.iinfo(dtype)
+    low, high = int(array.min()), int(array.max())
+    if low < limits.min or high > limits.max:
+        raise ValueError(
+            f"expected {dtype.name} ({limits.min} to {limits.max}), got {low if low < limits.min else high}"
+        )
+    return array.astype(dtype)
+
+
+def _kind_name(array: Array) -> str:
+    names = {"b": "booleans", "i": "whole numbers", "u": "whole numbers", "f": "floating-point numbers", "U": "strings"}
+    return names.get(array.dtype.kind, "a mixture of types")
+
+
+def _json_name(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {dict: "an object", str: "a string", bool: "a boolean", list: "a list", int: "a whole number too large"}
+    return names.get(type(value), type(value).__name__)
