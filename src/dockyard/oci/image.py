@@ -211,7 +211,8 @@ class Image:
                 f"image {manifest.digest} has {len(layers)} layers, its configuration names {len(config.diff_ids)}",
                 remedy="Fetch or build the image again.",
             )
-        return cls(replace(manifest, annotations={}), config_descriptor, layers, config, annotations)
+        named = replace(manifest, annotations={}, platform=config.platform)
+        return cls(named, config_descriptor, layers, config, annotations)
 
     @property
     def digest(self) -> Digest:

@@ -197,12 +197,7 @@ def _header(entry: Entry, size: int, epoch: int) -> bytes:
     info.size = size
     info.mtime = epoch
     info.linkname = entry.target
-    try:
-        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
-    except UnicodeEncodeError as error:
-        raise ImageError(
-            f"the name {entry.path!r} is not UTF-8", remedy="Rename the file: its name could not be read elsewhere."
-        ) from error
+    return info.tobuf(tarfile.PAX_FORMAT)
 
 
 def _in_order(entries: Iterable[Entry]) -> list[Entry]:
@@ -245,6 +240,12 @@ def _check(entry: Entry) -> None:
         raise ImageError(
             f"{entry.path!r} cannot be a path in a layer", remedy="Use a relative path without '.', '..' or '//'."
         )
+    try:
+        (entry.path + entry.target).encode()
+    except UnicodeEncodeError as error:
+        raise ImageError(
+            f"the name {entry.path!r} is not UTF-8", remedy="Rename the file: its name could not be read elsewhere."
+        ) from error
     if any(part.startswith(_WHITEOUT) for part in parts):
         raise ImageError(
             f"{entry.path!r} would delete files of the layers below",

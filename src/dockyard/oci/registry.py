@@ -1,0 +1,162 @@
+"""Pull images from registries and push them there, every digest verified, only what is missing.
+
+The command line calls it to fetch bases and to publish images. A blob is asked for (HEAD) before it is sent, and sent
+in one request; several travel at once. Source: OCI distribution specification 1.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+from dockyard.errors import ImageError, RegistryError
+from dockyard.oci import media, wire
+from dockyard.oci.auth import CredentialSource, DockerConfig
+from dockyard.oci.digest import Digest, digest_of
+from dockyard.oci.image import Descriptor, Image, ImageConfig, Platform, choose_platform, manifest_parts
+from dockyard.oci.layout import Layout
+from dockyard.oci.reference import Reference, tagged
+from dockyard.oci.transport import Patience, TransientError, Transport
+
+__all__ = ["Patience", "Reference", "Registry", "TransientError", "tagged"]
+
+_AT_ONCE = 3
+_ACCEPTED = (media.OCI_MANIFEST, media.OCI_INDEX, media.DOCKER_MANIFEST, media.DOCKER_INDEX)
+
+
+class Registry:
+    """A client of any registry. Credentials are those of `docker login` unless others are given."""
+
+    def __init__(self, credentials: CredentialSource | None = None, patience: Patience | None = None) -> None:
+        self._credentials = credentials or DockerConfig.of_environment()
+        self._patience = patience or Patience()
+
+    def pull(self, reference: Reference, platform: Platform | None, layout: Layout) -> Image:
+        """Fetch an image into a layout and name it there like the reference.
+
+        Of an image for several platforms the one asked for, or this machine's. RegistryError when the registry
+        refuses, cannot be reached in time, or serves bytes of another digest; ImageNotFoundError when it has no image
+        for the platform.
+        """
+        with self._transport(reference, "pull") as transport:
+            manifest, data = _manifest(transport, reference.target, reference.digest)
+            if manifest.media_type in media.INDEXES:
+                index = wire.decode_index(data, f"index {manifest.digest}")
+                told = [Descriptor.of_wire(entry) for entry in index.manifests or ()]
+                chosen = choose_platform(told, platform, str(reference))
+                manifest, data = _manifest(transport, chosen.digest, chosen.digest)
+            parts = manifest_parts(data, manifest.digest)
+            _fetch(transport, layout, parts.config)
+            config = layout.blobs.read(parts.config.digest)
+            found = ImageConfig.decode(config, f"the configuration of {reference}").platform
+            choose_platform([replace(manifest, platform=found)], platform, str(reference))
+            for layer in parts.layers:
+                media.codec_of(layer.media_type)
+            _together(lambda layer: _fetch(transport, layout, layer), _unique(parts.layers))
+        image = Image.decode(manifest, data, config)
+        layout.blobs.write(data)
+        layout.add(image, str(reference))
+        return image
+
+    def push(self, image: Image, layout: Layout, reference: Reference) -> None:
+        """Send what the registry lacks of an image, then its manifest, under the reference's tag or digest.
+
+        RegistryError when the registry refuses or cannot be reached in time; ImageError when a blob is damaged, or
+        the reference has the digest of another image.
+        """
+        if reference.digest not in {None, image.digest}:
+            raise ImageError(
+                f"{reference} is the digest of another image than {image.digest}",
+                remedy="Leave out the digest: it follows from the image.",
+            )
+        with self._transport(reference, "pull,push") as transport:
+            _together(lambda blob: _upload(transport, layout, blob), _unique((*image.layers, image.config_descriptor)))
+            _put_manifest(transport, image.manifest, layout.blobs.read(image.digest), reference.tag or image.digest)
+
+    @contextmanager
+    def _transport(self, reference: Reference, actions: str) -> Iterator[Transport]:
+        transport = Transport(reference.registry, reference.repository, actions, self._credentials, self._patience)
+        try:
+            yield transport
+        finally:
+            transport.close()
+
+
+def _unique(descriptors: Iterable[Descriptor]) -> list[Descriptor]:
+    return list({descriptor.digest: descriptor for descriptor in descriptors}.values())
+
+
+def _together(transfer: Callable[[Descriptor], None], descriptors: list[Descriptor]) -> None:
+    """Run transfers, a few at once; the first error ends those that have not begun."""
+    with ThreadPoolExecutor(_AT_ONCE, "transfer") as pool:
+        running = [pool.submit(transfer, descriptor) for descriptor in descriptors]
+        try:
+            for each in running:
+                each.result()
+        finally:
+            for each in running:
+                each.cancel()
+
+
+def _manifest(transport: Transport, target: str, expected: Digest | None) -> tuple[Descriptor, bytes]:
+    """A manifest or an index, by tag or digest, verified when its digest is known."""
+
+    def fetch() -> tuple[Descriptor, bytes]:
+        response = transport.get(f"manifests/{target}", _ACCEPTED)
+        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        data = transport.document(response)
+        digest = digest_of(data)
+        if expected is not None and digest != expected:
+            raise transport.refused(f"served a manifest with digest {digest}, asked for was {expected}")
+        if media_type not in _ACCEPTED:
+            raise transport.refused(f"served {target} as {media_type[:100]!r}, which is no image")
+        return Descriptor(media_type, digest, len(data)), data
+
+    return transport.patiently(fetch)
+
+
+def _fetch(transport: Transport, layout: Layout, blob: Descriptor) -> None:
+    """Bring one blob into the layout unless it is there."""
+
+    def fetch() -> None:
+        with layout.blobs.writer() as writer:
+            for chunk in transport.body(transport.get(f"blobs/{blob.digest}")):
+                writer.write(chunk)
+                if writer.size > blob.size:
+                    raise transport.refused(f"served more than the {blob.size} bytes of blob {blob.digest}")
+            if writer.digest != blob.digest:
+                raise transport.refused(f"served blob {blob.digest} with bytes of digest {writer.digest}")
+            writer.commit(blob.digest)
+
+    if not layout.blobs.has(blob.digest):
+        transport.patiently(fetch)
+
+
+def _upload(transport: Transport, layout: Layout, blob: Descriptor) -> None:
+    """Send one blob unless the registry has it."""
+
+    def upload() -> None:
+        if transport.exists(f"blobs/{blob.digest}"):
+            return
+        place = transport.location(transport.send("POST", "blobs/uploads/", None, {"Content-Length": "0"}, 202))
+        target = f"{place}{'&' if '?' in place else '?'}digest={blob.digest}"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+        with layout.blobs.open(blob.digest) as file:
+            transport.send("PUT", target, file, headers, 201)
+
+    transport.patiently(upload)
+
+
+def _put_manifest(transport: Transport, manifest: Descriptor, data: bytes, target: str) -> None:
+    def put() -> None:
+        response = transport.send("PUT", f"manifests/{target}", data, {"Content-Type": manifest.media_type}, 201)
+        stored = response.headers.get("Docker-Content-Digest", manifest.digest)
+        if stored != manifest.digest:
+            raise RegistryError(
+                f"registry {transport.registry} stored the image as {stored}, not as {manifest.digest}",
+                remedy="Do not use this registry for signed images: it rewrites manifests.",
+            )
+
+    transport.patiently(put)
