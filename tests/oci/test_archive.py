@@ -176,6 +176,13 @@ def test_a_file_that_is_no_archive_is_refused(layout, tmp_path, data):
         read_archive(tmp_path / "file", layout)
 
 
+def test_an_archive_that_is_a_bomb_is_defused(layout, tmp_path):
+    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(tar_of([member("zeros", data=bytes(100 << 20))]), 9))
+    with pytest.raises(ImageError, match="more than 200 bytes for each byte of it"):
+        read_archive(tmp_path / "bomb.tar.gz", layout)
+    assert list(layout.blobs) == []
+
+
 def test_an_archive_that_is_not_there_is_named(layout, tmp_path):
     with pytest.raises(StoreError, match="No such file"):
         read_archive(tmp_path / "missing.tar", layout)

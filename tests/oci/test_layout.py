@@ -8,12 +8,12 @@ import time
 from dataclasses import replace
 
 import pytest
-from tests.oci.samples import AMD64, sample_image
+from tests.oci.samples import AMD64, CONFIG, sample_image
 
 from dockyard.errors import ImageError, ImageNotFoundError, StoreError
 from dockyard.oci.digest import digest_of
 from dockyard.oci.files import exclusive
-from dockyard.oci.image import Platform
+from dockyard.oci.image import Platform, assemble
 from dockyard.oci.layer import Entry, write_layer
 from dockyard.oci.layout import Layout, copy_image
 
@@ -229,6 +229,16 @@ def test_skopeo_and_umoci_accept_the_layout(layout, tmp_path):
     process = json.loads((tmp_path / "bundle" / "config.json").read_text())["process"]
     assert process["args"] == ["/usr/bin/python3", "-m", "berth", "serve"]
     assert process["cwd"] == "/app"
+
+
+def test_umoci_reads_all_members_of_a_large_gzip_layer(layout, tmp_path):
+    big = b"".join(str(number).encode() for number in range(1_500_000))
+    made = assemble(CONFIG, [write_layer([Entry("big", 0o644, source=big)], "gzip", layout.blobs)])
+    layout.blobs.write(made.config)
+    layout.blobs.write(made.manifest)
+    layout.add(made.image, "big:1")
+    run("umoci", "unpack", "--rootless", "--image", f"{layout.path}:big:1", tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "rootfs" / "big").read_bytes() == big
 
 
 def test_skopeo_accepts_zstd(layout, tmp_path):

@@ -7,6 +7,7 @@ the engine has. Sources: OCI image specification 1.1, image-layout.md; Docker im
 
 from __future__ import annotations
 
+import io
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -17,11 +18,11 @@ from typing import BinaryIO, cast
 
 from dockyard.errors import ImageError
 from dockyard.oci import media, wire
-from dockyard.oci.codecs import decompressed
 from dockyard.oci.digest import CHUNK, Digest, hex_of, parse_digest
 from dockyard.oci.files import PartialFile, remove_stale, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, encode_manifest
 from dockyard.oci.layout import REF_NAME, Layout
+from dockyard.oci.meter import Limits, Meter
 from dockyard.oci.reference import tagged
 from dockyard.oci.tar import TarReader
 from dockyard.oci.tree import safe_parts
@@ -29,7 +30,7 @@ from dockyard.oci.tree import safe_parts
 _BLOCK = 512
 _BLOBS = "blobs/sha256/"
 _DOCUMENTS = frozenset({"oci-layout", "index.json", "manifest.json"})
-_MEMBERS_LIMIT = 100_000
+_LIMITS = Limits(entries=100_000, bytes=1 << 40)
 
 
 def write_archive(
@@ -119,10 +120,12 @@ def read_archive(path: Path, layout: Layout) -> list[Image]:
     contents = _Contents(path, layout)
     with store_errors(path):
         file = path.open("rb")
+    what = f"archive {path}"
     with file:
         codec = _codec_of_start(file.read(4))
         file.seek(0)
-        contents.take(TarReader(decompressed(cast(BinaryIO, file), codec, f"archive {path}"), f"archive {path}"))
+        meter = Meter(cast(BinaryIO, file), codec, _LIMITS, what)
+        contents.take(TarReader(cast(BinaryIO, io.BufferedReader(meter, CHUNK)), what))
     images = contents.oci_images() if "index.json" in contents.documents else contents.docker_images()
     if not images:
         raise ImageError(
@@ -150,8 +153,10 @@ class _Contents:
 
     def take(self, reader: TarReader) -> None:
         for count, member in enumerate(reader):
-            if count >= _MEMBERS_LIMIT:
-                raise ImageError(f"{self._what} has more than {_MEMBERS_LIMIT} files", remedy="It is no image archive.")
+            if count >= _LIMITS.entries:
+                raise ImageError(
+                    f"{self._what} has more than {_LIMITS.entries} files", remedy="It is no image archive."
+                )
             name = "/".join(safe_parts(member.name, self._what))
             if member.kind == "link":
                 self._links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.target))

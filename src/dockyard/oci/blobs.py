@@ -6,6 +6,7 @@ is known; every way out verifies it again. Written by the builder, archives and 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -113,7 +114,7 @@ class Blobs:
         with store_errors(self.folder):
             names = sorted(path.name for path in self.folder.iterdir())
         for name in names:
-            if len(name) == 64:
+            with contextlib.suppress(ImageError):
                 yield parse_digest("sha256:" + name)
 
 

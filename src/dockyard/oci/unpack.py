@@ -8,19 +8,16 @@ Source: OCI image specification 1.1, layer.md.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from dockyard.errors import ImageError
-from dockyard.oci.codecs import decompressed
 from dockyard.oci.digest import Digest
 from dockyard.oci.files import store_errors
 from dockyard.oci.media import codec_of
 from dockyard.oci.merge import merge_layers
+from dockyard.oci.meter import Limits, Meter
 from dockyard.oci.tar import Member, TarReader
 from dockyard.oci.tree import Tree, make_way, safe_parts, staged, unsafe
 from dockyard.oci.unpacked import UnpackedLayer
@@ -34,16 +31,6 @@ _BUFFER = 1 << 20
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Caps on one layer: entries, bytes of its tar, and bytes out for each byte in once over `ratio_from` bytes."""
-
-    entries: int = 500_000
-    bytes: int = 64 << 30
-    ratio: int = 200
-    ratio_from: int = 64 << 20
-
-
 def unpack_layer(
     stream: BinaryIO, media_type: str, folder: Path, limits: Limits | None = None, *, diff_id: Digest
 ) -> UnpackedLayer:
@@ -55,7 +42,7 @@ def unpack_layer(
     """
     what = f"layer {diff_id}"
     limits = limits or Limits()
-    meter = _Meter(stream, media_type, limits, what)
+    meter = Meter(stream, codec_of(media_type), limits, what)
     with staged(folder) as partial:
         unpacking = _Unpacking(partial, limits, what)
         try:
@@ -156,60 +143,3 @@ class _Unpacking:
         if not make_way(folder, parts[-1]):
             raise unsafe(self._what, member.name, "is a folder and something else at once")
         return folder
-
-
-class _Meter(io.RawIOBase):
-    """The plain bytes of a layer, hashed and counted, refused beyond the limits."""
-
-    def __init__(self, stream: BinaryIO, media_type: str, limits: Limits, what: str) -> None:
-        super().__init__()
-        self._compressed = _Counted(stream)
-        self._plain = decompressed(cast(BinaryIO, self._compressed), codec_of(media_type), what)
-        self._limits = limits
-        self._what = what
-        self._hash = hashlib.sha256()
-        self._total = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        chunk = self._plain.read(len(buffer))
-        self._hash.update(chunk)
-        self._total += len(chunk)
-        if self._total > self._limits.bytes:
-            raise self._too_much(f"more than {self._limits.bytes} bytes")
-        if self._total > max(self._limits.ratio_from, self._limits.ratio * self._compressed.count):
-            raise self._too_much(f"more than {self._limits.ratio} bytes for each byte of it")
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
-    def verify(self, diff_id: Digest) -> None:
-        found = f"sha256:{self._hash.hexdigest()}"
-        if found != diff_id:
-            raise ImageError(
-                f"{self._what} is not what its image names: unpacked it has digest {found}",
-                remedy="Do not use this image; build it or pull it again from a source that you trust.",
-            )
-
-    def _too_much(self, found: str) -> ImageError:
-        return ImageError(
-            f"{self._what} unpacks to {found}", remedy="If you trust the image, raise the limit for unpacking."
-        )
-
-
-class _Counted(io.RawIOBase):
-    """Counts the bytes that pass."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__()
-        self._stream = stream
-        self.count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._stream.read(size)
-        self.count += len(data)
-        return data
