@@ -1,0 +1,291 @@
+"""The engine interface and its nouns: what to start, what was started, what was moved.
+
+`docker.py` and `runc/` implement `Engine`; `launch.py`, `once.py` and the command line speak to nothing else. The
+suite in tests/conformance/test_engines.py is the interface's other half: it runs against every implementation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from dockyard.errors import ContainerNotFoundError, EngineError, ImageNotFoundError
+from dockyard.oci.image import Image
+from dockyard.oci.layout import Layout
+
+LABEL_MANAGED = "dev.dockyard.managed"
+LABEL_IMAGE = "dev.dockyard.image"
+LABEL_SOCKETS = "dev.dockyard.sockets"
+LABEL_PORTS = "dev.dockyard.ports"
+OWN_LABELS = frozenset({LABEL_MANAGED, LABEL_IMAGE, LABEL_SOCKETS, LABEL_PORTS})
+
+SOCKET_MOUNT = "/run/berth"
+HTTP_SOCKET = "http.sock"
+ACTIVATE_SOCKET = "activate.sock"
+
+DEFAULT_USER = 65532
+TMP_BYTES = 256 << 20
+OPEN_FILES = 65536
+LOG_BYTES = 10 << 20
+OOM_SCORE = 500
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,62}", re.ASCII)
+
+
+class State(Enum):
+    """Where a container is in its life."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Limits of one container: memory in bytes (swap is never added), CPUs as a fraction of one, processes."""
+
+    memory: int = 2 << 30
+    cpus: float = 1.0
+    pids: int = 256
+
+    def __post_init__(self) -> None:
+        if self.memory < 6 << 20 or self.cpus < 0.01 or self.pids < 1:
+            raise EngineError(
+                f"limits of {self.memory} bytes, {self.cpus} CPUs and {self.pids} processes are too small to start in",
+                remedy="Give a container at least 6 MiB of memory, 0.01 CPUs and 1 process.",
+            )
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """What to start. EngineError when the name is not one that every engine takes.
+
+    `command` replaces the image's command (its entrypoint stays), `environment` adds to the image's. `socket_folder`
+    is mounted read-only at /run/berth; `ports` are the host's TCP ports handed over through it, kept for `list`.
+    """
+
+    name: str
+    image: Image
+    image_name: str = ""
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    resources: Resources = Resources()
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    socket_folder: Path | None = None
+    ports: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise EngineError(
+                f"{self.name[:80]!r} cannot be a container's name",
+                remedy="Use 2 to 63 letters, digits, '_', '.' and '-', beginning with a letter or digit.",
+            )
+        taken = OWN_LABELS & set(self.labels)
+        if taken:
+            raise EngineError(f"label {min(taken)} belongs to Dockyard", remedy="Choose another name for your label.")
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The program and its arguments; EngineError when neither image nor spec names a program."""
+        config = self.image.config
+        found = (*config.entrypoint, *(self.command or config.command))
+        if not found:
+            raise EngineError(
+                f"image {self.image_name or self.image.digest} does not say what to run", remedy="Give a command."
+            )
+        return found
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The whole environment: a default PATH, the image's, the spec's, the later winning."""
+        image = dict(entry.partition("=")[::2] for entry in self.image.config.environment)
+        path = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        return {**path, **image, **self.environment}
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The caller's labels and Dockyard's own, from which `list` rebuilds a Container after a restart."""
+        own = {LABEL_MANAGED: "1", LABEL_IMAGE: self.image_name or self.image.digest}
+        if self.socket_folder is not None:
+            own[LABEL_SOCKETS] = str(self.socket_folder)
+        if self.ports:
+            own[LABEL_PORTS] = ",".join(str(port) for port in self.ports)
+        return {**self.image.config.labels, **self.labels, **own}
+
+    @property
+    def user(self) -> User:
+        """Who the process is: the image's numeric user, or 65532:0 when that is root, a name, or nobody."""
+        uid, _, gid = self.image.config.user.partition(":")
+        if not _is_id(uid) or int(uid) == 0 or (gid and not _is_id(gid)):
+            return User(DEFAULT_USER, 0)
+        return User(int(uid), int(gid or 0))
+
+
+class User(NamedTuple):
+    """A numeric user and group."""
+
+    uid: int
+    gid: int
+
+
+def tmp_options(user: User) -> list[str]:
+    """Mount options of /tmp. It belongs to the user, for some runc versions give it the mode of the image's /tmp."""
+    return ["nosuid", "nodev", "exec", "mode=1777", f"size={TMP_BYTES}", f"uid={user.uid}", f"gid={user.gid}"]
+
+
+def is_name(text: str) -> bool:
+    """Whether this can be a container's name."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) < 1 << 31
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as its engine sees it. `started` is aware; `exit_code` is None unless exited and known."""
+
+    id: str
+    name: str
+    image: str
+    state: State
+    exit_code: int | None
+    started: datetime | None
+    socket: Path | None
+    ports: tuple[int, ...]
+    labels: Mapping[str, str] = field(hash=False)
+    engine: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load cost: the layers that the engine lacked, the bytes that were read for it, seconds."""
+
+    moved_layers: int
+    moved_bytes: int
+    seconds: float
+
+
+class Output(NamedTuple):
+    """Some bytes that a container wrote."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class Attached(Protocol):
+    """A running container's standard streams."""
+
+    container: Container
+
+    async def write(self, data: bytes) -> None:
+        """Write to its standard input, waiting while it does not read. Nothing happens once it has ended."""
+
+    async def close_input(self) -> None:
+        """End its standard input."""
+
+    def output(self) -> AsyncIterator[Output]:
+        """What it writes, until it ends. To be read once."""
+
+
+class Engine(Protocol):
+    """Starts, lists, stops and removes containers. Containers outlive the engine object and the process.
+
+    Every method raises EngineError when the engine fails or does not answer in time, and ContainerNotFoundError for an
+    id that it does not know. Where an id is asked for, a name does as well.
+    """
+
+    @property
+    def name(self) -> str:
+        """`docker` or `runc`."""
+
+    async def load(self, image: Image, layout: Layout, name: str) -> Loaded:
+        """Make the image known to the engine under this name, moving only the layers that it lacks."""
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        """Start a container; ImageNotFoundError when not loaded, StartError when its program cannot be run."""
+
+    def attach(self, spec: ContainerSpec) -> AbstractAsyncContextManager[Attached]:
+        """Start a container with its standard streams in our hands; leaving the block removes it. It keeps no log."""
+
+    async def list(self) -> tuple[Container, ...]:
+        """Dockyard's containers on this engine, by name."""
+
+    async def inspect(self, container_id: str) -> Container:
+        """One container."""
+
+    def logs(self, container_id: str, *, follow: bool = False, tail: int | None = None) -> AsyncIterator[str]:
+        """Lines of its output, oldest first, the last `tail` or all that is kept; following until it ends."""
+
+    async def stop(self, container_id: str, grace: float = 30.0) -> int:
+        """SIGTERM, then SIGKILL after `grace` seconds; the exit code (128 + n for signal n)."""
+
+    async def wait(self, container_id: str, deadline: float | None = None) -> int:
+        """The exit code, once it ends; EngineError when it still runs after `deadline` seconds."""
+
+    async def remove(self, container_id: str) -> None:
+        """Kill it if it runs and leave nothing of it: no container, mount, folder or socket."""
+
+    async def close(self) -> None:
+        """Let go of connections. Containers go on running."""
+
+
+def socket_of(labels: Mapping[str, str]) -> Path | None:
+    """The HTTP socket of a container with these labels."""
+    folder = labels.get(LABEL_SOCKETS)
+    return Path(folder) / HTTP_SOCKET if folder else None
+
+
+def ports_of(labels: Mapping[str, str]) -> tuple[int, ...]:
+    """The published TCP ports of a container with these labels."""
+    return tuple(int(text) for text in labels.get(LABEL_PORTS, "").split(",") if text.isdigit())
+
+
+def remove_sockets(labels: Mapping[str, str]) -> None:
+    """Remove a container's socket folder: the two sockets and the folder itself, nothing else that may be in it."""
+    folder = labels.get(LABEL_SOCKETS)
+    if not folder or not Path(folder).is_absolute():
+        return
+    for name in (HTTP_SOCKET, ACTIVATE_SOCKET):
+        path = Path(folder) / name
+        if path.is_socket():
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        Path(folder).rmdir()
+
+
+def unknown_container(container_id: str) -> ContainerNotFoundError:
+    """The error for an id that the engine does not know."""
+    return ContainerNotFoundError(
+        f"there is no container {container_id[:80]!r}", remedy="List the containers to see their names."
+    )
+
+
+def unknown_image(spec: ContainerSpec, engine: str) -> ImageNotFoundError:
+    """The error for an image that was not loaded."""
+    return ImageNotFoundError(
+        f"{engine} does not have image {spec.image_name or spec.image.digest}",
+        remedy="Load it into the engine first; `dockyard run` does so by itself.",
+    )
+
+
+def name_taken(spec: ContainerSpec, engine: str) -> EngineError:
+    """The error for a second container of one name."""
+    return EngineError(
+        f"{engine} already has a container named {spec.name!r}",
+        remedy="Choose another name, or stop and remove that container first.",
+    )
+
+
+def still_running(container_id: str, deadline: float) -> EngineError:
+    """The error of a `wait` that took too long."""
+    return EngineError(
+        f"container {container_id} still runs after {deadline:g} s", remedy="Wait longer, or stop the container."
+    )

@@ -1,0 +1,130 @@
+"""What we ask of Docker for a container, in the words of its API; and what its answers mean.
+
+Pure: `engine.py` sends and receives. What must hold is said in the threat table: not root, no capabilities, no new
+privileges, read-only root, Docker's system call filter, limits, no network. Source: Docker Engine API 1.40 to 1.47.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from dockyard.engines.base import (
+    LABEL_IMAGE,
+    LOG_BYTES,
+    OOM_SCORE,
+    SOCKET_MOUNT,
+    Container,
+    ContainerSpec,
+    State,
+    ports_of,
+    socket_of,
+    tmp_options,
+)
+
+ENGINE = "docker"
+_NEVER = "0001-01-01T00:00:00Z"
+_STATES = {"created": State.CREATED, "exited": State.EXITED, "dead": State.EXITED}
+
+
+def create_request(spec: ContainerSpec, reference: str, *, attached: bool) -> dict[str, Any]:
+    """The body of `POST /containers/create`; `reference` is the image as the engine knows it."""
+    return {
+        "Image": reference,
+        "Entrypoint": list(spec.image.config.entrypoint) or None,
+        "Cmd": list(spec.command or spec.image.config.command) or None,
+        "Env": [f"{name}={value}" for name, value in spec.variables.items()],
+        "User": f"{spec.user.uid}:{spec.user.gid}",
+        "Hostname": spec.name,
+        "Labels": spec.all_labels,
+        "NetworkDisabled": True,
+        "Tty": False,
+        "OpenStdin": attached,
+        "StdinOnce": attached,
+        "AttachStdin": attached,
+        "AttachStdout": attached,
+        "AttachStderr": attached,
+        "HostConfig": _host_config(spec, attached=attached),
+    }
+
+
+def _host_config(spec: ContainerSpec, *, attached: bool) -> dict[str, Any]:
+    limits = spec.resources
+    kept = {"Type": "json-file", "Config": {"max-size": str(LOG_BYTES), "max-file": "2"}}
+    return {
+        "NetworkMode": "none",
+        "IpcMode": "private",
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "Memory": limits.memory,
+        "MemorySwap": limits.memory,
+        "NanoCpus": round(limits.cpus * 1_000_000_000),
+        "PidsLimit": limits.pids,
+        "OomScoreAdj": OOM_SCORE,
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "Tmpfs": {"/tmp": ",".join(tmp_options(spec.user))},  # noqa: S108
+        "Mounts": _mounts(spec),
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "none", "Config": {}} if attached else kept,
+        "AutoRemove": False,
+    }
+
+
+def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
+    if spec.socket_folder is None:
+        return []
+    source = str(spec.socket_folder)
+    options = {"Propagation": "private"}
+    return [{"Type": "bind", "Source": source, "Target": SOCKET_MOUNT, "ReadOnly": True, "BindOptions": options}]
+
+
+def container_of(answer: dict[str, Any]) -> Container:
+    """The container that `GET /containers/{id}/json` describes."""
+    state = answer["State"]
+    labels = dict(answer["Config"].get("Labels") or {})
+    status = _STATES.get(state["Status"], State.RUNNING)
+    return Container(
+        id=answer["Id"],
+        name=answer["Name"].removeprefix("/"),
+        image=labels.get(LABEL_IMAGE, answer["Image"]),
+        state=status,
+        exit_code=int(state["ExitCode"]) if status is State.EXITED else None,
+        started=_time(state.get("StartedAt", _NEVER)),
+        socket=socket_of(labels),
+        ports=ports_of(labels),
+        labels=labels,
+        engine=ENGINE,
+    )
+
+
+def _time(text: str) -> datetime | None:
+    """Docker's time (RFC 3339 with nanoseconds); None for its zero."""
+    if not text or text.startswith("0001-"):
+        return None
+    return datetime.fromisoformat(text)
+
+
+def present_run(diff_ids: Sequence[str], present: Sequence[Sequence[str]]) -> int:
+    """How many layers, from the lowest up, are those of some image that the engine has.
+
+    An engine knows a layer by the chain from the lowest one to it, so only such a run can be left out of a load.
+    """
+    longest = 0
+    for layers in present:
+        count = 0
+        for ours, its in zip(diff_ids, layers, strict=False):
+            if ours != its:
+                break
+            count += 1
+        longest = max(longest, count)
+    return longest
+
+
+def loads_thin_archives(info: Mapping[str, Any], version: Mapping[str, Any]) -> bool:
+    """Whether a load may leave out layers: Docker with one of its own storage drivers, by its info and version."""
+    is_docker = not any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or [])
+    status = [str(value) for pair in info.get("DriverStatus") or [] for value in pair]
+    return is_docker and not any("io.containerd.snapshotter" in value for value in status)

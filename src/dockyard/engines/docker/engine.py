@@ -1,0 +1,204 @@
+"""The `docker` engine, method by method. `detect` makes it; `launch`, `once` and the command line use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aiodocker.containers import DockerContainer
+from aiodocker.exceptions import DockerError
+
+from dockyard.engines.base import (
+    LABEL_MANAGED,
+    Attached,
+    Container,
+    ContainerSpec,
+    Loaded,
+    name_taken,
+    remove_sockets,
+    still_running,
+    unknown_image,
+)
+from dockyard.engines.docker import transfer
+from dockyard.engines.docker.config import ENGINE, container_of, create_request
+from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, REQUEST_DEADLINE, Session
+from dockyard.engines.docker.streams import StreamedContainer
+from dockyard.engines.lines import Lines
+from dockyard.engines.removal import finish, remove_surely
+from dockyard.errors import ContainerNotFoundError, StartError
+from dockyard.oci.image import Image
+from dockyard.oci.layout import Layout
+from dockyard.oci.reference import tagged
+
+
+class DockerEngine:
+    """Containers of the engine at `address` (`unix:///path`). Make it where an event loop runs, and close it."""
+
+    name = ENGINE
+
+    def __init__(self, address: str, deadline: float = REQUEST_DEADLINE) -> None:
+        self._session = Session(address, deadline)
+
+    async def load(self, image: Image, layout: Layout, name: str) -> Loaded:
+        """Stream an archive of what the engine lacks; an image that it has is only tagged."""
+        begun = time.monotonic()
+        tag = tagged(name)
+        sent = transfer.Sent(0, 0)
+        if (reference := await transfer.known(self._session, image)) is None:
+            sent = await transfer.send(self._session, image, layout, tag)
+        else:
+            repository, _, version = tag.rpartition(":")
+            async with self._session.asking(f"to name an image {tag}"):
+                await self._session.client.images.tag(reference, repository, tag=version)
+        return Loaded(sent.layers, sent.bytes, time.monotonic() - begun)
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        """Create and start a container."""
+        return await finish(self._start(spec), undo=lambda container: self.remove(container.id))
+
+    @asynccontextmanager
+    async def attach(self, spec: ContainerSpec) -> AsyncIterator[Attached]:
+        """Start a container whose streams are two upgraded connections to the engine."""
+        attached = await finish(self._attach(spec), undo=self._discard)
+        try:
+            yield attached
+        finally:
+            await finish(self._discard(attached))
+
+    async def list(self) -> tuple[Container, ...]:
+        """The containers with our label."""
+        async with self._session.asking("to list containers"):
+            filters = json.dumps({"label": [f"{LABEL_MANAGED}=1"]})
+            found = await self._session.client.containers.list(all=True, filters=filters)
+        containers = []
+        for each in found:
+            with suppress(ContainerNotFoundError):
+                containers.append(await self.inspect(each.id))
+        return tuple(sorted(containers, key=lambda container: container.name))
+
+    async def inspect(self, container_id: str) -> Container:
+        """One container."""
+        async with self._session.asking("about a container", container_id):
+            return container_of(await self._session.container(container_id).show())
+
+    async def logs(self, container_id: str, *, follow: bool = False, tail: int | None = None) -> AsyncIterator[str]:
+        """Lines as Docker keeps them: at most 20 MiB."""
+        await self.inspect(container_id)
+        lines = Lines()
+        async for piece in self._log(container_id, follow=follow, tail="all" if tail is None else str(tail)):
+            for line in lines.feed(piece.encode()):
+                yield line
+        for line in lines.end():
+            yield line
+
+    async def stop(self, container_id: str, grace: float = 30.0) -> int:
+        """SIGTERM, then SIGKILL."""
+        await self._signal(container_id, "SIGTERM")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                return await self._exit_code(container_id)
+        await self._signal(container_id, "SIGKILL")
+        return await self.wait(container_id, self._session.deadline)
+
+    async def wait(self, container_id: str, deadline: float | None = None) -> int:
+        """The exit code."""
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._exit_code(container_id)
+        except TimeoutError as error:
+            raise still_running(container_id, deadline or 0) from error
+
+    async def remove(self, container_id: str) -> None:
+        """Delete by force, then remove the socket folder."""
+        container = await self.inspect(container_id)
+        async with self._session.asking("to remove a container", container_id):
+            await self._session.container(container_id).delete(force=True, v=True)
+        await asyncio.to_thread(remove_sockets, container.labels)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def _start(self, spec: ContainerSpec) -> Container:
+        created = await self._create(spec, attached=False)
+        try:
+            await self._run(created, spec)
+            return await self.inspect(created.id)
+        except BaseException:
+            await remove_surely(self, created.id)
+            raise
+
+    async def _attach(self, spec: ContainerSpec) -> StreamedContainer:
+        created = await self._create(spec, attached=True)
+        output = created.attach(stdout=True, stderr=True)
+        input_stream = created.attach(stdin=True)
+        attached = StreamedContainer(await self.inspect(created.id), output, input_stream)
+        try:
+            async with self._session.asking("to attach to a container", created.id):
+                await output.__aenter__()
+                await input_stream.__aenter__()
+            await self._run(created, spec)
+        except BaseException:
+            await self._discard(attached)
+            raise
+        return attached
+
+    async def _discard(self, attached: StreamedContainer) -> None:
+        await remove_surely(self, attached.container.id)
+        await attached.close()
+
+    async def _create(self, spec: ContainerSpec, *, attached: bool) -> DockerContainer:
+        """Create a container of the image by its ID or, in the containerd image store, its digest."""
+        for reference in (spec.image.image_id, spec.image.digest):
+            request = create_request(spec, reference, attached=attached)
+            async with self._session.asking(f"to create container {spec.name}"):
+                try:
+                    return await self._session.client.containers.create(request, name=spec.name)
+                except DockerError as error:
+                    if error.status == CONFLICT:
+                        raise name_taken(spec, self.name) from error
+                    if error.status != NOT_FOUND:
+                        raise
+        raise unknown_image(spec, self.name)
+
+    async def _run(self, created: DockerContainer, spec: ContainerSpec) -> None:
+        async with self._session.asking(f"to start container {spec.name}", created.id):
+            try:
+                await created.start()
+            except DockerError as error:
+                raise StartError(
+                    f"docker could not start {spec.name} ({spec.arguments[0]})",
+                    detail=error.message.strip(),
+                    remedy="Check that the image has this program for this machine's architecture.",
+                ) from error
+
+    async def _exit_code(self, container_id: str) -> int:
+        async with self._session.translated("to wait for a container", container_id):
+            answer = await self._session.container(container_id).wait()
+        return int(answer["StatusCode"])
+
+    async def _signal(self, container_id: str, name: str) -> None:
+        """Send a signal; nothing happens when the container does not run."""
+        async with self._session.asking(f"to send {name}", container_id):
+            try:
+                await self._session.container(container_id).kill(signal=name)
+            except DockerError as error:
+                if error.status != CONFLICT:
+                    raise
+
+    async def _log(self, container_id: str, *, follow: bool, tail: str) -> AsyncIterator[str]:
+        container = self._session.container(container_id)
+        wanted: dict[str, Any] = {"stdout": True, "stderr": True, "tail": tail}
+        if follow:
+            async with self._session.translated("to follow a log", container_id):
+                async for piece in container.log(follow=True, **wanted):
+                    yield piece
+            return
+        async with self._session.asking("for a log", container_id):
+            pieces = await container.log(follow=False, **wanted)
+        for piece in pieces:
+            yield piece

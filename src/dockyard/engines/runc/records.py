@@ -1,0 +1,141 @@
+"""What the runc engine keeps of a container on the disk, and how to tell whether it still lives.
+
+A container is a folder named after it. `container.json` (facts, written once by the engine), `plan.json` (for the
+monitor), `state.json` (written by the monitor: running, then exited). Everything `list` says comes from here, so it
+holds after a crash of anything: what `state.json` calls running is believed only while its process is there, told
+from a later process of the same id by the time of its birth and the boot.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from dockyard.engines.base import LABEL_IMAGE, Container, State, ports_of, socket_of
+from dockyard.errors import EngineError
+from dockyard.oci.files import store_errors
+
+ENGINE = "runc"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """`container.json`: what does not change."""
+
+    name: str
+    image: str
+    labels: dict[str, str]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`plan.json`: what the monitor is to do. `lower` are folders in `layers`, uppermost first, or none to mount.
+
+    `log_bytes` is when the log is rotated; 0 leaves the container the monitor's own standard streams.
+    """
+
+    runc: str
+    state: str
+    id: str
+    layers: str
+    lower: tuple[str, ...]
+    log_bytes: int
+
+
+class Life(msgspec.Struct, frozen=True):
+    """`state.json`: the container's process, and its end once it is known. Times in seconds since 1970."""
+
+    state: str
+    pid: int
+    born: int
+    boot: str
+    started: float
+    exit_code: int | None = None
+    ended: float | None = None
+
+
+def write(path: Path, document: object) -> None:
+    """Write a document that nobody reads yet."""
+    with store_errors(path):
+        path.write_bytes(msgspec.json.encode(document))
+
+
+def read_facts(folder: Path) -> Facts | None:
+    """A container's facts; None when there is no such container."""
+    try:
+        return msgspec.json.decode((folder / "container.json").read_bytes(), type=Facts)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except msgspec.MsgspecError as error:
+        raise EngineError(
+            f"{folder}/container.json is damaged: {error}", remedy=f"Remove the container {folder.name!r}."
+        ) from error
+
+
+def read_life(folder: Path) -> Life | None:
+    """A container's life; None before it began, or when its record was damaged by a power cut."""
+    try:
+        return msgspec.json.decode((folder / "state.json").read_bytes(), type=Life)
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+        return None
+
+
+def is_alive(life: Life) -> bool:
+    """Whether the very process still runs."""
+    try:
+        fields = Path(f"/proc/{life.pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(fields[19]) == life.born and fields[0] not in {b"Z", b"X"} and boot_id() == life.boot
+
+
+def boot_id() -> str:
+    """The name that the kernel gave to this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def open_process(life: Life) -> int | None:
+    """A descriptor of the process (pidfd), which cannot come to mean another one; None when it is gone."""
+    try:
+        descriptor = os.pidfd_open(life.pid)
+    except ProcessLookupError:
+        return None
+    if is_alive(life):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def read_container(folder: Path) -> Container | None:
+    """The container of a folder; None when there is none."""
+    facts = read_facts(folder)
+    if facts is None:
+        return None
+    life = read_life(folder)
+    if life is not None and life.state == "running" and not is_alive(life):
+        life = read_life(folder) or life
+    return Container(
+        id=facts.name,
+        name=facts.name,
+        image=facts.image,
+        state=_state(life),
+        exit_code=life.exit_code if life else None,
+        started=datetime.fromtimestamp(life.started, UTC) if life else None,
+        socket=socket_of(facts.labels),
+        ports=ports_of(facts.labels),
+        labels=facts.labels,
+        engine=ENGINE,
+    )
+
+
+def facts_of(name: str, labels: Mapping[str, str]) -> Facts:
+    """The facts of a container that is about to start."""
+    return Facts(name, labels[LABEL_IMAGE], dict(labels))
+
+
+def _state(life: Life | None) -> State:
+    if life is None:
+        return State.CREATED
+    return State.RUNNING if life.state == "running" and is_alive(life) else State.EXITED

@@ -1,0 +1,54 @@
+"""Fixtures that several folders of tests share: a Docker Engine that answers, the tiny program, the tiny image."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.support.dockerd import docker_engine
+from tests.support.tiny_image import base_layers, compile_tiny, make_image
+
+from dockyard.oci.image import Image, LayerBlob
+from dockyard.oci.layout import Layout
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[str]:
+    """The address of a Docker Engine: `unix:///...`, for DOCKER_HOST. Started for this session if none answers."""
+    with docker_engine() as address:
+        yield address
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary folder with a short path, because a unix socket's path has at most 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="dy-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The static program of tests/support/tiny.c."""
+    return compile_tiny(tmp_path_factory.mktemp("tiny-program"))
+
+
+@dataclass(frozen=True)
+class TinyImage:
+    """The tiny image, named `tiny:1`, in a layout; `base` are its layers without the last one."""
+
+    layout: Layout
+    base: tuple[LayerBlob, ...]
+    image: Image
+
+
+@pytest.fixture(scope="session")
+def tiny_image(tiny_program: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyImage:
+    """An image that any engine can start, made by `dockyard.oci`."""
+    layout = Layout.create(tmp_path_factory.mktemp("tiny-layout"))
+    base = base_layers(layout, tiny_program)
+    return TinyImage(layout, base, make_image(layout, base, "tiny:1"))
