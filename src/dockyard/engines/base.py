@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 from dockyard.errors import ContainerNotFoundError, EngineError, ImageNotFoundError
 from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
+from dockyard.spec.resources import Resources
 
 LABEL_MANAGED = "dev.dockyard.managed"
 LABEL_IMAGE = "dev.dockyard.image"
@@ -31,6 +32,7 @@ ACTIVATE_SOCKET = "activate.sock"
 
 DEFAULT_USER = 65532
 TMP_BYTES = 256 << 20
+LEAST_MEMORY = 16 << 20
 OPEN_FILES = 65536
 LOG_BYTES = 10 << 20
 OOM_SCORE = 500
@@ -47,24 +49,8 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Resources:
-    """Limits of one container: memory in bytes (swap is never added), CPUs as a fraction of one, processes."""
-
-    memory: int = 2 << 30
-    cpus: float = 1.0
-    pids: int = 256
-
-    def __post_init__(self) -> None:
-        if self.memory < 6 << 20 or self.cpus < 0.01 or self.pids < 1:
-            raise EngineError(
-                f"limits of {self.memory} bytes, {self.cpus} CPUs and {self.pids} processes are too small to start in",
-                remedy="Give a container at least 6 MiB of memory, 0.01 CPUs and 1 process.",
-            )
-
-
-@dataclass(frozen=True)
 class ContainerSpec:
-    """What to start. EngineError when the name is not one that every engine takes.
+    """What to start. EngineError when the name is not one that every engine takes, or the limits are too small.
 
     `command` replaces the image's command (its entrypoint stays), `environment` adds to the image's. `socket_folder`
     is mounted read-only at /run/berth; `ports` are the host's TCP ports handed over through it, kept for `list`.
@@ -75,7 +61,7 @@ class ContainerSpec:
     image_name: str = ""
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     socket_folder: Path | None = None
     ports: tuple[int, ...] = ()
@@ -85,6 +71,12 @@ class ContainerSpec:
             raise EngineError(
                 f"{self.name[:80]!r} cannot be a container's name",
                 remedy="Use 2 to 63 letters, digits, '_', '.' and '-', beginning with a letter or digit.",
+            )
+        limits = self.resources
+        if limits.memory < LEAST_MEMORY or limits.cpus < 0.01 or limits.pids < 1:
+            raise EngineError(
+                f"limits of {limits.memory} bytes, {limits.cpus} CPUs and {limits.pids} processes are too small",
+                remedy=f"Give a container at least {LEAST_MEMORY >> 20} MiB of memory, 0.01 CPUs and 1 process.",
             )
         taken = OWN_LABELS & set(self.labels)
         if taken:

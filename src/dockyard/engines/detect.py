@@ -18,7 +18,7 @@ from typing import Literal, cast
 from dockyard.engines.base import Engine
 from dockyard.errors import EngineError, EngineNotFoundError
 
-EngineName = Literal["docker", "runc"]
+ENGINES = ("docker", "runc")
 
 PING_DEADLINE = 3.0
 _ANSWER_LIMIT = 4096
@@ -37,18 +37,20 @@ class Choice:
 class Found:
     """An engine that can be used: where (a socket's address or a program's path), and why it was chosen."""
 
-    name: EngineName
+    name: Literal["docker", "runc"]
     where: str
     why: str
 
 
-async def detect(home: Path, environment: Mapping[str, str] | None = None, wanted: EngineName | None = None) -> Choice:
+async def detect(home: Path, *, prefer: str | None = None, environment: Mapping[str, str] | None = None) -> Choice:
     """Choose an engine and open it; `home` is where runc keeps layers and containers.
 
-    EngineNotFoundError, saying what was tried, when there is none or not the `wanted` one; EngineError when DOCKER_HOST
-    names an engine on another machine, or one that does not answer.
+    EngineNotFoundError, saying what was tried, when there is none or not the one to `prefer`; EngineError when
+    DOCKER_HOST names an engine on another machine.
     """
-    found = await find(os.environ if environment is None else environment, wanted)
+    if prefer is not None and prefer not in ENGINES:
+        raise EngineError(f"there is no engine {prefer[:40]!r}", remedy=f"Choose one of: {', '.join(ENGINES)}.")
+    found = await find(os.environ if environment is None else environment, prefer)
     return Choice(open_engine(found, home), found.why)
 
 
@@ -59,10 +61,10 @@ def open_engine(found: Found, home: Path) -> Engine:
     return cast(Engine, importlib.import_module("dockyard.engines.runc.engine").RuncEngine(home, Path(found.where)))
 
 
-async def find(environment: Mapping[str, str], wanted: EngineName | None = None) -> Found:
+async def find(environment: Mapping[str, str], prefer: str | None = None) -> Found:
     """Choose without opening."""
     refusals: list[str] = []
-    if wanted != "runc":
+    if prefer != "runc":
         host = environment.get("DOCKER_HOST", "")
         for address in [_local(host)] if host else _usual_addresses(environment):
             try:
@@ -77,15 +79,15 @@ async def find(environment: Mapping[str, str], wanted: EngineName | None = None)
                 f"DOCKER_HOST names an engine that cannot be used: {refusals[0]}",
                 remedy="Start that engine, or unset DOCKER_HOST to let Dockyard choose another.",
             )
-    if wanted != "docker":
+    if prefer != "docker":
         program = shutil.which("runc", path=f"{environment.get('PATH', '')}:{_PROGRAM_FOLDERS}")
         refusal = _refusal_of_runc(program)
         if program is not None and not refusal:
-            reason = "it was asked for" if wanted == "runc" else "no Docker answers, and this is root"
+            reason = "it was asked for" if prefer == "runc" else "no Docker answers, and this is root"
             return Found("runc", program, f"runc: {program}, as {reason}")
         refusals.append(refusal)
     raise EngineNotFoundError(
-        f"no {wanted or 'container'} engine can be used on this machine",
+        f"no {prefer or 'container'} engine can be used on this machine",
         detail="\n".join(refusals),
         remedy="Start Docker or Podman, or install runc and run this as root.",
     )

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dockyard.engines.base import OOM_SCORE, OPEN_FILES, SOCKET_MOUNT, ContainerSpec, Resources, tmp_options
+from dockyard.engines.base import OOM_SCORE, OPEN_FILES, SOCKET_MOUNT, ContainerSpec, tmp_options
 from dockyard.engines.runc.seccomp import profile
+from dockyard.spec.resources import Resources
 
 CPU_PERIOD = 100_000
 _SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")

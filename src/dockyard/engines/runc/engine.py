@@ -67,7 +67,7 @@ class RuncEngine:
                 "the runc engine works for root only, and this is another user",
                 remedy="Run this as root, or install Docker and let this user talk to it.",
             )
-        root = home.absolute() / "runc"
+        root = home.absolute()
         self._program = program
         self._places = _Places(root / "layers", root / "containers", root / "state")
         self._layers = LayerStore(self._places.layers)
