@@ -20,6 +20,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
     "build": ("Build the project's image, without a daemon.", "build"),
     "images": ("List the images in the local store.", "images"),
+    "load": ("Make an image known to an engine.", "load"),
     "run": ("Start a container of an image.", "run"),
     "predict": ("Ask a model: an image, a running container or a URL.", "predict"),
     "test": ("Run an image's goldens inside the image.", "test"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from dockyard.build.builder import Built, Options, build
 from dockyard.build.workshop import Workshop
-from dockyard.cli import compose
+from dockyard.cli import places
 from dockyard.cli.progress import Bars
 from dockyard.errors import ProjectError
 from dockyard.oci.archive import write_archive
@@ -38,10 +37,10 @@ def command(
     project = load_project(folder)
     model = project.project.model
     options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade)
-    layout = compose.store()
+    layout = places.store()
     console = Console(stderr=True)
     with Bars(console) as bars:
-        built = build(Workshop(project, layout, compose.home().cache, bars), options)
+        built = build(Workshop(project, layout, places.home().cache, bars), options)
         if name is None:
             layout.add(built.image, f"{model.name}:latest")
     if as_json:
@@ -51,7 +50,7 @@ def command(
     if output is not None:
         _write_output(console, built, layout, output)
     if load:
-        asyncio.run(_load(console, built, layout))
+        _load(built.name)
     if not as_json:
         console.print(f"\nNext: [bold]dockyard run {built.name}[/]", highlight=False)
 
@@ -120,11 +119,11 @@ def _write_output(console: Console, built: Built, layout: Layout, output: Path) 
     console.print(f"Written to {output}", highlight=False)
 
 
-async def _load(console: Console, built: Built, layout: Layout) -> None:
-    async with compose.chosen_engine("docker", tell=False) as engine:
-        loaded = await engine.load(built.image, layout, built.name)
-    console.print(
-        f"Loaded into {engine.name}: {loaded.moved_layers} layers,"
-        f" {format_bytes(loaded.moved_bytes)}, in {loaded.seconds:.1f} s",
-        highlight=False,
-    )
+def _load(name: str) -> None:
+    """Run `dockyard load`, which is imported only now: engines' clients are slow to import, and builds are frequent."""
+    context = click.get_current_context()
+    verbs = context.find_root().command
+    assert isinstance(verbs, click.Group)
+    verb = verbs.get_command(context, "load")
+    assert verb is not None
+    context.invoke(verb, image=name, engine="docker")

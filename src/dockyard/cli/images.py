@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dockyard.cli import compose
+from dockyard.cli import places
 from dockyard.spec.resources import format_bytes
 
 _BASES = "dockyard.base:"
@@ -18,7 +18,7 @@ _BASES = "dockyard.base:"
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """List the images in the local store."""
-    images = [named for named in compose.store().images() if not named.name.startswith(_BASES)]
+    images = [named for named in places.store().images() if not named.name.startswith(_BASES)]
     if as_json:
         rows = [
             {

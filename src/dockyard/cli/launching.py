@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dockyard.cli import compose
 from dockyard.engines.base import Container, ContainerSpec, Engine
 from dockyard.engines.launch import launch
 from dockyard.oci.image import Image
@@ -41,11 +40,11 @@ class Wish:
 
 async def start(engine: Engine, wish: Wish) -> Container:
     """Load the image into the engine as far as it is missing there, start the container, wait until it is ready."""
-    await engine.load(wish.image, compose.store(), wish.image_name)
+    await engine.load(wish.image, places.store(), wish.image_name)
     return await launch(
         engine,
         wish.spec(),
-        runtime_folder=compose.home().containers,
+        runtime_folder=places.home().containers,
         publish=wish.publish,
         deadline=wish.deadline,
     )

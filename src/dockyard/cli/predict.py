@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from dockyard.cli import compose
+from dockyard.cli import compose, places
 from dockyard.cli.ask import Address, predict, read_inputs
 from dockyard.cli.containers import all_containers
 from dockyard.cli.launching import Wish, limits, start
@@ -85,7 +85,7 @@ async def _running(name: str, engine: str) -> Container | None:
 
 def _image(target: str) -> Any:
     try:
-        return compose.store().resolve(target)
+        return places.store().resolve(target)
     except ImageNotFoundError as error:
         raise ImageNotFoundError(
             f"there is no container and no image named {target!r}",

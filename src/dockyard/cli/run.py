@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import click
 
-from dockyard.cli import compose
+from dockyard.cli import compose, places
 from dockyard.cli.launching import Wish, free_name, limits, start
 from dockyard.engines.base import Container, Engine
 from dockyard.errors import ContainerNotFoundError
@@ -40,8 +40,8 @@ def command(
     engine: str,
 ) -> None:
     """Start a container of IMAGE (default: the image of the project here)."""
-    image_name = compose.image_name(image)
-    found = compose.store().resolve(image_name)
+    image_name = places.image_name(image)
+    found = places.store().resolve(image_name)
     wish = Wish(
         image=found,
         image_name=image_name,

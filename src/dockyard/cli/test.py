@@ -7,7 +7,7 @@ import secrets
 
 import click
 
-from dockyard.cli import compose
+from dockyard.cli import compose, places
 from dockyard.cli.launching import Wish, limits
 from dockyard.engines.once import run_once
 
@@ -18,15 +18,15 @@ from dockyard.engines.once import run_once
 @click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="What starts the container.")
 def command(image: str | None, timeout: float, engine: str) -> None:
     """Run the goldens of IMAGE (default: the image of the project here); fails if one of them does."""
-    name = compose.image_name(image)
+    name = places.image_name(image)
     raise SystemExit(asyncio.run(_test(name, timeout, engine)))
 
 
 async def _test(name: str, deadline: float, engine_name: str) -> int:
-    image = compose.store().resolve(name)
+    image = places.store().resolve(name)
     wish = Wish(image, name, f"test-{secrets.token_hex(4)}", {}, limits(image))
     async with compose.chosen_engine(engine_name) as engine:
-        await engine.load(image, compose.store(), name)
+        await engine.load(image, places.store(), name)
         finished = await run_once(engine, wish.spec(("selftest",)), None, deadline)
     click.echo(finished.stdout.decode("utf-8", "replace"), nl=False)
     click.echo(finished.stderr.decode("utf-8", "replace"), nl=False, err=True)

@@ -1,0 +1,352 @@
+"""Whole builds of a small project: what is in the image, what is reused, what is equal, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from tests.support.projects import GOLDEN, MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
+
+from dockyard.build.builder import Built
+from dockyard.errors import DockyardError, LockError, PreflightError, ProjectError
+from dockyard.oci.layout import Layout
+from dockyard.spec.home import Home
+
+
+def files_of(built: Built, home: Home, title: str) -> dict[str, tarfile.TarInfo]:
+    layer = next(layer for layer in built.layers if layer.title == title)
+    blob = Layout.open(home.images).blobs.path(layer.blob.descriptor.digest)
+    with tarfile.open(blob, mode="r:*") as tar:
+        return {member.name: member for member in tar}
+
+
+def test_the_image_says_how_it_runs(adder: Built) -> None:
+    config = adder.image.config
+    environment = dict(entry.split("=", 1) for entry in config.environment)
+    assert config.entrypoint == ("/usr/bin/python3", "-m", "berth")
+    assert (config.command, config.user, config.working_dir) == (("serve",), "65532:0", "/app")
+    assert environment["BERTH_PREDICTOR"] == "predictor:Adder"
+    assert environment["PYTHONPATH"] == "/app:/opt/berth:/opt/dependencies"
+    assert config.labels["dev.dockyard.run.memory"] == str(256 << 20)
+
+
+def test_layers_lie_from_base_to_code(adder: Built) -> None:
+    assert [layer.title for layer in adder.layers] == ["Debian and Python", "Python dependencies", "berth", "code"]
+    assert adder.layers[0].blob.descriptor.size < 20_000_000
+
+
+def test_the_code_layer_has_the_project_and_its_bytecode(adder: Built, home: Home) -> None:
+    files = files_of(adder, home, "code")
+    assert set(files) == {
+        "app",
+        "app/__pycache__",
+        "app/__pycache__/predictor.cpython-311.pyc",
+        "app/goldens",
+        "app/goldens/one.json",
+        "app/predictor.py",
+    }
+    assert {(member.uid, member.gid, member.mtime) for member in files.values()} == {(0, 0, 0)}
+
+
+def test_scripts_of_wheels_name_the_image_s_python(adder: Built, home: Home) -> None:
+    layer = next(layer for layer in adder.layers if layer.title == "Python dependencies")
+    blob = Layout.open(home.images).blobs.path(layer.blob.descriptor.digest)
+    with tarfile.open(blob, mode="r:*") as tar:
+        members = {member.name: member for member in tar if member.isfile()}
+        scripts = [name for name in members if name.startswith("opt/dependencies/bin/")]
+        first = {tar.extractfile(members[name]).readline() for name in scripts}  # type: ignore[union-attr]
+        records = [name for name in members if name.endswith(".dist-info/RECORD")]
+        text = b"".join(tar.extractfile(members[name]).read() for name in records)  # type: ignore[union-attr]
+    assert scripts
+    assert first == {b"#!/usr/bin/python3\n"}
+    assert sys.prefix.encode() not in text
+    assert not any(name.endswith(("INSTALLER", "direct_url.json", "REQUESTED")) for name in members)
+
+
+def test_the_lock_pins_by_hash_and_names_no_host(adder: Built, tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path)
+    build_in(folder, home)
+    text = (folder / "dockyard.lock").read_text()
+    assert "://" not in text
+    assert 'name = "numpy"' in text
+    assert text.count("sha256") > 20
+
+
+def test_a_second_build_reuses_everything_and_is_equal(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path)
+    first, second = build_in(folder, home), build_in(folder, home)
+    assert second.image.digest == first.image.digest
+    assert all(layer.reused for layer in second.layers)
+    assert not second.lock_changed
+
+
+def test_an_edit_of_the_code_makes_one_layer_anew(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path)
+    first = build_in(folder, home)
+    (folder / "predictor.py").write_text(PREDICTOR.replace("0.5", "0.25"))
+    second = build_in(folder, home)
+    assert [layer.title for layer in second.layers if not layer.reused] == ["code"]
+    assert second.image.layers[:-1] == first.image.layers[:-1]
+    assert second.layers[-1].blob.descriptor.size < 10_000
+
+
+@pytest.mark.slow
+def test_another_machine_s_build_has_the_same_digest(tmp_path: Path, home: Home) -> None:
+    """Cold caches, another folder, umask, time zone, locale, hash seed and file times: the same image."""
+    folder = write_adder(tmp_path / "one")
+    first = build_in(folder, home)
+    other = tmp_path / "quite" / "another place"
+    shutil.copytree(folder, other)
+    for path in other.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    far = Home(tmp_path / "far")
+    changed = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "7", "UV_CACHE_DIR": str(tmp_path / "uv")}
+    command = CommandLine(far, changed).command("build", str(other), "--locked", "--json", "--name", "adder:test")
+    script = "umask 077; exec " + " ".join(f"'{word}'" for word in command)
+    done = subprocess.run(
+        ["sh", "-c", script], env=CommandLine(far, changed).variables(), capture_output=True, text=True, timeout=180,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [layer["reused"] for layer in result["layers"]] == [False] * 4
+    ours = [layer.blob.descriptor.digest for layer in first.layers]
+    assert [layer["digest"] for layer in result["layers"]] == ours
+    assert result["digest"] == first.image.digest
+
+
+def test_no_privilege_is_needed(tmp_path: Path, home: Home) -> None:
+    """As root without a single capability: what such a process can do, any user can do in its own folders."""
+    folder = write_adder(tmp_path / "project")
+    shutil.copytree(home.cache / "packages", tmp_path / "home/cache/packages")
+    line = CommandLine(Home(tmp_path / "home"))
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"] if os.getuid() == 0 else []
+    done = subprocess.run(
+        [*bare, *line.command("build", str(folder), "--json")],
+        env=line.variables(), capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_of_the_user_s_code_runs_in_a_build(tmp_path: Path, home: Home) -> None:
+    marker = tmp_path / "it-ran"
+    code = f"open({str(marker)!r}, 'w').close()\n{PREDICTOR}"
+    folder = write_adder(tmp_path / "p", predictor=code)
+    (folder / "setup.py").write_text(code)
+    (folder / "sitecustomize.py").write_text(code)
+    build_in(folder, home)
+    assert not marker.exists()
+
+
+def test_weights_get_a_layer_of_their_own_uncompressed(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, MANIFEST.replace("[run]", 'weights = ["data/*.bin"]\n[run]'))
+    (folder / "data").mkdir()
+    (folder / "data" / "big.bin").write_bytes(b"weights" * 1000)
+    built = build_in(folder, home)
+    layer = built.layers[-3]
+    assert layer.title == "weights: data/big.bin"
+    assert layer.blob.descriptor.media_type == "application/vnd.oci.image.layer.v1.tar"
+    assert "app/data/big.bin" in files_of(built, home, layer.title)
+    assert "app/data/big.bin" not in files_of(built, home, "code")
+
+
+def test_missing_weights_are_named(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, MANIFEST.replace("[run]", 'weights = "model.onnx"\n[run]'))
+    (folder / "train.py").write_text("")
+    with pytest.raises(ProjectError, match=r"'model\.onnx' do not exist") as caught:
+        build_in(folder, home)
+    assert "training script" in caught.value.remedy
+
+
+def test_weights_outside_the_project_are_refused(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, MANIFEST.replace("[run]", 'weights = "../secret.bin"\n[run]'))
+    with pytest.raises(ProjectError, match="outside the project"):
+        build_in(folder, home)
+
+
+def test_a_link_out_of_the_project_is_refused(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path)
+    (folder / "passwd.txt").symlink_to("/etc/passwd")
+    with pytest.raises(ProjectError, match=r"passwd\.txt is a link"):
+        build_in(folder, home)
+
+
+def test_hidden_files_environments_and_excluded_files_stay_out(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, MANIFEST + '\n[build]\nexclude = ["train.py", "notes/*"]\n')
+    for name in (".env", "train.py", "notes/a.txt", "env/pyvenv.cfg", "env/lib.py", "kept.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x = 1\n")
+    files = files_of(build_in(folder, home), home, "code")
+    inside = {name for name, member in files.items() if member.isfile() and "__pycache__" not in name}
+    assert inside == {"app/predictor.py", "app/goldens/one.json", "app/kept.txt"}
+
+
+def test_a_syntax_error_is_found_at_build(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, predictor="x = 1\ndef broken(:\n")
+    with pytest.raises(ProjectError, match=r"predictor\.py, line 2"):
+        build_in(folder, home)
+
+
+def test_a_predictor_module_that_is_not_there_is_named(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, MANIFEST.replace("predictor:Adder", "model.main:Adder"))
+    with pytest.raises(ProjectError, match=r"no model/main\.py"):
+        build_in(folder, home)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "said"),
+    [
+        ('["docopt==0.6.2"]', "docopt has no wheel for linux/"),
+        ('["no-such-distribution-anywhere-zz"]', "the package index has no no-such-distribution-anywhere-zz"),
+        ('["numpy==99.0"]', "cannot be resolved for linux/"),
+        ('"requirements.txt"', "requirements.txt', which does not exist"),
+        ('"Pipfile"', "of a kind that is not read"),
+    ],
+)
+def test_requirements_that_cannot_be_met_are_told(tmp_path: Path, home: Home, requirements: str, said: str) -> None:
+    folder = write_adder(tmp_path, f"{MANIFEST}\n[build]\nrequirements = {requirements}\n")
+    with pytest.raises(DockyardError) as caught:
+        build_in(folder, home)
+    assert said in caught.value.what
+    assert caught.value.remedy
+    assert not (folder / "dockyard.lock").exists()
+
+
+def test_requirements_are_read_from_a_file(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\nrequirements = "requirements.txt"\n')
+    (folder / "requirements.txt").write_text("# what we need\nidna==3.10\n")
+    built = build_in(folder, home)
+    assert "idna" in {wheel.name for wheel in built.lock.wheels}
+
+
+def test_locked_refuses_to_change_the_lock(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path)
+    with pytest.raises(LockError, match=r"no dockyard\.lock"):
+        build_in(folder, home, locked=True)
+    build_in(folder, home)
+    (folder / "dockyard.toml").write_text(f'{MANIFEST}\n[build]\nrequirements = ["idna==3.10"]\n')
+    with pytest.raises(LockError, match="out of date"):
+        build_in(folder, home, locked=True)
+
+
+def test_a_damaged_lock_is_told(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path)
+    (folder / "dockyard.lock").write_text("format = 1\n[platforms.x]\nwhat = 3\n")
+    with pytest.raises(LockError, match="is damaged") as caught:
+        build_in(folder, home)
+    assert "version control" in caught.value.remedy
+
+
+def test_debian_packages_get_a_layer_above_the_base(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\npackages = ["libgomp1"]\n')
+    built = build_in(folder, home)
+    files = files_of(built, home, "Debian packages")
+    assert any(name.endswith("libgomp.so.1") for name in files)
+    assert "var/lib/dpkg/status.d/libgomp1" in files
+
+
+def native_wheel(folder: Path, name: str, library: str) -> None:
+    """A wheel whose extension module needs `library`, which is in no wheel."""
+    folder.mkdir()
+    (folder / "empty.c").write_text("void* PyInit_core(void) { return 0; }\n")
+    stub = ["cc", "-shared", "-fPIC", "-x", "c", "/dev/null", f"-Wl,-soname,{library}", "-o", "libstub.so"]
+    subprocess.run(stub, cwd=folder, check=True, capture_output=True)
+    module = ["cc", "-shared", "-fPIC", "empty.c", "-Wl,--no-as-needed", "-L.", "-lstub", "-o", "core.abi3.so"]
+    subprocess.run(module, cwd=folder, check=True, capture_output=True)
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}/__init__.py", "")
+        wheel.write(folder / "core.abi3.so", f"{name}/core.abi3.so")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: false\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", f"{name}/__init__.py,,\n{name}/core.abi3.so,,\n{info}/METADATA,,\n")
+
+
+def test_a_library_that_a_wheel_lacks_is_added_from_debian(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native_wheel(tmp_path / "wheels", "dy_needs_gomp", "libgomp.so.1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    folder = write_adder(tmp_path / "p", f'{MANIFEST}\n[build]\nrequirements = ["dy-needs-gomp"]\n')
+    built = build_in(folder, home)
+    assert built.lock.found_packages == ("libgomp1",)
+    assert any(name.endswith("libgomp.so.1") for name in files_of(built, home, "Debian packages"))
+    again = build_in(folder, home, locked=True)
+    assert again.image.digest == built.image.digest
+
+
+def test_a_library_that_nobody_knows_fails_the_build(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native_wheel(tmp_path / "wheels", "dy_needs_odd", "libodd-thing.so.9")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    folder = write_adder(tmp_path / "p", f'{MANIFEST}\n[build]\nrequirements = ["dy-needs-odd"]\n')
+    with pytest.raises(PreflightError) as caught:
+        build_in(folder, home)
+    assert "libodd-thing.so.9, needed by /opt/dependencies/dy_needs_odd/core.abi3.so" in caught.value.detail
+
+
+def test_ctrl_c_at_any_moment_leaves_the_store_usable(tmp_path: Path, home: Home) -> None:
+    """A cold build is interrupted again and again, each time later, until it is fast enough to finish."""
+    folder = write_adder(tmp_path / "p")
+    own = Home(tmp_path / "h")
+    shutil.copytree(home.cache / "packages", own.cache / "packages")
+    line = CommandLine(own)
+    interrupted, delay = 0, 0.3
+    while delay < 60:
+        process = subprocess.Popen(
+            line.command("build", str(folder), "--name", "adder:test"),
+            env=line.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        interrupted += 1
+        assert process.returncode == 130, stderr.decode()
+        assert b"Traceback" not in stderr, stderr.decode()
+        assert Layout.create(own.images).images() == ()
+        assert list((own.cache / "work").glob("work-*")) == []
+        delay *= 1.6
+    assert interrupted >= 3
+    assert line("build", str(folder), "--name", "adder:test").returncode == 0
+    (named,) = {one.image.digest for one in Layout.open(own.images).images()}
+    assert named == build_in(folder, home).image.digest
+
+
+def test_two_builds_at_once_lose_nothing(tmp_path: Path, home: Home) -> None:
+    line = CommandLine(home)
+    processes = []
+    for number in range(2):
+        text = MANIFEST.replace('"adder"', f'"adder-{number}"')
+        folder = write_adder(tmp_path / str(number), text, PREDICTOR.replace("0.5", f"0.{number}"))
+        command = line.command("build", str(folder))
+        processes.append(
+            subprocess.Popen(command, env=line.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        )
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr.decode()
+    names = {one.name for one in Layout.open(home.images).images()}
+    assert {"adder-0:1", "adder-1:1", "adder-0:latest", "adder-1:latest"} <= names
+
+
+def test_a_base_from_a_layout_is_used_as_it_is(adder: Built, tmp_path: Path, home: Home) -> None:
+    """The adder's own image as the base: its layers are the lowest of the new one, its Python compiles and runs."""
+    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\nbase = "oci:{home.images}:adder:1"\n')
+    built = build_in(folder, home, "on-adder:1")
+    assert built.image.layers[: len(adder.image.layers)] == adder.image.layers
+    assert built.lock.base_image == adder.image.digest
+    assert (built.lock.python, built.lock.base) == ("3.11", ())
+    assert GOLDEN  # the project's own files lie on top
+    assert "app/predictor.py" in files_of(built, home, "code")

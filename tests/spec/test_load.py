@@ -1,0 +1,66 @@
+"""dockyard.toml: what it may say, and that each mistake is told with its path and its mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dockyard.errors import ProjectError
+from dockyard.spec.load import load_project
+
+MINIMAL = '[model]\nname = "m"\npredictor = "p:Q"\n'
+
+
+def error_of(tmp_path: Path, text: str) -> str:
+    (tmp_path / "dockyard.toml").write_text(text)
+    with pytest.raises(ProjectError) as caught:
+        load_project(tmp_path)
+    assert caught.value.remedy
+    return f"{caught.value.what}\n{caught.value.remedy}"
+
+
+def test_a_minimal_project_has_defaults(tmp_path: Path) -> None:
+    (tmp_path / "dockyard.toml").write_text(MINIMAL)
+    project = load_project(tmp_path).project
+    assert (project.model.version, project.build.base, project.serve.environment()) == ("1", "debian", {})
+
+
+def test_serve_settings_become_variables_of_berth(tmp_path: Path) -> None:
+    (tmp_path / "dockyard.toml").write_text(MINIMAL + '[serve]\nmax_batch_size = 8\nlog_level = "debug"\n')
+    environment = load_project(tmp_path).project.serve.environment()
+    assert environment == {"BERTH_MAX_BATCH_SIZE": "8", "BERTH_LOG_LEVEL": "debug"}
+
+
+def test_a_missing_file_names_init(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="does not exist") as caught:
+        load_project(tmp_path)
+    assert "dockyard init" in caught.value.remedy
+
+
+def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path) -> None:
+    assert "line 2" in error_of(tmp_path, "[model]\nname = \n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + "[serve]\nmax_batch_sise = 3\n", ["serve.max_batch_sise", "`max_batch_size`"]),
+        (MINIMAL + '[serve]\nmax_batch_size = "3"\n', ["serve.max_batch_size", "expected `int", "'3'"]),
+        (MINIMAL + "[serve]\nmax_batch_size = 0\n", ["serve.max_batch_size", ">= 1"]),
+        (MINIMAL + '[build]\npackages = ["ok1", "Not OK"]\n', ["build.packages[1]", "'Not OK'"]),
+        (MINIMAL + '[run]\nmemory = "lots"\n', ["run.memory", "'lots'"]),
+        (MINIMAL + "[bild]\n", ["bild", "`build`"]),
+        ('[model]\npredictor = "p:Q"\n', ["model.name", "missing"]),
+        ("", ["model", "missing"]),
+        ('[model]\nname = "m"\n', ["either `predictor` or `format`", "neither"]),
+        ('[model]\nname = "m"\npredictor = "p:Q"\nformat = "onnx"\nweights = "w"\n', ["both"]),
+        ('[model]\nname = "m"\npredictor = "p.Q"\n', ["model.predictor", "module:Class"]),
+        ('[model]\nname = "m"\nformat = "onnx"\n', ["loads one file", "names 0"]),
+        ('[model]\nname = "m"\nformat = "onyx"\nweights = "w"\n', ["model.format", "'onyx'"]),
+        (MINIMAL + '[environment]\nBERTH_PORT = "1"\n', ["BERTH_PORT", "[serve]"]),
+    ],
+)
+def test_each_mistake_names_its_path(tmp_path: Path, text: str, said: list[str]) -> None:
+    error = error_of(tmp_path, text)
+    assert [part for part in said if part not in error] == [], error
