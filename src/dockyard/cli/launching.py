@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dockyard.cli import places
 from dockyard.engines.base import Container, ContainerSpec, Engine
 from dockyard.engines.launch import launch
 from dockyard.oci.image import Image
