@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 from tests.support.dockerd import docker_engine
+from tests.support.projects import adder, dockyard, home
 from tests.support.tiny_image import base_layers, compile_tiny, make_image
 
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
+
+__all__ = ["adder", "dockyard", "home"]
 
 
 @pytest.fixture(scope="session")

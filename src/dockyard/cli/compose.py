@@ -22,7 +22,7 @@ async def chosen_engine(name: str, *, tell: bool = True) -> AsyncIterator[Engine
     """The engine asked for, or the one that answers; says which and why on standard error."""
     choice: Choice = await detect(places.home().runc, prefer=None if name == "auto" else name)
     if tell:
-        click.secho(f"engine: {choice.engine.name} ({choice.why})", dim=True, err=True)
+        click.secho(f"engine: {choice.why}", dim=True, err=True)
     try:
         yield choice.engine
     finally:

@@ -35,7 +35,7 @@ async def _list(engine: str, as_json: bool) -> None:
 def _table(found: tuple[Found, ...]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("name", "image", "state", "up", "engine", "address"):
-        table.add_column(title, no_wrap=title != "address")
+        table.add_column(title, no_wrap=title != "address", overflow="fold")
     for each in found:
         one = each.container
         state = one.state.value if one.exit_code is None else f"{one.state.value} ({one.exit_code})"

@@ -61,10 +61,11 @@ async def _run(wish: Wish, engine_name: str, *, detach: bool) -> int:
         named = wish if wish.name else await _named(engine, wish)
         started = time.monotonic()
         container = await start(engine, named)
-        _tell(container, time.monotonic() - started)
+        seconds = time.monotonic() - started
         if detach:
+            _tell(container, seconds)
             return 0
-        return await _follow(engine, container)
+        return await _follow(engine, container, seconds)
 
 
 async def _named(engine: Engine, wish: Wish) -> Wish:
@@ -80,12 +81,13 @@ def _tell(container: Container, seconds: float) -> None:
     click.echo(f"  ask it:  dockyard predict {container.name} -i NAME=VALUE", err=True)
 
 
-async def _follow(engine: Engine, container: Container) -> int:
+async def _follow(engine: Engine, container: Container, seconds: float) -> int:
     """Show the log until the container ends or Ctrl-C; then leave nothing of it. Its exit code, 0 after Ctrl-C."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
+    _tell(container, seconds)
     showing = asyncio.ensure_future(_show(engine, container))
     ended = asyncio.ensure_future(engine.wait(container.id))
     stopping = asyncio.ensure_future(asked.wait())
