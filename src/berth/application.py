@@ -29,6 +29,7 @@ from berth.protocols.encoding import choose, compress, decompress
 from berth.work import Work
 
 _REQUEST_ID = b"x-request-id"
+RUN = os.urandom(4).hex()  # tells the request ids of one process from those of the next
 _NOT_FOUND = Route("", "unknown", {})
 
 
@@ -49,12 +50,20 @@ class Resolver(Protocol):
 class Exchange(Request):
     """A request with the place where its answer goes; http.py subclasses it."""
 
-    __slots__ = ("request_id", "route", "started", "work")
+    __slots__ = ("number", "route", "started", "work")
 
-    request_id: str
+    number: int
     route: Route
     started: float
     work: Work | None
+
+    @property
+    def request_id(self) -> str:
+        """The caller's X-Request-Id when it is a plain short text, or one of our own."""
+        given = self.headers.get(_REQUEST_ID)
+        if given is not None and len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable():
+            return given.decode("ascii")
+        return f"{RUN}-{self.number:x}"
 
     def answer(self, response: Response) -> None:
         """Send the answer; called exactly once."""
@@ -85,11 +94,17 @@ class Application:
         self._services = services
         self._metrics = services.metrics
         self._admission = services.admission
+        self._log = services.log
+        self._log_accesses = services.log.accesses
         self._limit = limits.max_body_bytes
         self._loop = asyncio.get_running_loop()
+        services.metrics.watch_pending(self._admission.__len__)
         self._expiry: asyncio.TimerHandle | None = None
-        self._run = os.urandom(4).hex()
         self._numbers = itertools.count(1)
+
+    def tick(self) -> None:
+        """Called about twice a second."""
+        self._metrics.fold()
 
     @property
     def in_flight(self) -> int:
@@ -100,7 +115,7 @@ class Application:
         """Take a whole request; its answer may come before this returns."""
         exchange.started = started = perf_counter()
         exchange.work = None
-        exchange.request_id = self._request_id(exchange)
+        exchange.number = next(self._numbers)
         exchange.route = _NOT_FOUND
         try:
             outcome = self._dispatch(exchange)
@@ -118,7 +133,7 @@ class Application:
         """Answer a request that never became whole (too large, malformed, too slow)."""
         exchange.started = perf_counter()
         exchange.work = None
-        exchange.request_id = self._request_id(exchange)
+        exchange.number = next(self._numbers)
         exchange.route = _NOT_FOUND
         self._answer(exchange, response)
 
@@ -127,12 +142,6 @@ class Application:
         if exchange.work is not None and not exchange.work.done:
             self._release(exchange.work)
             self._metrics.failures["CANCELED"] += 1
-
-    def _request_id(self, exchange: Exchange) -> str:
-        given = exchange.headers.get(_REQUEST_ID)
-        if given is not None and len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable():
-            return given.decode("ascii")
-        return f"{self._run}-{next(self._numbers):x}"
 
     def _dispatch(self, exchange: Exchange) -> Response | Work:
         path = exchange.path
@@ -168,7 +177,6 @@ class Application:
             text = f"the queue is full ({len(self._admission)} requests, BERTH_MAX_QUEUE); try again"
             self._answer(exchange, error_response(503, text, ((b"Retry-After", b"1"),)))
             return
-        self._metrics.pending = len(self._admission)
         work.exchange = exchange
         work.on_outcome = self._deliver
         exchange.work = work
@@ -199,7 +207,6 @@ class Application:
 
     def _release(self, work: Work) -> None:
         self._admission.release(work)
-        self._metrics.pending = len(self._admission)
 
     def _model_fault(self, work: Work, failed: Failed) -> Response:
         self._metrics.failures["BACKEND" if failed.kind is FailureKind.MODEL else "OTHER"] += 1
@@ -216,7 +223,7 @@ class Application:
 
     def _log_failure(self, message: str, exchange: Exchange, error_id: str, trace: str) -> None:
         fields = {"request_id": exchange.request_id, "route": exchange.route.name, "error_id": error_id}
-        self._services.log.event("error", message, **fields, traceback=trace)
+        self._log.event("error", message, **fields, traceback=trace)
 
     def _plan_expiry(self, deadline: float) -> None:
         if self._expiry is not None:
@@ -242,10 +249,9 @@ class Application:
             response = _compressed(response, accepted)
         status, route = response.status, exchange.route.name
         self._metrics.answers[route, status] += 1
-        log = self._services.log
-        if log.accesses:
-            seconds = perf_counter() - exchange.started
-            log.access(exchange.request_id, exchange.method, route, status, seconds)
+        if self._log_accesses:
+            identity = exchange.request_id if _REQUEST_ID in exchange.headers else exchange.number
+            self._log.access(identity, exchange.method, route, status, perf_counter() - exchange.started)
         exchange.answer(response)
 
 

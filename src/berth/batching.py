@@ -17,8 +17,9 @@ from berth.metrics import Metrics
 from berth.model import Model
 from berth.work import Work
 
-QUICK_S = 0.0002  # a model whose slowest recent run took less is run on the loop: the hand-over would cost more
-_DECAY = 0.995  # how fast a slow run is forgotten
+QUICK_S = 0.0005  # a model whose recent runs took less is run on the loop: the hand-over would cost more
+WARM = 20  # runs before that is judged
+_WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
 
 
 class Batcher:
@@ -35,7 +36,7 @@ class Batcher:
         self._waiting = 0
         self._planned: asyncio.Handle | None = None
         self._running = False
-        self._slowest = float("inf") if not model.steady else 0.0
+        self._usual = 0.0 if model.steady else float("inf")
         self._warm = 0
 
     def submit(self, work: Work) -> None:
@@ -73,15 +74,16 @@ class Batcher:
         rows = sum([work.rows for work in works])
         self._metrics.started([now - work.arrived for work in works], rows)
         groups = [work.calls for work in works]
-        if self._slowest < QUICK_S and self._warm > 20 and rows <= self._max_rows:
-            self._finish(works, run_batch(self._model, groups))
+        if self._usual < QUICK_S and self._warm > WARM and rows <= self._max_rows:
+            finished = run_batch(self._model, groups)
+            self._finish(works, finished, finished.seconds)
             return
         self._running = True
         self._executor.submit(self._model, groups, self._loop, lambda finished: self._returned(works, finished))
 
     def _returned(self, works: list[Work], finished: Finished) -> None:
         self._running = False
-        self._finish(works, finished)
+        self._finish(works, finished, finished.busy)
 
     def _next_batch(self) -> list[Work]:
         """The oldest work and those that may run with it, up to the limit; those given up meanwhile are dropped."""
@@ -105,8 +107,8 @@ class Batcher:
     def _age(self, key: Hashable) -> float:
         return self._groups[key][0].arrived
 
-    def _finish(self, works: list[Work], finished: Finished) -> None:
-        self._slowest = max(finished.seconds, self._slowest * _DECAY)
+    def _finish(self, works: list[Work], finished: Finished, seconds: float) -> None:
+        self._usual += _WEIGHT * (seconds - self._usual) if self._model.steady else 0.0
         self._warm += 1
         self._metrics.ran(finished.seconds, finished.runs)
         if self._groups and self._planned is None:

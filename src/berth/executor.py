@@ -52,16 +52,20 @@ Outcome = Answered | Failed
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A batch that has run: one outcome per group, the seconds it took and how often the model was called."""
+    """A batch that has run: one outcome per group, the seconds it took and how often the model was called.
+
+    `busy` are the seconds that the thread worked, without its waits for the interpreter.
+    """
 
     outcomes: list[Outcome]
     seconds: float
+    busy: float
     runs: int
 
 
 def run_batch(model: Model, groups: Sequence[Group]) -> Finished:
     """Run the groups together; when that fails, one by one."""
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.thread_time()
     runs = 1
     outcomes: list[Outcome]
     try:
@@ -72,7 +76,7 @@ def run_batch(model: Model, groups: Sequence[Group]) -> Finished:
         else:
             outcomes = [_run_alone(model, group) for group in groups]
             runs += len(groups)
-    return Finished(outcomes, time.perf_counter() - started, runs)
+    return Finished(outcomes, time.perf_counter() - started, time.thread_time() - worked, runs)
 
 
 def _run_together(model: Model, groups: Sequence[Group]) -> list[Outcome]:

@@ -51,6 +51,9 @@ class Phase(enum.Enum):
     LINGER = "linger"  # answered for the last time; what still comes is thrown away
 
 
+_IDLE, _HEAD, _BODY, _LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGER
+
+
 class Heads:
     """The first lines of answers, formatted once a second rather than once an answer."""
 
@@ -96,6 +99,7 @@ class Server:
         """Once in a while: renew the date, and end connections that are too slow or idle for too long."""
         self.now = now
         self.heads.tick()
+        self.application.tick()
         for connection in list(self.connections):
             connection.check_time(now)
 
@@ -129,7 +133,7 @@ class Connection(asyncio.Protocol):
         self._max_body = server.limits.max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[_HttpExchange] = deque()
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self._since = server.now
         self._head_bytes = 0
         self._reading = True
@@ -153,13 +157,15 @@ class Connection(asyncio.Protocol):
             if exchange.data is None:
                 self._application.give_up(exchange)
         self._exchanges.clear()
-        self._phase = Phase.LINGER
+        self._phase = _LINGER
 
     def data_received(self, data: bytes) -> None:
         """Parse; whole requests go to the application from within."""
-        if self._phase is Phase.LINGER:
+        if self._phase is _LINGER:
             return
-        if self._phase is not Phase.BODY:
+        if self._phase is not _BODY:
+            if not self._head_bytes:
+                self._since = self._server.now
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -167,7 +173,7 @@ class Connection(asyncio.Protocol):
             self._stop_reading()  # nothing is upgraded: the request was answered as it was, and is the last
         except httptools.HttpParserError as error:
             self._refuse(400, f"the request is not valid HTTP/1.1: {error}")
-        if self._head_bytes > MAX_HEADER_BYTES and self._phase is Phase.HEAD:
+        if self._head_bytes > MAX_HEADER_BYTES and self._phase in (_IDLE, _HEAD):
             self._refuse(431, f"expected at most {MAX_HEADER_BYTES} bytes of headers")
 
     def pause_writing(self) -> None:
@@ -182,19 +188,17 @@ class Connection(asyncio.Protocol):
 
     # -- httptools calls these ----------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        if self._phase is Phase.LINGER:
-            return
-        self._phase = Phase.HEAD
-        self._since = self._server.now
-        self._url = b""
-        self._headers = {}
-        self._body = b""
-
     def on_url(self, url: bytes) -> None:
-        """The request target, possibly in pieces."""
-        self._url += url
+        """The request target, possibly in pieces: a request has begun."""
+        if self._phase is _LINGER:
+            return
+        if self._phase is _IDLE:
+            self._phase = _HEAD
+            self._since = self._server.now
+            self._url = url
+            self._headers = {}
+        else:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
@@ -202,10 +206,10 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Decide on what the headers announce, before any of the body is read."""
-        if self._phase is Phase.LINGER:
+        if self._phase is _LINGER:
             return
         self._head_bytes = 0
-        self._phase = Phase.BODY
+        self._phase = _BODY
         headers = self._headers
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._max_body:
@@ -217,7 +221,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        if self._phase is Phase.LINGER:
+        if self._phase is _LINGER:
             return
         if not self._body:
             self._body = body
@@ -230,14 +234,15 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """A whole request."""
-        if self._phase is Phase.LINGER:
+        if self._phase is _LINGER:
             return
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         exchange = self._exchange()
         exchange.keep_alive = self._parser.should_keep_alive() and b"upgrade" not in self._headers
         body = self._body
         exchange.body = body if type(body) is bytes else bytes(body)
         self._body = b""
+        self._head_bytes = 0
         self._exchanges.append(exchange)
         self._application.handle(exchange)
         if len(self._exchanges) >= MAX_PIPELINE:
@@ -287,19 +292,19 @@ class Connection(asyncio.Protocol):
     def check_time(self, now: float) -> None:
         """Called about twice a second: end what takes too long."""
         limits, age = self._server.limits, now - self._since
-        if self._phase is Phase.LINGER:
+        if self._phase is _LINGER:
             if age > LINGER_S and not self._exchanges:
                 self._transport.abort()
-        elif self._phase is Phase.HEAD and age > limits.header_timeout:
+        elif (self._phase is _HEAD or self._head_bytes) and age > limits.header_timeout:
             self._refuse(408, f"the headers did not arrive within {limits.header_timeout:g} s")
-        elif self._phase is Phase.BODY and age > limits.request_timeout:
+        elif self._phase is _BODY and age > limits.request_timeout:
             self._refuse(408, f"the body did not arrive within {limits.request_timeout:g} s")
-        elif self._phase is Phase.IDLE and not self._exchanges and age > limits.keep_alive:
+        elif self._phase is _IDLE and not self._exchanges and age > limits.keep_alive:
             self._transport.close()
 
     def close_if_idle(self) -> None:
         """Close when no answer is owed and no request has begun."""
-        if not self._exchanges and self._phase is Phase.IDLE:
+        if not self._exchanges and self._phase is _IDLE:
             self._transport.close()
 
     def _too_large(self, got: str) -> None:
@@ -309,7 +314,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer with an error, after the answers that are still owed, and close."""
-        if self._phase is Phase.LINGER:
+        if self._phase is _LINGER:
             return
         exchange = self._exchange()
         exchange.keep_alive = False
@@ -329,14 +334,14 @@ class Connection(asyncio.Protocol):
         return exchange
 
     def _stop_reading(self) -> None:
-        self._phase = Phase.LINGER
+        self._phase = _LINGER
         self._since = self._server.now
         self._body = b""
 
     def _finish(self) -> None:
         """The last answer is written: say so, and leave the rest of an upload unread for a short while."""
-        lingering = self._phase is not Phase.IDLE
-        self._phase = Phase.LINGER
+        lingering = self._phase is not _IDLE
+        self._phase = _LINGER
         self._since = self._server.now
         self._exchanges.clear()
         if lingering and self._transport.can_write_eof():

@@ -6,9 +6,10 @@ scalers made for Triton go on working. The batcher and the application count; no
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -16,36 +17,50 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 class Histogram:
-    """Counts per bucket, and their sum."""
+    """Counts per bucket, and their sum.
 
-    __slots__ = ("bounds", "counts", "help", "name", "sum")
+    Values are only collected by `observe` and counted many at once: at the request rates that a tiny model reaches,
+    counting one by one would cost as much as parsing.
+    """
+
+    __slots__ = ("_values", "bounds", "counts", "help", "name", "observe", "total")
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
         self.name = name
         self.help = text
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self.total = 0.0
+        self._values: list[float] = []
+        self.observe = self._values.append  # collect one value
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+    def fold(self) -> None:
+        """Count what was collected."""
+        values = self._values
+        if not values:
+            return
+        array = np.array(values)
+        values.clear()
+        self.total += float(array.sum())
+        found = np.bincount(np.searchsorted(self.bounds, array), minlength=len(self.counts)).tolist()
+        self.counts = [old + new for old, new in zip(self.counts, found, strict=True)]
 
     @property
-    def count(self) -> int:
-        """How many values were counted."""
-        return sum(self.counts)
+    def sum(self) -> float:
+        """The sum of all values."""
+        self.fold()
+        return self.total
 
     def lines(self, labels: str) -> Iterator[str]:
         """The Prometheus text of this histogram."""
+        self.fold()
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} histogram"
         total = 0
         for bound, count in zip((*map(_number, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
             yield f'{self.name}_bucket{{{labels},le="{bound}"}} {total}'
-        yield f"{self.name}_sum{{{labels}}} {self.sum!r}"
+        yield f"{self.name}_sum{{{labels}}} {self.total!r}"
         yield f"{self.name}_count{{{labels}}} {total}"
 
 
@@ -60,16 +75,18 @@ class Metrics:
         self.decode = Histogram("berth_decode_seconds", "Bytes of a request to the model's inputs.", SECONDS)
         self.predict = Histogram("berth_predict_seconds", "One batch in the model.", SECONDS)
         self.encode = Histogram("berth_encode_seconds", "The model's answer to bytes.", SECONDS)
+        self._histograms = (self.request, self.queue, self.batch, self.decode, self.predict, self.encode)
         self.answers: Counter[tuple[str, int]] = Counter()  # by route and status
         self.failures: Counter[str] = Counter()  # by Triton's reason
         self.successes = 0
         self.runs = 0
-        self.pending = 0
+        self._pending: Callable[[], int] = int
 
     def started(self, waits: Sequence[float], rows: int) -> None:
         """A batch goes to the model: how long each request waited (seconds), and its rows."""
+        observe = self.queue.observe
         for wait in waits:
-            self.queue.observe(wait)
+            observe(wait)
         self.batch.observe(rows)
 
     def ran(self, seconds: float, runs: int) -> None:
@@ -77,13 +94,22 @@ class Metrics:
         self.runs += runs
         self.predict.observe(seconds)
 
+    def watch_pending(self, pending: Callable[[], int]) -> None:
+        """Where the number of requests in flight is to be had."""
+        self._pending = pending
+
+    def fold(self) -> None:
+        """Count what the histograms have collected; called every second or so, which bounds their memory."""
+        for histogram in self._histograms:
+            histogram.fold()
+
     def text(self) -> bytes:
         """The page at /metrics."""
         return ("\n".join(self._lines()) + "\n").encode()
 
     def _lines(self) -> Iterator[str]:
         labels = self._labels
-        for histogram in (self.request, self.queue, self.batch, self.decode, self.predict, self.encode):
+        for histogram in self._histograms:
             yield from histogram.lines(labels)
         answers = [
             (f'{labels},route="{_escape(route)}",status="{status}"', count)
@@ -92,7 +118,7 @@ class Metrics:
         yield from _counter("berth_requests_total", "Answers by route and status.", answers)
         yield "# HELP berth_pending_requests Requests admitted and not yet answered."
         yield "# TYPE berth_pending_requests gauge"
-        yield f"berth_pending_requests{{{labels}}} {self.pending}"
+        yield f"berth_pending_requests{{{labels}}} {self._pending()}"
         yield from self._triton_lines()
 
     def _triton_lines(self) -> Iterator[str]:
@@ -104,7 +130,7 @@ class Metrics:
         yield from _counter("nv_inference_exec_count", "Batches run.", [(labels, self.runs)])
         yield "# HELP nv_inference_pending_request_count Requests waiting."
         yield "# TYPE nv_inference_pending_request_count gauge"
-        yield f"nv_inference_pending_request_count{{{labels}}} {self.pending}"
+        yield f"nv_inference_pending_request_count{{{labels}}} {self._pending()}"
         durations = {
             "request": self.request.sum,
             "queue": self.queue.sum,

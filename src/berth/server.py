@@ -21,7 +21,7 @@ import uvloop
 import berth
 from berth.activation import Activation, activate
 from berth.admission import Admission
-from berth.application import Application, Face, Services
+from berth.application import RUN, Application, Face, Services
 from berth.batching import Batcher
 from berth.config import Config, ListenSettings
 from berth.errors import ConfigError
@@ -39,6 +39,11 @@ from berth.protocols.v2 import V2
 BACKLOG = 2048
 TICK_S = 0.5
 QUIET_S = 0.25  # how long a draining server goes on accepting, so that nobody is refused who had not heard yet
+GC_THRESHOLDS = (
+    20_000,
+    20,
+    50,
+)  # requests are freed by reference counts; the default would search for cycles all the time
 _POLL_S = 0.02
 
 
@@ -59,7 +64,8 @@ def serve(config: Config) -> int:
     model = executor.load(lambda: load_model(config.model))
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
-    log = Log(config.log_level)
+    gc.set_threshold(*GC_THRESHOLDS)
+    log = Log(config.log_level, prefix=RUN)
     log.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
