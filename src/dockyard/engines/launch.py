@@ -18,7 +18,7 @@ from dockyard.errors import DockyardError, EngineError, StartError
 
 READY_DEADLINE = 120.0
 LOG_LINES = 20
-_LAST_WORDS = 5.0
+_LAST_WORDS = 2.0
 
 
 async def launch(

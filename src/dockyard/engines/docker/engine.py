@@ -26,7 +26,7 @@ from dockyard.engines.base import (
 from dockyard.engines.docker import transfer
 from dockyard.engines.docker.config import ENGINE, container_of, create_request
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, REQUEST_DEADLINE, Session
-from dockyard.engines.docker.streams import StreamedContainer
+from dockyard.engines.docker.streams import AttachedContainer
 from dockyard.engines.lines import Lines
 from dockyard.engines.removal import finish, remove_surely
 from dockyard.errors import ContainerNotFoundError, StartError
@@ -62,7 +62,7 @@ class DockerEngine:
 
     @asynccontextmanager
     async def attach(self, spec: ContainerSpec) -> AsyncIterator[Attached]:
-        """Start a container whose streams are two upgraded connections to the engine."""
+        """Start a container whose streams are a connection to the engine."""
         attached = await finish(self._attach(spec), undo=self._discard)
         try:
             yield attached
@@ -132,22 +132,23 @@ class DockerEngine:
             await remove_surely(self, created.id)
             raise
 
-    async def _attach(self, spec: ContainerSpec) -> StreamedContainer:
+    async def _attach(self, spec: ContainerSpec) -> AttachedContainer:
         created = await self._create(spec, attached=True)
-        output = created.attach(stdout=True, stderr=True)
-        input_stream = created.attach(stdin=True)
-        attached = StreamedContainer(await self.inspect(created.id), output, input_stream)
         try:
+            container = await self.inspect(created.id)
             async with self._session.asking("to attach to a container", created.id):
-                await output.__aenter__()
-                await input_stream.__aenter__()
+                attached = await AttachedContainer.connect(self._session.address, container)
+        except BaseException:
+            await remove_surely(self, created.id)
+            raise
+        try:
             await self._run(created, spec)
         except BaseException:
             await self._discard(attached)
             raise
         return attached
 
-    async def _discard(self, attached: StreamedContainer) -> None:
+    async def _discard(self, attached: AttachedContainer) -> None:
         await remove_surely(self, attached.container.id)
         await attached.close()
 

@@ -1,0 +1,402 @@
+"""One suite for every engine: what `dockyard.engines.base.Engine` promises, proven on the real thing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.conftest import TinyImage
+from tests.support.tiny_image import CONFIG, make_image
+
+from dockyard.engines.base import Container, ContainerSpec, Engine, State
+from dockyard.engines.docker.engine import DockerEngine
+from dockyard.engines.launch import launch
+from dockyard.engines.once import run_once
+from dockyard.engines.runc.engine import RuncEngine
+from dockyard.errors import (
+    ContainerNotFoundError,
+    EngineError,
+    ImageError,
+    ImageNotFoundError,
+    PortTakenError,
+    StartError,
+)
+from dockyard.oci.layout import Layout
+from dockyard.spec.resources import Resources
+
+LIMITS = Resources(memory=64 << 20, cpus=1.0, pids=24)
+NO_CAPABILITIES = {"CapEff": "0", "CapPrm": "0", "CapBnd": "0", "CapInh": "0", "CapAmb": "0"}
+
+
+@dataclass(frozen=True)
+class Yard:
+    """An engine with the tiny image loaded, a way to open it again, and a folder for sockets."""
+
+    engine: Engine
+    reopen: Callable[[], Engine]
+    runtime: Path
+    tiny: TinyImage
+
+    def spec(self, name: str = "", *command: str, **more: object) -> ContainerSpec:
+        """A spec of the tiny image with a name that no other test has."""
+        full = f"{name or 'tiny'}-{secrets.token_hex(4)}"
+        return replace(
+            ContainerSpec(full, self.tiny.image, image_name="tiny:1", command=command, resources=LIMITS), **more
+        )
+
+    async def facts(self, *command: str) -> dict[str, str]:
+        """What the tiny program prints about its container, as `name=value` lines."""
+        finished = await run_once(self.engine, self.spec("facts", *command), deadline=30)
+        assert finished.exit_code == 0, finished
+        return dict(line.split("=", 1) for line in finished.stdout.decode().splitlines())
+
+
+@pytest.fixture(params=["docker", "runc"])
+def opener(request: pytest.FixtureRequest, short_path: Path) -> Callable[[], Engine]:
+    if request.param == "docker":
+        address = request.getfixturevalue("dockerd")
+        return lambda: DockerEngine(address)
+    if os.geteuid() != 0:
+        pytest.skip("runc needs root")
+    return lambda: RuncEngine(short_path / "runc", Path("/usr/sbin/runc"))
+
+
+@pytest.fixture
+async def yard(opener: Callable[[], Engine], short_path: Path, tiny_image: TinyImage) -> AsyncIterator[Yard]:
+    engine = opener()
+    try:
+        await engine.load(tiny_image.image, tiny_image.layout, "tiny:1")
+        yield Yard(engine, opener, short_path / "run", tiny_image)
+    finally:
+        for container in await engine.list():
+            await engine.remove(container.id)
+        await engine.close()
+
+
+async def ask(container: Container, port: int | None = None) -> bytes:
+    """One HTTP request, over the unix socket or a TCP port."""
+    assert container.socket is not None
+    async with asyncio.timeout(5):
+        if port is None:
+            reader, writer = await asyncio.open_unix_connection(container.socket)
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: tiny\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    return answer
+
+
+async def lines_of(engine: Engine, container: Container, **wanted: object) -> list[str]:
+    async with asyncio.timeout(15):
+        return [line async for line in engine.logs(container.id, **wanted)]
+
+
+class TestHardening:
+    async def test_the_process_is_the_unprivileged_user_without_any_capability(self, yard: Yard) -> None:
+        facts = await yard.facts("report")
+        assert (facts["Uid"], facts["Gid"]) == ("65532", "0")
+        assert {name: facts[name] for name in NO_CAPABILITIES} == NO_CAPABILITIES
+        assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
+        assert facts["pid"] == "1"
+
+    async def test_only_tmp_can_be_written(self, yard: Yard) -> None:
+        facts = await yard.facts("report")
+        assert facts["write_root"] == "EROFS"
+        assert facts["write_bin"] in {"EROFS", "EACCES"}
+        assert facts["write_sys"] in {"EROFS", "EACCES"}
+        assert facts["write_run"] in {"EROFS", "ENOENT"}
+        assert facts["write_tmp"] == "ok"
+        assert facts["tmp_bytes"] == str(256 << 20)
+
+    async def test_there_is_no_network_but_loopback(self, yard: Yard) -> None:
+        facts = await yard.facts("report")
+        assert facts["interfaces"] == "lo"
+        assert facts["connect_outside"] == "ENETUNREACH"
+        assert facts["connect_metadata"] == "ENETUNREACH"
+
+    async def test_dangerous_system_calls_are_refused(self, yard: Yard) -> None:
+        facts = await yard.facts("forbidden")
+        if yard.engine.name == "docker":
+            facts.pop("ptrace")  # Docker's own filter lets a process trace its children
+        assert set(facts.values()) == {"EPERM"}
+
+    async def test_an_image_of_root_or_of_a_named_user_runs_unprivileged_all_the_same(self, yard: Yard) -> None:
+        for user in ("", "0", "root", "1000:0"):
+            image = make_image(
+                yard.tiny.layout,
+                yard.tiny.base,
+                f"user:{user.replace(':', '-') or 'none'}",
+                user,
+                replace(CONFIG, user=user),
+            )
+            await yard.engine.load(image, yard.tiny.layout, "user:1")
+            finished = await run_once(yard.engine, yard.spec("user", "report", image=image))
+            assert (b"Uid=1000\n" if user == "1000:0" else b"Uid=65532\n") in finished.stdout
+
+    async def test_memory_beyond_the_limit_kills_the_process(self, yard: Yard) -> None:
+        enough = await run_once(yard.engine, yard.spec("eat", "eat", "20"))
+        assert (enough.exit_code, enough.stdout) == (0, b"ate 20\n")
+        too_much = await run_once(yard.engine, yard.spec("eat", "eat", "200"))
+        assert too_much.exit_code == 137
+
+    async def test_no_more_processes_start_than_the_limit(self, yard: Yard) -> None:
+        facts = await yard.facts("fork", "100")
+        assert 1 <= int(facts["born"]) < LIMITS.pids
+
+    async def test_the_processor_time_is_limited(self, yard: Yard) -> None:
+        spec = yard.spec("burn", "burn", "1000", resources=replace(LIMITS, cpus=0.25))
+        finished = await run_once(yard.engine, spec)
+        assert int(finished.stdout.decode().split("=")[1]) < 500
+
+
+class TestServing:
+    async def test_a_launched_container_answers_on_its_unix_socket(self, yard: Yard) -> None:
+        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        assert container.state is State.RUNNING
+        assert (await ask(container)).endswith(b"\r\n\r\ntiny\n")
+        assert container.ports == ()
+
+    async def test_a_published_port_answers_on_the_host_though_the_container_has_no_network(self, yard: Yard) -> None:
+        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
+        (port,) = container.ports
+        assert (await ask(container, port)).endswith(b"tiny\n")
+        assert (await ask(container)).endswith(b"tiny\n")
+
+    async def test_a_taken_port_is_named_and_nothing_is_started(self, yard: Yard) -> None:
+        first = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
+        spec = yard.spec()
+        with pytest.raises(PortTakenError, match=str(first.ports[0])):
+            await launch(yard.engine, spec, runtime_folder=yard.runtime, publish=first.ports[0])
+        assert [container.name for container in await yard.engine.list()] == [first.name]
+        assert len(list(yard.runtime.iterdir())) == 1
+
+    async def test_two_containers_of_one_image_run_side_by_side(self, yard: Yard) -> None:
+        first, second = await asyncio.gather(
+            launch(yard.engine, yard.spec(), runtime_folder=yard.runtime),
+            launch(yard.engine, yard.spec(), runtime_folder=yard.runtime),
+        )
+        assert first.socket != second.socket
+        await yard.engine.stop(first.id, 5)
+        assert (await ask(second)).endswith(b"tiny\n")
+
+    async def test_the_activation_socket_is_gone_once_the_container_is_ready(self, yard: Yard) -> None:
+        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        assert container.socket is not None
+        assert [path.name for path in container.socket.parent.iterdir()] == ["http.sock"]
+
+
+class TestFailedStarts:
+    @pytest.mark.parametrize(
+        ("mode", "said"),
+        [
+            (("exit", "4"), "cannot go on"),
+            (("serve", "broken"), "the weights are damaged"),
+        ],
+    )
+    async def test_a_process_that_ends_shows_its_exit_code_and_the_end_of_its_log(
+        self, yard: Yard, mode: tuple[str, ...], said: str
+    ) -> None:
+        begun = time.monotonic()
+        with pytest.raises(StartError) as caught:
+            await launch(yard.engine, yard.spec("fails", *mode), runtime_folder=yard.runtime)
+        assert f"exit code {4 if mode[0] == 'exit' else 9}" in caught.value.what
+        assert said in caught.value.detail
+        assert caught.value.remedy
+        assert time.monotonic() - begun < 5
+        assert await yard.engine.list() == ()
+        assert list(yard.runtime.iterdir()) == []
+
+    async def test_a_container_that_hangs_up_without_ready_is_removed(self, yard: Yard) -> None:
+        with pytest.raises(StartError, match="hung up"):
+            await launch(yard.engine, yard.spec("hangs", "serve", "hang-up"), runtime_folder=yard.runtime)
+        assert await yard.engine.list() == ()
+
+    async def test_a_container_that_is_not_ready_in_time_is_removed(self, yard: Yard) -> None:
+        spec = yard.spec("slow", "serve", "never-ready")
+        with pytest.raises(StartError, match=r"not ready after 1 s") as caught:
+            await launch(yard.engine, spec, runtime_folder=yard.runtime, deadline=1)
+        assert "still loading" in caught.value.detail
+        assert await yard.engine.list() == ()
+        assert list(yard.runtime.iterdir()) == []
+
+    async def test_a_cancelled_launch_leaves_nothing(self, yard: Yard) -> None:
+        for patience in (0.01, 0.1, 0.5):
+            spec = yard.spec("cancelled", "serve", "never-ready")
+            launching = asyncio.ensure_future(launch(yard.engine, spec, runtime_folder=yard.runtime))
+            await asyncio.sleep(patience)
+            launching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await launching
+            assert await yard.engine.list() == ()
+            assert list(yard.runtime.iterdir()) == []
+
+    async def test_a_program_that_is_not_in_the_image_is_named(self, yard: Yard) -> None:
+        image = make_image(
+            yard.tiny.layout, yard.tiny.base, "missing:1", "", replace(CONFIG, entrypoint=("/bin/nowhere",))
+        )
+        await yard.engine.load(image, yard.tiny.layout, "missing:1")
+        with pytest.raises(StartError, match="/bin/nowhere"):
+            await yard.engine.start(yard.spec("missing", image=image))
+        assert await yard.engine.list() == ()
+
+    async def test_an_image_that_was_not_loaded_is_named(self, yard: Yard) -> None:
+        image = make_image(yard.tiny.layout, yard.tiny.base, "unknown:1", secrets.token_hex(8))
+        with pytest.raises(ImageNotFoundError, match="unknown:1"):
+            await yard.engine.start(yard.spec("unknown", image=image, image_name="unknown:1"))
+        assert await yard.engine.list() == ()
+
+    async def test_a_taken_name_is_refused_and_its_owner_untouched(self, yard: Yard) -> None:
+        spec = yard.spec()
+        first = await launch(yard.engine, spec, runtime_folder=yard.runtime)
+        with pytest.raises(EngineError, match=f"already has a container named '{spec.name}'"):
+            await launch(yard.engine, spec, runtime_folder=yard.runtime)
+        assert (await ask(first)).endswith(b"tiny\n")
+        assert len(await yard.engine.list()) == 1
+
+
+class TestLife:
+    async def test_sigterm_lets_it_end_by_itself_within_the_grace(self, yard: Yard) -> None:
+        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        begun = time.monotonic()
+        assert await yard.engine.stop(container.id, grace=10) == 0
+        assert time.monotonic() - begun < 3
+        assert "drained" in await lines_of(yard.engine, container)
+
+    async def test_sigkill_comes_after_the_grace(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("stubborn", "stubborn"))
+        await asyncio.sleep(0.2)
+        begun = time.monotonic()
+        assert await yard.engine.stop(container.id, grace=0.7) == 137
+        assert 0.6 < time.monotonic() - begun < 4
+
+    async def test_stopping_twice_gives_the_same_exit_code(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("exit", "exit", "3"))
+        assert await yard.engine.wait(container.id, 10) == 3
+        assert await yard.engine.stop(container.id, grace=1) == 3
+        ended = await yard.engine.inspect(container.id)
+        assert (ended.state, ended.exit_code) == (State.EXITED, 3)
+
+    async def test_waiting_has_a_deadline(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        with pytest.raises(EngineError, match="still runs"):
+            await yard.engine.wait(container.id, 0.2)
+
+    async def test_a_new_engine_object_sees_the_same_containers_and_only_ours(self, yard: Yard) -> None:
+        labels = {"dev.example.revision": "7"}
+        container = await launch(yard.engine, yard.spec(labels=labels), runtime_folder=yard.runtime, publish=0)
+        again = yard.reopen()
+        try:
+            (seen,) = await again.list()
+            assert seen == container
+            assert seen.image == "tiny:1"
+            assert seen.labels["dev.example.revision"] == "7"
+            assert seen.labels["dev.dockyard.model.name"] == "tiny"
+            assert (await ask(seen, seen.ports[0])).endswith(b"tiny\n")
+            assert await again.stop(seen.id, 5) == 0
+        finally:
+            await again.close()
+
+    async def test_removal_leaves_nothing(self, yard: Yard) -> None:
+        mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
+        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        assert container.socket is not None
+        await yard.engine.remove(container.id)
+        assert await yard.engine.list() == ()
+        assert list(yard.runtime.iterdir()) == []
+        assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
+        with pytest.raises(ContainerNotFoundError):
+            await yard.engine.inspect(container.id)
+        with pytest.raises(ContainerNotFoundError):
+            await yard.engine.remove(container.name)
+
+    async def test_names_do_where_ids_do(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        assert (await yard.engine.inspect(container.name)).id == container.id
+        assert await yard.engine.stop(container.name, 5) == 0
+
+
+class TestLogs:
+    async def test_lines_come_whole_and_in_order_and_the_tail_is_the_end(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("talks", "chatter", "50"))
+        await yard.engine.wait(container.id, 10)
+        assert await lines_of(yard.engine, container) == [f"line {number}" for number in range(1, 51)]
+        assert await lines_of(yard.engine, container, tail=2) == ["line 49", "line 50"]
+        assert await lines_of(yard.engine, container, tail=0) == []
+
+    async def test_following_shows_lines_as_they_come_and_ends_with_the_container(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("talks", "chatter", "8", "100"))
+        async with asyncio.timeout(15):
+            arrived = [(line, time.monotonic()) async for line in yard.engine.logs(container.id, follow=True)]
+        assert [line for line, _ in arrived] == [f"line {number}" for number in range(1, 9)]
+        assert arrived[-1][1] - arrived[0][1] > 0.3
+
+    async def test_logs_of_an_unknown_container_are_an_error(self, yard: Yard) -> None:
+        with pytest.raises(ContainerNotFoundError):
+            _ = [line async for line in yard.engine.logs("nobody")]
+
+
+class TestOnce:
+    async def test_output_and_errors_come_back_apart_byte_for_byte(self, yard: Yard) -> None:
+        question = os.urandom(300_000)
+        finished = await run_once(yard.engine, yard.spec("echo", "echo"), question)
+        assert finished.stdout == question
+        assert finished.stderr == b"echoed 300000 bytes\n"
+        assert finished.exit_code == 3
+        assert await yard.engine.list() == ()
+
+    async def test_without_input_the_program_reads_the_end(self, yard: Yard) -> None:
+        finished = await run_once(yard.engine, yard.spec("echo", "echo"))
+        assert (finished.stdout, finished.stderr) == (b"", b"echoed 0 bytes\n")
+
+    async def test_a_program_that_does_not_read_its_input_does_not_block(self, yard: Yard) -> None:
+        finished = await run_once(yard.engine, yard.spec("exit", "exit", "5"), bytes(5_000_000), deadline=20)
+        assert (finished.exit_code, finished.stderr) == (5, b"cannot go on\n")
+
+    async def test_what_does_not_end_in_time_is_removed(self, yard: Yard) -> None:
+        with pytest.raises(EngineError, match="did not end within 1 s"):
+            await run_once(yard.engine, yard.spec("waits", "wait"), deadline=1)
+        assert await yard.engine.list() == ()
+
+    async def test_environment_of_image_and_spec_arrive(self, yard: Yard) -> None:
+        spec = yard.spec("env", "report", environment={"SETTING": "a = b"})
+        finished = await run_once(yard.engine, spec)
+        assert b"setting=a = b\n" in finished.stdout
+        assert b"baked=in the image\n" in finished.stdout
+
+
+class TestLoading:
+    async def test_a_second_load_moves_nothing(self, yard: Yard) -> None:
+        loaded = await yard.engine.load(yard.tiny.image, yard.tiny.layout, "tiny:again")
+        assert (loaded.moved_layers, loaded.moved_bytes) == (0, 0)
+
+    async def test_after_a_change_of_the_last_layer_one_layer_moves(self, yard: Yard) -> None:
+        note = secrets.token_hex(16)
+        reader = replace(CONFIG, entrypoint=("/bin/busybox", "cat"), command=("/app/note.txt",))
+        changed = make_image(yard.tiny.layout, yard.tiny.base, "tiny:2", note, reader)
+        loaded = await yard.engine.load(changed, yard.tiny.layout, "tiny:2")
+        assert loaded.moved_layers == 1
+        assert loaded.moved_bytes < 20_000
+        assert (await run_once(yard.engine, yard.spec("note", image=changed))).stdout == note.encode()
+
+    async def test_a_damaged_layer_is_refused(self, yard: Yard, tmp_path: Path) -> None:
+        layout = Layout.create(tmp_path / "layout")
+        source = yard.tiny.layout
+        image = make_image(source, yard.tiny.base, "damaged:1", secrets.token_hex(16))
+        for blob in image.blobs:
+            layout.blobs.write(source.blobs.path(blob.digest).read_bytes())
+        victim = layout.blobs.path(image.layers[-1].digest)
+        data = bytearray(victim.read_bytes())
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(bytes(data))
+        with pytest.raises(ImageError):
+            await yard.engine.load(image, layout, "damaged:1")
+        with pytest.raises(ImageNotFoundError):
+            await yard.engine.start(yard.spec("damaged", image=image))
