@@ -14,14 +14,14 @@ setup: .setup/python ## the virtual environment, in .venv
 	@PYTHON=$(PYTHON) scripts/setup-python $(VENV)
 	@mkdir -p .setup && touch $@
 
-.setup/system: scripts/setup-system
-	@scripts/setup-system
+.setup/system-%: scripts/setup-system
+	@scripts/setup-system $*
 	@mkdir -p .setup && touch $@
 
-demo: .setup/python .setup/system ## train, build, run and ask the breast-cancer model
+demo: .setup/python .setup/system-demo ## train, build, run and ask the breast-cancer model
 	@$(BIN)/python scripts/demo.py
 
-test: .setup/python .setup/system ## every test, with a real Docker Engine and runc
+test: .setup/python .setup/system-test ## every test, with a real Docker Engine and runc
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: .setup/python ## style, types, layers
@@ -34,7 +34,7 @@ format: .setup/python ## rewrite in the project's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: .setup/python .setup/system ## measure; writes benchmarks/results/
+bench: .setup/python .setup/system-test ## measure; writes benchmarks/results/
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 clean: ## remove what setup made

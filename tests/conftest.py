@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support.dockerd import docker_engine
-from tests.support.projects import adder, dockyard, home
-from tests.support.tiny_image import base_layers, compile_tiny, make_image
 
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
+from tests.support.dockerd import docker_engine
+from tests.support.projects import adder, dockyard, home
+from tests.support.tiny_image import base_layers, compile_tiny, make_image
 
 __all__ = ["adder", "dockyard", "home"]
 

@@ -1,0 +1,120 @@
+"""Runs every benchmark and writes one result file: machine, commit, all runs, and the figures next to their aims.
+
+Called by `make bench`. `python -m benchmarks.run build start serving` runs the ones that are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.containers import start
+from benchmarks.images import build
+from benchmarks.serving import tiny
+
+RESULTS = Path(__file__).parent / "results"
+BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
+    "build": lambda runs: build.measure(runs=runs),
+    "start": lambda runs: start.measure(runs=runs),
+    "serving": lambda runs: tiny.measure(runs=runs),
+}
+# Figure, path in the result, unit, aim ("<=" or ">=" and a number).
+FIGURES = (
+    ("Build of file-type, empty caches", ("build", "median_cold_s"), "s", "<= 15"),
+    ("Build of file-type after an edit of its code", ("build", "median_code_edit_s"), "s", "<= 1.0"),
+    ("Image of file-type, compressed", ("build", "bytes", "image"), "B", "<= 90000000"),
+    ("Base of it (Debian and Python)", ("build", "bytes", "Debian and Python"), "B", "<= 20000000"),
+    ("Layers that a second load into Docker moves", ("start", "docker", "load_after_code_edit", "layers"), "", "<= 1"),
+    ("Bytes that it moves", ("start", "docker", "load_after_code_edit", "bytes"), "B", "<= 1000000"),
+    ("Container start to first answer, Docker", ("start", "docker", "median_start_to_first_answer_s"), "s", "<= 1.0"),
+    ("Container start to first answer, runc", ("start", "runc", "median_start_to_first_answer_s"), "s", "<= 0.7"),
+    ("Resident memory when idle, Docker", ("start", "docker", "median_idle_resident_mib"), "MiB", "<= 70"),
+    ("Resident memory when idle, runc", ("start", "runc", "median_idle_resident_mib"), "MiB", "<= 70"),
+    ("Tiny ONNX, V2 JSON, 64 connections", ("serving", "median_requests_per_second"), "requests/s", ">= 25000"),
+    ("99th percentile of it", ("serving", "median_p99_ms"), "ms", "<= 10"),
+)
+
+
+def main() -> None:
+    """Run, write, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}")
+    result: dict[str, Any] = {"machine": machine(), "commit": commit(), "runs": options.runs}
+    for name in options.names or BENCHMARKS:
+        print(f"measuring {name} ...", flush=True)
+        result[name] = BENCHMARKS[name](options.runs)
+    stem = f"{datetime.now(UTC):%Y-%m-%d}-{result['commit'][:12]}"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+    table = markdown(result)
+    (RESULTS / f"{stem}.md").write_text(table)
+    print(f"\n{table}\nWritten to {(RESULTS / stem).relative_to(Path.cwd())}.json and .md")
+
+
+def machine() -> dict[str, object]:
+    """What was measured on: processor, cores, memory, kernel, Python."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*:\s*(.*)", cpuinfo)
+    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
+    return {
+        "processor": model[1] if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
+        "kernel": platform.release().partition("-")[0],
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """The commit that is measured; `-dirty` behind it if files differ."""
+    words = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match", ""]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The figures that were measured, next to their aims; nothing that was not run."""
+    told = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    lines = [
+        f"# Figures at {result['commit']}",
+        "",
+        f"Medians of {result['runs']} runs. Machine (shared with others): {told}.",
+        "",
+        "| figure | measured | aim |",
+        "|---|---:|---:|",
+    ]
+    for title, path, unit, aim in FIGURES:
+        value: Any = result
+        for part in path:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            lines.append(f"| {title} | {_shown(value, unit)} | {_aim(aim, unit)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _aim(aim: str, unit: str) -> str:
+    sign, _, number = aim.partition(" ")
+    return f"{'at most' if sign == '<=' else 'at least'} {_shown(float(number), unit)}"
+
+
+def _shown(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value / 1e3:,.1f} kB"
+    if unit in {"s", "ms"}:
+        return f"{value:.2f} {unit}"
+    return f"{value:,.0f} {unit}".strip()
+
+
+if __name__ == "__main__":
+    main()
