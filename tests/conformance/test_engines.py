@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.conftest import TinyImage
-from tests.support.tiny_image import CONFIG, make_image
 
 from dockyard.engines.base import Container, ContainerSpec, Engine, State
 from dockyard.engines.docker.engine import DockerEngine
@@ -29,6 +27,8 @@ from dockyard.errors import (
 )
 from dockyard.oci.layout import Layout
 from dockyard.spec.resources import Resources
+from tests.conftest import TinyImage
+from tests.support.tiny_image import CONFIG, make_image
 
 LIMITS = Resources(memory=64 << 20, cpus=1.0, pids=24)
 NO_CAPABILITIES = {"CapEff": "0", "CapPrm": "0", "CapBnd": "0", "CapInh": "0", "CapAmb": "0"}

@@ -102,12 +102,16 @@ class ContainerSpec:
 
     @property
     def all_labels(self) -> dict[str, str]:
-        """The caller's labels and Dockyard's own, from which `list` rebuilds a Container after a restart."""
-        own = {LABEL_MANAGED: "1", LABEL_IMAGE: self.image_name or self.image.digest}
-        if self.socket_folder is not None:
-            own[LABEL_SOCKETS] = str(self.socket_folder)
-        if self.ports:
-            own[LABEL_PORTS] = ",".join(str(port) for port in self.ports)
+        """The image's labels, the caller's, and Dockyard's own, from which `list` rebuilds a Container later.
+
+        All of our own are always there, so that one baked into an image never counts.
+        """
+        own = {
+            LABEL_MANAGED: "1",
+            LABEL_IMAGE: self.image_name or self.image.digest,
+            LABEL_SOCKETS: str(self.socket_folder or ""),
+            LABEL_PORTS: ",".join(str(port) for port in self.ports),
+        }
         return {**self.image.config.labels, **self.labels, **own}
 
     @property

@@ -184,9 +184,14 @@ class RuncEngine:
         cgroup = f"{self._cgroups}-{spec.name}"
         records.write(folder / "config.json", runtime_config(spec, root, cgroup, host_features()))
         plan = records.Plan(
-            str(self._program), str(self._places.state), spec.name, str(self._places.layers), lower, log_bytes
+            runc=str(self._program),
+            state=str(self._places.state),
+            id=spec.name,
+            layers=str(self._places.layers),
+            lower=":".join(lower),
+            log_bytes=log_bytes,
         )
-        records.write(folder / "plan.json", plan)
+        records.write(folder / "plan", plan.text())
         return await programs.start_monitor(folder, piped=not log_bytes)
 
     async def _destroy(self, folder: Path) -> None:

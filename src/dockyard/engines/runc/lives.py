@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dockyard.engines.base import unknown_container
-from dockyard.engines.runc.records import Life, is_alive, open_process, read_facts, read_life
+from dockyard.engines.runc.records import Life, is_watched, open_process, read_facts, read_life
 from dockyard.errors import EngineError
 
 POLL = 0.02
@@ -73,10 +73,11 @@ async def _noted(folder: Path, life: Life) -> int:
     """The exit code from the record; the monitor writes it right after the process has ended."""
     give_up = asyncio.get_running_loop().time() + MONITOR_PATIENCE
     while True:
+        watched = is_watched(life) and asyncio.get_running_loop().time() < give_up
         life = read_life(folder) or life
         if life.exit_code is not None:
             return life.exit_code
-        if asyncio.get_running_loop().time() > give_up and not is_alive(life):
+        if not watched:
             raise EngineError(
                 f"container {folder.name} has ended, with what exit code is not known",
                 remedy="Its monitor was killed as well, or the machine restarted: start the container again.",

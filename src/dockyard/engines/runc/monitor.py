@@ -5,20 +5,25 @@ Without a daemon somebody must be the container's parent, or its exit code is lo
 that imports little, because one runs for every container (about 10 MB). The overlay is mounted in a mount namespace of
 its own: when container and monitor are gone, however they went, so is the mount.
 
-In the folder BUNDLE it reads `plan.json` (see `Plan` in `records.py`) and `config.json`, and writes `state.json`, `log`
-and `log.1`. On REPORT_FD it writes one line: `started`, `overlay REASON` (no overlay here) or `failed REASON`.
+In the folder BUNDLE it reads `plan` (see `Plan` in `records.py`), runc reads `config.json`; it writes `state.json`,
+`log` and `log.1`. On REPORT_FD it writes one line: `started`, `overlay REASON` (no overlay here) or `failed REASON`.
 """
 
+from __future__ import annotations
+
 import ctypes
-import json
 import os
 import signal
 import sys
 import time
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing and json would add half to the start of every container, and a megabyte
+    from typing import Any, BinaryIO
 
 LOG_CHECK = 1.0
 PIECE = 1 << 20
+ROTATE_ATTEMPTS = 5
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWNS = 0x20000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REC, MS_SLAVE = 1, 2, 4, 0x4000, 0x80000
@@ -28,6 +33,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 class NoOverlayError(Exception):
     """The kernel does not mount an overlay of these folders."""
+
+
+class Plan:
+    """What to do: `plan` in the bundle, a line for each of the fields of `Plan` in `records.py`."""
+
+    def __init__(self, text: str) -> None:
+        self.runc, self.state, self.id, self.layers, self.lower, log_bytes = text.split("\n")
+        self.log_bytes = int(log_bytes)
 
 
 def main() -> None:
@@ -40,7 +53,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
     try:
         os.chdir(bundle)
-        plan = read_json("plan.json")
+        plan = Plan(read("plan"))
         prepare(plan)
         life = start(plan)
     except NoOverlayError as error:
@@ -48,33 +61,40 @@ def main() -> None:
     except (OSError, ValueError, RuntimeError) as error:
         os.write(report, f"failed {error}\n".encode())
     else:
+        accompany(plan, life, report)
+
+
+def accompany(plan: Plan, life: dict[str, Any], report: int) -> None:
+    """Report, and stay until the container has ended. If nobody waits for the report any more, end it."""
+    try:
         os.write(report, b"started\n")
         os.close(report)
-        watch(life, plan["log_bytes"])
+    except BrokenPipeError:
+        os.kill(life["pid"], signal.SIGKILL)
+        watch(life, plan.log_bytes)
+        os.execv(plan.runc, [plan.runc, "--root", plan.state, "delete", "--force", plan.id])  # noqa: S606
+    watch(life, plan.log_bytes)
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Read one of the bundle's documents."""
-    with open(path, "rb") as file:  # noqa: PTH123 (pathlib would double the start)
-        document: dict[str, Any] = json.load(file)
-    return document
+def read(path: str) -> str:
+    """The text of a small file."""
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 (pathlib would double the start)
+        return file.read()
 
 
-def prepare(plan: dict[str, Any]) -> None:
+def prepare(plan: Plan) -> None:
     """Become the reaper of orphans below us; mount the layers read-only where only our children see it."""
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
-    if not plan["lower"]:
+    if not plan.lower:
         return
     check(libc.unshare(CLONE_NEWNS), "unshare")
     check(libc.mount(None, b"/", None, MS_REC | MS_SLAVE, None), "making / private")
-    root = os.path.abspath("rootfs").encode()  # noqa: PTH100
-    bundle = os.getcwd()  # noqa: PTH109
-    os.chdir(plan["layers"])
-    options = "lowerdir=" + ":".join(plan["lower"])
+    root, bundle = os.path.abspath("rootfs").encode(), os.getcwd()  # noqa: PTH100, PTH109
+    os.chdir(plan.layers)
+    options = f"lowerdir={plan.lower}".encode()
     try:
         check(
-            libc.mount(b"overlay", root, b"overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options.encode()),
-            "mounting an overlay",
+            libc.mount(b"overlay", root, b"overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options), "mounting an overlay"
         )
     except OSError as error:
         raise NoOverlayError(error) from None
@@ -89,22 +109,36 @@ def check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def start(plan: dict[str, Any]) -> dict[str, Any]:
+def start(plan: Plan) -> dict[str, Any]:
     """Run runc, which leaves the container to us; note it as running; what was noted."""
-    arguments = ["--root", plan["state"], "--log", "runc.log", "--log-format", "json"]
-    run = [plan["runc"], *arguments, "run", "--detach", "--bundle", ".", "--pid-file", "pid", plan["id"]]
+    run_runc(plan)
+    pid = int(read("pid"))
+    life = {
+        "state": "running",
+        "pid": pid,
+        "born": birth(pid),
+        "boot": read("/proc/sys/kernel/random/boot_id").strip(),
+        "started": time.time(),
+        "monitor": os.getpid(),
+        "monitor_born": birth(os.getpid()),
+    }
+    note(life)
+    return life
+
+
+def run_runc(plan: Plan) -> None:
+    """`runc run --detach`, its streams being the log, or ours, which we then let go of."""
     streams: list[tuple[Any, ...]] = []
-    if plan["log_bytes"]:
-        appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    if plan.log_bytes:
         streams = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, "log", appending, 0o600),
+            (os.POSIX_SPAWN_OPEN, 1, "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
-    handled = {signal.SIGPIPE, signal.SIGXFSZ}
-    child = os.posix_spawn(
-        plan["runc"], run, os.environ, file_actions=streams, setsigmask=(), setsigdef=handled, setsid=False
-    )
+    words = ["--root", plan.state, "--log", "runc.log", "--log-format", "json"]
+    run = [plan.runc, *words, "run", "--detach", "--bundle", ".", "--pid-file", "pid", plan.id]
+    ignored_by_python = {signal.SIGPIPE, signal.SIGXFSZ}
+    child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored_by_python)
     nothing = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
@@ -112,11 +146,6 @@ def start(plan: dict[str, Any]) -> dict[str, Any]:
     _, status = os.waitpid(child, 0)
     if status != 0:
         raise RuntimeError(f"runc ended with {os.waitstatus_to_exitcode(status)}")
-    with open("pid", encoding="ascii") as file:  # noqa: PTH123
-        pid = int(file.read())
-    life = {"state": "running", "pid": pid, "born": birth(pid), "boot": boot_id(), "started": time.time()}
-    note(life)
-    return life
 
 
 def birth(pid: int) -> int:
@@ -125,17 +154,12 @@ def birth(pid: int) -> int:
         return int(file.read().rpartition(b")")[2].split()[19])
 
 
-def boot_id() -> str:
-    """The name that the kernel gave to this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
-        return file.read().strip()
-
-
-def note(state: dict[str, Any]) -> None:
+def note(life: dict[str, Any]) -> None:
     """Write `state.json` at once; nothing happens when the bundle was removed meanwhile."""
+    fields = (f'"{name}": ' + (f'"{value}"' if isinstance(value, str) else repr(value)) for name, value in life.items())
     try:
         with open("state.json.new", "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump(state, file)
+            file.write("{" + ", ".join(fields) + "}")
         os.rename("state.json.new", "state.json")  # noqa: PTH104
     except FileNotFoundError:
         return
@@ -167,22 +191,36 @@ def reap(pid: int) -> int | None:
 
 
 def rotate(limit: int) -> None:
-    """When `log` has more than `limit` bytes, move the last `limit` of them to `log.1` and empty it.
+    """When `log` has more than `limit` bytes, keep the last `limit` of them in `log.1` and empty it.
 
     It is copied, not renamed, because the container holds it open; it appends, so it goes on at the new end.
     """
     try:
-        size = os.stat("log").st_size  # noqa: PTH116
-        if size <= limit:
+        if os.stat("log").st_size <= limit:  # noqa: PTH116
             return
-        with open("log", "rb+") as log, open("log.1.new", "wb") as old:  # noqa: PTH123
-            log.seek(size - limit)
-            while piece := log.read(PIECE):
-                old.write(piece)
+        with open("log", "rb+") as log:  # noqa: PTH123
+            for _ in range(ROTATE_ATTEMPTS):
+                if copy_end(log, limit) < PIECE:
+                    break
             log.truncate(0)
         os.rename("log.1.new", "log.1")  # noqa: PTH104
     except FileNotFoundError:
         return
+
+
+def copy_end(log: BinaryIO, limit: int) -> int:
+    """Copy the last `limit` bytes, and a little that came meanwhile; how many bytes came meanwhile."""
+    size = os.fstat(log.fileno()).st_size
+    log.seek(size - limit)
+    with open("log.1.new", "wb") as old:  # noqa: PTH123
+        left = limit
+        while left and (piece := log.read(min(PIECE, left))):
+            old.write(piece)
+            left -= len(piece)
+        grown = os.fstat(log.fileno()).st_size - size
+        if grown < PIECE:
+            old.write(log.read(grown))
+    return grown
 
 
 if __name__ == "__main__":

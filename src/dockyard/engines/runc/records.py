@@ -1,6 +1,6 @@
 """What the runc engine keeps of a container on the disk, and how to tell whether it still lives.
 
-A container is a folder named after it. `container.json` (facts, written once by the engine), `plan.json` (for the
+A container is a folder named after it. `container.json` (facts, written once by the engine), `plan` (for the
 monitor), `state.json` (written by the monitor: running, then exited). Everything `list` says comes from here, so it
 holds after a crash of anything: what `state.json` calls running is believed only while its process is there, told
 from a later process of the same id by the time of its birth and the boot.
@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,8 +31,8 @@ class Facts(msgspec.Struct, frozen=True):
     labels: dict[str, str]
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """`plan.json`: what the monitor is to do. `lower` are folders in `layers`, uppermost first, or none to mount.
+class Plan(NamedTuple):
+    """`plan`: what the monitor is to do, a line for each field. `lower` are folders in `layers`, or none to mount.
 
     `log_bytes` is when the log is rotated; 0 leaves the container the monitor's own standard streams.
     """
@@ -40,26 +41,35 @@ class Plan(msgspec.Struct, frozen=True):
     state: str
     id: str
     layers: str
-    lower: tuple[str, ...]
+    lower: str
     log_bytes: int
+
+    def text(self) -> bytes:
+        """As the monitor reads it."""
+        return "\n".join(str(value) for value in self).encode()
 
 
 class Life(msgspec.Struct, frozen=True):
-    """`state.json`: the container's process, and its end once it is known. Times in seconds since 1970."""
+    """`state.json`: the container's process and its monitor's, and the end once known. Times in seconds since 1970.
+
+    `born` is when a process began, in ticks since the boot.
+    """
 
     state: str
     pid: int
     born: int
     boot: str
     started: float
+    monitor: int
+    monitor_born: int
     exit_code: int | None = None
     ended: float | None = None
 
 
 def write(path: Path, document: object) -> None:
-    """Write a document that nobody reads yet."""
+    """Write a JSON document, or bytes, that nobody reads yet."""
     with store_errors(path):
-        path.write_bytes(msgspec.json.encode(document))
+        path.write_bytes(document if isinstance(document, bytes) else msgspec.json.encode(document))
 
 
 def read_facts(folder: Path) -> Facts | None:
@@ -83,12 +93,21 @@ def read_life(folder: Path) -> Life | None:
 
 
 def is_alive(life: Life) -> bool:
-    """Whether the very process still runs."""
+    """Whether the very process of the container still runs."""
+    return boot_id() == life.boot and _runs(life.pid, life.born)
+
+
+def is_watched(life: Life) -> bool:
+    """Whether its monitor still runs, and so will note the end."""
+    return boot_id() == life.boot and _runs(life.monitor, life.monitor_born)
+
+
+def _runs(pid: int, born: int) -> bool:
     try:
-        fields = Path(f"/proc/{life.pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return int(fields[19]) == life.born and fields[0] not in {b"Z", b"X"} and boot_id() == life.boot
+    return int(fields[19]) == born and fields[0] not in {b"Z", b"X"}
 
 
 def boot_id() -> str:

@@ -1,0 +1,259 @@
+"""What only the runc engine must do by itself: layers, roots, monitors, logs, and order after a crash of anything."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dockyard.engines.base import ContainerSpec, State
+from dockyard.engines.once import run_once
+from dockyard.engines.runc.engine import RuncEngine
+from dockyard.engines.runc.layers import LayerStore
+from dockyard.errors import EngineError
+from dockyard.oci.image import Descriptor, Image, LayerBlob
+from dockyard.oci.layer import Entry, write_layer
+from dockyard.oci.layout import Layout
+from dockyard.oci.media import LAYER_OF_CODEC
+from dockyard.spec.resources import Resources
+from tests.conftest import TinyImage
+from tests.support.tiny_image import CONFIG, make_image
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root")
+
+RUNC = Path("/usr/sbin/runc")
+LIST = replace(CONFIG, entrypoint=("/bin/busybox", "find", "/app", "-type", "f"), command=())
+
+
+@pytest.fixture
+async def engine(short_path: Path, tiny_image: TinyImage) -> AsyncIterator[RuncEngine]:
+    made = RuncEngine(short_path, RUNC)
+    await made.load(tiny_image.image, tiny_image.layout, "tiny:1")
+    yield made
+    for container in await made.list():
+        await made.remove(container.id)
+
+
+def spec_of(image: Image, *command: str) -> ContainerSpec:
+    limits = Resources(memory=64 << 20, pids=16)
+    return ContainerSpec(f"tiny-{secrets.token_hex(4)}", image, command=command, resources=limits)
+
+
+def raw_layer(layout: Layout, files: dict[str, bytes]) -> LayerBlob:
+    """A plain layer with any names, whiteouts among them, which `write_layer` does not write."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    digest = layout.blobs.write(buffer.getvalue())
+    return LayerBlob(Descriptor(LAYER_OF_CODEC["none"], digest, len(buffer.getvalue())), digest)
+
+
+def monitor_of(name: str) -> int:
+    """The process id of a container's monitor."""
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = status.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.endswith(b"monitor.py") for word in words) and any(name.encode() in word for word in words):
+            return int(status.parent.name)
+    raise AssertionError(f"{name} has no monitor")
+
+
+async def until(condition, deadline: float = 10.0) -> None:
+    async with asyncio.timeout(deadline):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+class TestRoots:
+    async def test_files_that_a_layer_deletes_are_gone_and_opaque_folders_hide(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        layout = tiny_image.layout
+        lower = [
+            Entry("app/gone.txt", 0o644, "file", b"x"),
+            Entry("app/kept.txt", 0o644, "file", b"x"),
+            Entry("app/data/hidden.txt", 0o644, "file", b"x"),
+        ]
+        below = write_layer(lower, "gzip", layout.blobs)
+        above = raw_layer(layout, {"app/.wh.gone.txt": b"", "app/data/.wh..wh..opq": b"", "app/data/new.txt": b"y"})
+        image = make_image(layout, [*tiny_image.base, below, above], "whiteouts:1", "note", LIST)
+        await engine.load(image, layout, "whiteouts:1")
+        for _ in range(2):
+            finished = await run_once(engine, spec_of(image))
+            assert sorted(finished.stdout.decode().split()) == ["/app/data/new.txt", "/app/kept.txt", "/app/note.txt"]
+        assert len(list((short_path / "trees").iterdir())) == 1
+
+    async def test_more_layers_than_an_overlay_takes_still_start(
+        self, engine: RuncEngine, tiny_image: TinyImage
+    ) -> None:
+        layout = tiny_image.layout
+        many = [
+            write_layer([Entry(f"app/{number:03}", 0o644, "file", b"x")], "none", layout.blobs) for number in range(70)
+        ]
+        image = make_image(layout, [*tiny_image.base, *many], "many:1", "note", LIST)
+        await engine.load(image, layout, "many:1")
+        finished = await run_once(engine, spec_of(image))
+        assert len(finished.stdout.split()) == 71
+
+    async def test_a_kernel_that_refuses_the_overlay_gets_a_tree(
+        self, engine: RuncEngine, tiny_image: TinyImage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(LayerStore, "overlay", lambda *_: ("missing", "skeleton"))
+        finished = await run_once(engine, spec_of(tiny_image.image, "report"))
+        assert b"write_root=EROFS" in finished.stdout
+
+    async def test_a_layer_whose_unpacking_was_cut_short_is_unpacked_again(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        victim = sorted((short_path / "layers").glob("*.json"))[0]
+        victim.unlink()
+        loaded = await engine.load(tiny_image.image, tiny_image.layout, "tiny:1")
+        assert loaded.moved_layers == 1
+        assert (await run_once(engine, spec_of(tiny_image.image, "exit", "0"))).exit_code == 0
+
+    async def test_two_loads_at_once_unpack_each_layer_once(self, tiny_image: TinyImage, short_path: Path) -> None:
+        engines = [RuncEngine(short_path / "both", RUNC) for _ in range(3)]
+        loads = [each.load(tiny_image.image, tiny_image.layout, "tiny:1") for each in engines]
+        assert sum(loaded.moved_layers for loaded in await asyncio.gather(*loads)) == 3
+
+    async def test_the_host_sees_no_mount_of_a_running_container(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        await engine.start(spec_of(tiny_image.image, "wait"))
+        assert str(short_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+class TestLogs:
+    async def test_the_log_stays_small_and_keeps_the_end(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        container = await engine.start(spec_of(tiny_image.image, "flood", "40"))
+        folder = short_path / "containers" / container.name
+        logs = [folder / "log.1", folder / "log"]
+        await until(lambda: any(b"the end" in log.read_bytes()[-100:] for log in logs if log.exists()))
+        await until(lambda: logs[1].stat().st_size <= 10 << 20)
+        assert (folder / "log.1").stat().st_size <= 11 << 20
+        assert [line async for line in engine.logs(container.id, tail=1)] == ["the end"]
+
+    async def test_a_follower_goes_on_after_the_log_was_emptied(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        container = await engine.start(spec_of(tiny_image.image, "chatter", "20", "50"))
+        log = short_path / "containers" / container.name / "log"
+        seen = []
+        async with asyncio.timeout(10):
+            async for line in engine.logs(container.id, follow=True):
+                seen.append(line)
+                if len(seen) == 5:
+                    os.truncate(log, 0)
+        assert seen[-1] == "line 20"
+
+
+class TestCrashes:
+    async def test_a_container_outlives_the_process_that_started_it(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        code = f"""
+import asyncio, os, signal
+from pathlib import Path
+from dockyard.engines.base import ContainerSpec
+from dockyard.engines.launch import launch
+from dockyard.engines.runc.engine import RuncEngine
+from dockyard.oci.layout import Layout
+image = Layout.open(Path({str(tiny_image.layout.path)!r})).resolve("tiny:1")
+engine = RuncEngine(Path({str(short_path)!r}), Path({str(RUNC)!r}))
+asyncio.run(launch(engine, ContainerSpec("survivor", image), runtime_folder=Path({str(short_path)!r}) / "run"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False, start_new_session=True)
+        assert done.returncode == -signal.SIGKILL
+        (container,) = await engine.list()
+        assert (container.name, container.state) == ("survivor", State.RUNNING)
+        reader, writer = await asyncio.open_unix_connection(container.socket)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).endswith(b"tiny\n")
+        writer.close()
+        assert await engine.stop("survivor", 5) == 0
+
+    async def test_a_container_goes_on_without_its_monitor_and_its_exit_code_is_then_unknown(
+        self, engine: RuncEngine, tiny_image: TinyImage
+    ) -> None:
+        container = await engine.start(spec_of(tiny_image.image, "wait"))
+        os.kill(monitor_of(container.name), signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        assert (await engine.inspect(container.id)).state is State.RUNNING
+        with pytest.raises(EngineError, match="exit code is not known"):
+            await engine.stop(container.id, 5)
+        ended = await engine.inspect(container.id)
+        assert (ended.state, ended.exit_code) == (State.EXITED, None)
+        await engine.remove(container.id)
+        assert await engine.list() == ()
+
+    async def test_after_a_restart_of_the_machine_nothing_counts_as_running(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        container = await engine.start(spec_of(tiny_image.image, "wait"))
+        record = short_path / "containers" / container.name / "state.json"
+        life = json.loads(record.read_bytes())
+        record.write_text(json.dumps({**life, "boot": "another"}))
+        assert (await engine.inspect(container.id)).state is State.EXITED
+        record.write_text(json.dumps({**life, "born": life["born"] + 1}))
+        assert (await engine.inspect(container.id)).state is State.EXITED
+        os.kill(life["pid"], 0)
+        record.write_text(json.dumps(life))
+        assert (await engine.inspect(container.id)).state is State.RUNNING
+
+    async def test_half_made_folders_are_no_containers_and_do_not_take_a_name(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        (short_path / "containers" / ".new-123456").mkdir(parents=True)
+        assert await engine.list() == ()
+        spec = spec_of(tiny_image.image, "exit", "0")
+        await engine.start(spec)
+        assert [container.name for container in await engine.list()] == [spec.name]
+
+    async def test_the_monitor_ends_with_its_container_and_stays_small(
+        self, engine: RuncEngine, tiny_image: TinyImage
+    ) -> None:
+        container = await engine.start(spec_of(tiny_image.image, "wait"))
+        monitor = monitor_of(container.name)
+        status = Path(f"/proc/{monitor}/status").read_text()
+        assert int(status.split("VmRSS:")[1].split()[0]) < 20_000
+        await engine.stop(container.id, 5)
+
+        def gone() -> bool:
+            try:
+                return b") Z " in Path(f"/proc/{monitor}/stat").read_bytes()
+            except FileNotFoundError:
+                return True
+
+        await until(gone)
+
+    async def test_ids_from_outside_cannot_leave_the_folder(self, engine: RuncEngine) -> None:
+        for hostile in ("..", "../layers", "/etc", ""):
+            with pytest.raises(EngineError, match="no container"):
+                await engine.remove(hostile)
+
+    async def test_removal_kills_a_container_that_runs_at_once(self, engine: RuncEngine, tiny_image: TinyImage) -> None:
+        container = await engine.start(spec_of(tiny_image.image, "stubborn"))
+        begun = time.monotonic()
+        await engine.remove(container.id)
+        assert time.monotonic() - begun < 3
+        assert not list(Path("/sys/fs/cgroup").glob(f"**/dockyard/*{container.name}"))
