@@ -5,17 +5,18 @@ Called by `cli.build`; every step lives in the module it names. Nothing that bel
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import cast
 
 from dockyard.build.assemble import Parts, store_image
 from dockyard.build.base import Base, BaseSource
 from dockyard.build.content import ContentBuilder, find_files
 from dockyard.build.debian_base import DebianBase
 from dockyard.build.dependencies import DependencyBuilder
-from dockyard.build.foreign import ForeignBase
 from dockyard.build.layers import BuiltLayer
 from dockyard.build.lock import Lock, read_lock, write_lock
 from dockyard.build.preflight import Findings, check, refuse
@@ -93,7 +94,10 @@ def build(workshop: Workshop, options: Options) -> Built:
 
 def source_of(workshop: Workshop, request: Request) -> BaseSource:
     """Where the project's base comes from."""
-    return DebianBase(workshop, request) if request.base == "debian" else ForeignBase(workshop, request)
+    if request.base == "debian":
+        return DebianBase(workshop, request)
+    # Imported only now: registries' HTTP client costs every build a tenth of a second.
+    return cast(BaseSource, importlib.import_module("dockyard.build.foreign").ForeignBase(workshop, request))
 
 
 def _settled(before: Lock | None, request: Request, options: Options) -> Lock | None:

@@ -6,7 +6,7 @@ Weights are stored uncompressed in layers below the code, so a change of code mo
 from __future__ import annotations
 
 import fnmatch
-import importlib.resources
+import importlib.util
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ class ContentBuilder:
 
     def berth(self, interpreter: Interpreter) -> BuiltLayer:
         """berth as it is installed here, with bytecode of the image's Python."""
-        package = Path(str(importlib.resources.files("berth")))
+        package = _berth_folder()
         names = sorted(
             path.relative_to(package).as_posix()
             for path in package.rglob("*")
@@ -184,6 +184,16 @@ class ContentBuilder:
     def _packed(self, title: str, key: str, folder: Path, inside: str) -> BuiltLayer:
         content = Content(entries_of(folder, inside), ElfFacts())
         return self.workshop.layers.layer(title, key, self.workshop.codec, lambda: content)
+
+
+def _berth_folder() -> Path:
+    """Where berth is installed, found without importing it (it brings numpy)."""
+    spec = importlib.util.find_spec("berth")
+    if spec is None or not spec.submodule_search_locations:
+        raise ProjectError(
+            "berth is not installed beside dockyard", remedy="Install the distribution `dockyard` whole."
+        )
+    return Path(spec.submodule_search_locations[0])
 
 
 def _copy(folder: Path, names: Sequence[str], target: Path) -> None:

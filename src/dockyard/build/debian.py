@@ -3,38 +3,28 @@
 apt runs with its own lists, cache and package status, so the answer depends on the archive alone and not on what this
 machine has installed; no root is needed and nothing is installed. Packages that only maintainer scripts would need
 (nothing is ever executed) are declared as present, which keeps them and all they pull in out of the image.
-Called by `lock` (resolve) and `base` (fetch).
+Called by `debian_base` and `foreign`; `fetching` downloads what is resolved.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
-import tempfile
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 
-import urllib3
-
 from dockyard.build.commands import run
-from dockyard.build.progress import Progress, Task
 from dockyard.build.sources import Source
 from dockyard.errors import LockError
 
 APT_REMEDY = 'Install apt (any Debian or Ubuntu has it), or name a base image with [build] base = "oci:FOLDER".'
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$", re.MULTILINE)
 _UNUSED = ("debconf", "dpkg", "mawk", "openssl", "perl-base", "tar", "libc-bin", "login", "passwd")
-_FETCHES_AT_ONCE = 6
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -145,79 +135,6 @@ def _update(environment: Mapping[str, str]) -> None:
             detail=_errors(done.stderr),
             remedy="Check the network and apt's sources, or name another [build] mirror.",
         )
-
-
-def fetch(
-    packages: Sequence[DebianPackage], sources: Sequence[Source], cache: Path, progress: Progress
-) -> dict[str, Path]:
-    """Every package's file by name, from `cache` or the archives, each with its SHA-256 verified."""
-    cache.mkdir(parents=True, exist_ok=True)
-    files = {package.name: cache / f"{package.sha256}.deb" for package in packages}
-    missing = [package for package in packages if not files[package.name].exists()]
-    if missing:
-        total = sum(package.size for package in missing)
-        with progress.task("Fetching Debian packages", total) as task, ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-            client = _client()
-            for _ in pool.map(lambda package: _fetch(client, package, sources, files[package.name], task), missing):
-                pass
-    return files
-
-
-def _fetch(
-    client: urllib3.PoolManager, package: DebianPackage, sources: Sequence[Source], file: Path, task: Task
-) -> None:
-    # Security updates live in an archive of their own, whose paths say so: ask the likelier one first.
-    security = package.path.startswith("pool/updates/")
-    roots = sorted({source.uri for source in sources}, key=lambda root: ("security" not in root) == security)
-    reasons = []
-    for root in roots:
-        url = f"{root}/{urllib.parse.quote(package.path)}"
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".fetching-", delete=False) as part:
-            try:
-                found = _download(client, url, Path(part.name), package.size, task)
-            except (OSError, urllib3.exceptions.HTTPError) as error:
-                Path(part.name).unlink(missing_ok=True)
-                reasons.append(str(error))
-                continue
-            if found != package.sha256:
-                Path(part.name).unlink(missing_ok=True)
-                reasons.append(f"{root} served other bytes (SHA-256 {found[:12]}..., locked {package.sha256[:12]}...)")
-                continue
-            Path(part.name).replace(file)
-            return
-    raise LockError(
-        f"{package.name} {package.version} could not be fetched",
-        detail="\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)),
-        remedy="If the archive has a newer version by now, run `dockyard build --upgrade` to lock it.",
-    )
-
-
-def _client() -> urllib3.PoolManager:
-    """Connections that are kept, through the proxy that the environment names, if it does."""
-    timeout, retries = urllib3.Timeout(connect=20, read=60), urllib3.Retry(3, backoff_factor=0.3)
-    if proxy := urllib.request.getproxies().get("http"):
-        return urllib3.ProxyManager(proxy, maxsize=_FETCHES_AT_ONCE, timeout=timeout, retries=retries)
-    return urllib3.PoolManager(maxsize=_FETCHES_AT_ONCE, timeout=timeout, retries=retries)
-
-
-def _download(client: urllib3.PoolManager, url: str, file: Path, size: int, task: Task) -> str:
-    """Write what `url` answers to `file`; its SHA-256. Never more than the promised size."""
-    digest, count = hashlib.sha256(), 0
-    answer = client.request("GET", url, preload_content=False)
-    try:
-        if answer.status != HTTPStatus.OK:
-            raise urllib3.exceptions.HTTPError(f"{url} answered {answer.status} {answer.reason}")
-        with file.open("wb") as out:
-            for chunk in answer.stream(_CHUNK):
-                count += len(chunk)
-                if count > size:
-                    break
-                digest.update(chunk)
-                out.write(chunk)
-                task.advance(len(chunk))
-    finally:
-        answer.release_conn()
-    return digest.hexdigest()
 
 
 def _host_proxies() -> str:

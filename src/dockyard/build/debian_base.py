@@ -6,6 +6,7 @@ but Python's compiler. Called by `builder` through `BaseSource`; `foreign` share
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pathlib import Path
 from dockyard.build.base import Base, find_interpreter
 from dockyard.build.bytecode import compile_folder
 from dockyard.build.deb import unpack_deb
-from dockyard.build.debian import Apt, DebianPackage, fetch
+from dockyard.build.debian import Apt, DebianPackage
 from dockyard.build.elf import read_facts
 from dockyard.build.files import scratch_folder, settle
 from dockyard.build.layers import BuiltLayer, Content, layer_key
@@ -127,17 +128,29 @@ def _unpack(
 ) -> None:
     """Unpack `packages` to `place`, whole or not at all; `finish` makes a tree that can run out of it."""
     progress = workshop.progress
-    files = fetch(packages, sources, workshop.cache / "packages", progress)
+    files = _files(packages, sources, workshop)
     with scratch_folder(workshop.trees) as work:
         total = sum(package.size for package in packages)
         with progress.task("Unpacking Debian packages", total) as task, ThreadPoolExecutor(2) as pool:
-            done = pool.map(lambda package: unpack_deb(files[package.name], work), packages)
+            done = pool.map(lambda package: unpack_deb(files[package], work), packages)
             for package, _ in zip(packages, done, strict=True):
                 task.advance(package.size)
         if finish:
             with progress.task("Compiling the standard library"):
                 _finish(work, host_architecture())
         settle(work, place)
+
+
+def _files(
+    packages: Sequence[DebianPackage], sources: Sequence[Source], workshop: Workshop
+) -> dict[DebianPackage, Path]:
+    """Every package's file, in the cache or fetched into it."""
+    folder = workshop.cache / "packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {package: folder / f"{package.sha256}.deb" for package in packages}
+    if missing := {package: file for package, file in files.items() if not file.exists()}:
+        importlib.import_module("dockyard.build.fetching").fetch(missing, sources, workshop.progress)
+    return files
 
 
 def _finish(root: Path, architecture: str) -> None:
