@@ -32,9 +32,10 @@ LUA = """
 wrk.method = "POST"
 wrk.body = '{"inputs":[{"name":"X","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
 done = function(summary, latency, requests)
+  local errors = summary.errors
   io.write(string.format('RESULT {"requests":%d,"duration_us":%d,"errors":%d,"p50_us":%d,"p99_us":%d,"max_us":%d}\\n',
     summary.requests, summary.duration,
-    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.status + summary.errors.timeout,
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout,
     latency:percentile(50), latency:percentile(99), latency.max))
 end
 """
@@ -113,7 +114,11 @@ def drive(server: Served, core: int, seconds: int, connections: int, script: Pat
     busy = server.cpu_seconds()
     command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
     output = subprocess.run(
-        [*command, f"{server.url}/v2/models/model/infer"], capture_output=True, text=True, check=True, timeout=seconds + 30
+        [*command, f"{server.url}/v2/models/model/infer"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + 30,
     ).stdout
     found = re.search(r"^RESULT (.*)$", output, re.MULTILINE)
     if found is None:

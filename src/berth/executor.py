@@ -8,6 +8,7 @@ one call per batch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
 import queue
@@ -140,7 +141,7 @@ class Executor:
 
         def job() -> None:
             finished = run_batch(model, groups)
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the drain gave this batch up
                 loop.call_soon_threadsafe(done, finished)
 
         self._jobs.put(job)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 from berth.errors import SignatureError
 from berth.files import File
 from berth.tensors import DATATYPES, Shape, Tensor, coerce
+
+_STRUCT_MARKS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
 
 
 class _ArrayMeta(type):
@@ -77,6 +79,23 @@ def _dtype_of(arguments: tuple[Any, ...], where: str) -> np.dtype[Any]:
     if isinstance(scalar, type) and issubclass(scalar, np.generic) and not scalar.__subclasses__():
         return np.dtype(scalar)
     raise SignatureError(f'{where}: say the dtype: Annotated[np.ndarray, Tensor("float32", (-1, 4))]')
+
+
+def translate_output(hint: Any) -> Any:
+    """As `translate`; a struct whose fields hold arrays becomes one that says which, for the schema and for V2."""
+    where = "the return value of predict"
+    fields = fields_of(hint)
+    if not has_arrays(fields):
+        return translate(hint, where)
+    translated = [(name, translate(field, f"field {name!r} of {where}")) for name, field in fields.items()]
+    return msgspec.defstruct(hint.__name__, translated, namespace={"__doc__": hint.__doc__})
+
+
+def fields_of(hint: Any) -> dict[str, Any]:
+    """The hints of a struct's fields (dataclass, msgspec Struct, NamedTuple, TypedDict); none for anything else."""
+    if isinstance(hint, type) and any(hasattr(hint, mark) for mark in _STRUCT_MARKS):
+        return get_type_hints(hint, include_extras=True)
+    return {}
 
 
 def receive(wanted: type, value: Any) -> Any:

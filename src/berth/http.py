@@ -108,6 +108,11 @@ class Server:
         for connection in list(self.connections):
             connection.close_if_idle()
 
+    def abort_all(self) -> None:
+        """Drop every connection, answered or not."""
+        for connection in list(self.connections):
+            connection.abort()
+
 
 class _HttpExchange(Exchange):
     """A request on its connection; `data` is its answer once it is there."""
@@ -269,7 +274,8 @@ class Connection(asyncio.Protocol):
         body = response.body
         if server.health.draining:
             exchange.keep_alive = False
-        if response.status == 200 and response.content_type is JSON and not response.headers and exchange.keep_alive:
+        plain = response.status == 200 and response.content_type is JSON and not response.headers
+        if plain and exchange.keep_alive and b"x-request-id" not in exchange.headers:
             head = server.heads.json
             end = b"\r\n\r\n"
         else:
@@ -306,6 +312,10 @@ class Connection(asyncio.Protocol):
         """Close when no answer is owed and no request has begun."""
         if not self._exchanges and self._phase is _IDLE:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._transport.abort()
 
     def _too_large(self, got: str) -> None:
         self._refuse(

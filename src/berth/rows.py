@@ -136,11 +136,14 @@ def _cell_of_scalar(info: kinds.Type) -> tuple[Cell, str, Shape]:
 
 def _output_columns(output: Any) -> tuple[list[_Column], Callable[[Any, str], Any]]:
     info = kinds.type_info(output)
-    if isinstance(info, kinds.StructType | kinds.DataclassType | kinds.NamedTupleType) and info.fields:
-        return [_field_column(field) for field in info.fields], getattr
-    if isinstance(info, kinds.TypedDictType) and info.fields:
-        return [_field_column(field) for field in info.fields], lambda answer, name: answer.get(name)
+    structs = kinds.StructType | kinds.DataclassType | kinds.NamedTupleType | kinds.TypedDictType
+    if isinstance(info, structs) and info.fields:
+        return [_field_column(field) for field in info.fields], _field_of
     return [_column("output", output)], lambda answer, _: answer
+
+
+def _field_of(answer: Any, name: str) -> Any:
+    return answer.get(name) if isinstance(answer, Mapping) else getattr(answer, name)
 
 
 def _field_column(field: kinds.Field) -> _Column:

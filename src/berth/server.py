@@ -116,6 +116,8 @@ async def _drain(server: Server, accepting: Sequence[asyncio.Server], log: Log) 
         server.tick(loop.time())
         await asyncio.sleep(_POLL_S)
     abandoned = server.application.in_flight
+    server.abort_all()
+    await asyncio.sleep(0)  # connections that were aborted are told so on the next turn
     if abandoned:
         log.event("error", "stopped with requests in flight", abandoned=abandoned, drain_timeout=patience)
         return 1

@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from berth.errors import InputError, SignatureError
-from berth.hints import array_type, describe, give, has_arrays, receive, translate
+from berth.hints import array_type, describe, fields_of, give, has_arrays, receive, translate, translate_output
 from berth.tensors import TensorSpec
 
 Call = dict[str, Any]
@@ -116,7 +116,7 @@ def signature_of(predict: Callable[..., Any], *, rows: bool = False) -> Signatur
     output = hints.get("return", Any)
     if rows:
         output = _element(output, "the return value of predict") if output is not Any else Any
-    return Signature(inputs, translate(output, "the return value of predict"), inspect.getdoc(predict) or "")
+    return Signature(inputs, translate_output(output), inspect.getdoc(predict) or "")
 
 
 def signature_of_tensors(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Signature:
@@ -151,7 +151,7 @@ def _parameter(item: inspect.Parameter, hints: Mapping[str, Any], *, rows: bool)
         hint = _element(hint, where)
         if item.default is not _MISSING:
             raise SignatureError(f"{where}: a @batched predict takes lists, which have no default per item")
-    if has_arrays(_fields_of(hint)):
+    if has_arrays(fields_of(hint)):
         raise SignatureError(f"{where}: arrays inside a struct have no checked shape; make the array its own parameter")
     return Parameter(item.name, translate(hint, where), item.default)
 
@@ -160,12 +160,6 @@ def _element(hint: Any, where: str) -> Any:
     if get_origin(hint) is not list or len(get_args(hint)) != 1:
         raise SignatureError(f"{where}: a @batched predict takes and returns lists; write list[...], got {hint!r}")
     return get_args(hint)[0]
-
-
-def _fields_of(hint: Any) -> dict[str, Any]:
-    if isinstance(hint, type) and (hasattr(hint, "__dataclass_fields__") or hasattr(hint, "__struct_fields__")):
-        return get_type_hints(hint, include_extras=True)
-    return {}
 
 
 def _takes(wanted: Any, text: str) -> bool:

@@ -77,8 +77,10 @@ def coerce(value: Any, dtype: np.dtype[Any], shape: Shape | None) -> Array:
     Numbers change kind only where nothing is lost: whole numbers may become floats, and whole numbers that fit may
     change size; null is NaN in a float array.
     """
-    array = value if isinstance(value, np.ndarray) else _from_lists(value)
-    array = _cast(array, dtype)
+    if dtype.kind == "O":
+        array = _texts(value)
+    else:
+        array = _cast(value if isinstance(value, np.ndarray) else _from_lists(value), dtype)
     if shape is not None and not fits(array.shape, shape):
         raise ValueError(f"expected shape {list(shape)}, got {list(array.shape)}")
     return array
@@ -95,6 +97,19 @@ def _from_lists(value: Any) -> Array:
         raise ValueError(f"expected nested lists of numbers: {error}") from error
 
 
+def _texts(value: Any) -> Array:
+    # As objects from the start: numpy's own strings would lose NUL characters at their end.
+    if not isinstance(value, list | np.ndarray):
+        raise ValueError(f"expected nested lists of strings, got {_json_name(value)}")
+    array = np.array(value, dtype=object)
+    for item in array.ravel():
+        if isinstance(item, list):
+            raise ValueError("expected nested lists of equal length, got ragged ones")
+        if not isinstance(item, str | bytes):
+            raise ValueError(f"expected strings, got {_json_name(item)}")
+    return array
+
+
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
     if array.dtype == dtype:
         return array
@@ -107,9 +122,7 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
         return _floats_with_null(array, dtype)
     if want in "iu" and got in "iu":
         return _whole_numbers(array, dtype)
-    if want == "O" and got == "U":
-        return array.astype(object)
-    raise ValueError(f"expected {dtype.name if want != 'O' else 'strings'}, got {_kind_name(array)}")
+    raise ValueError(f"expected {dtype.name}, got {_kind_name(array)}")
 
 
 def _floats_with_null(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+
 from tests.berth.support import Berth, predictor, serving
 
 

@@ -99,8 +99,6 @@ class Echo:
 
 
 class Batched:
-    calls: list[int] = []
-
     @berth.batched
     def predict(self, x: list[int], slow: list[float]) -> list[dict[str, int]]:
         time.sleep(max(slow))

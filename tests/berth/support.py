@@ -141,7 +141,7 @@ def predictor(name: str, **settings: str) -> dict[str, str]:
 
 @contextmanager
 def serving(cwd: Path | None = None, **settings: str) -> Iterator[Berth]:
-    """A berth that is ready, on a unix socket; it must still be alive, or have ended with code 0, when the block ends."""
+    """A berth that is ready, on a unix socket; its log is shown when it does not end with code 0."""
     with tempfile.TemporaryDirectory(prefix="berth-") as folder:
         path, log_path = str(Path(folder) / "http.sock"), Path(folder) / "log"
         with log_path.open("wb") as log:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+
 from tests.berth.support import Berth, predictor, read_answers, serving
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+
 from tests.berth.support import Berth, form, predictor, serving
 
 GOOD = {"count": 2, "name": "ab", "numbers": [[1, 2], [3, 4.5]]}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.berth.support import Answer, Berth, predictor, serving
 
 INFER = "/v2/models/double/infer"
@@ -43,11 +44,9 @@ def test_the_server_describes_itself(onnx_server: Berth) -> None:
     assert onnx_server.get("/v2/models").json == {"models": ["double"]}
 
 
-@pytest.mark.parametrize(
-    "path", ["/v2/models/double", "/v2/models/double/versions/3", "/v2/models/d%6Fuble/versions/99"]
-)
+@pytest.mark.parametrize("path", ["double", "double/versions/3", "d%6Fuble/versions/99"])
 def test_the_model_describes_its_tensors(onnx_server: Berth, path: str) -> None:
-    assert onnx_server.get(path).json == {
+    assert onnx_server.get(f"/v2/models/{path}").json == {
         "name": "double",
         "versions": ["3"],
         "platform": "onnxruntime_onnx",
@@ -116,13 +115,13 @@ def test_nan_and_infinity_are_bare_tokens_both_ways(onnx_server: Berth) -> None:
         ([tensor([1, 2], [])], ["expected shape [-1, 2], got []"]),
         ([tensor([1, 2], [-1, 2])], ["0 or more"]),
         ([tensor([1, 2], [2**62, 2])], ["elements"]),
-        ([tensor([1, 2], [2**70, 2])], ["$.inputs[0].shape[0]"]),
+        ([tensor([1, 2], [2**70, 2])], ["elements"]),
         ([tensor([1, 2, 3])], ["expected 2 elements", "got 3"]),
         ([tensor([])], ["expected 2 elements", "got 0"]),
         ([tensor(["a", "b"])], ["expected float32, got strings"]),
         ([tensor([True, False])], ["booleans"]),
         ([tensor([[1], [2, 3]])], ["equal length"]),
-        ([tensor(None)], ["neither"]),
+        ([tensor(None)], ["expected a list"]),
         ([tensor("text")], ["expected a list"]),
         ([{"name": "x", "shape": [1, 2], "datatype": "FP32"}], ["neither"]),
         ([{"name": "x"}], ["shape"]),

@@ -40,18 +40,15 @@ class Native:
                 call = self._signature.convert(self._form(parse_parts(request.body, parse_boundary(content_type))))
             else:
                 call = self._json(request.body)
+            return Work([self._model.prepare(call)], self._encode, INPUT_STATUS)
         except InputError as error:
             raise refuse_input(error, INPUT_STATUS) from error
-        return self._work(call)
 
     def _json(self, body: bytes) -> Call:
         try:
             return self._signature.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refusal(400, f"the body is not valid JSON: {error}") from error
-
-    def _work(self, call: Call) -> Work:
-        return Work([self._model.prepare(call)], self._encode, INPUT_STATUS)
 
     def _encode(self, answers: list[Any]) -> Response:
         return Response(self._signature.encode(answers[0]))
