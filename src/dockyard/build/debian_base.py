@@ -26,7 +26,7 @@ from dockyard.build.sources import Source, find_sources, host_suite
 from dockyard.build.target import host_architecture
 from dockyard.build.workshop import Workshop
 from dockyard.errors import LockError
-from dockyard.oci.layer import Entry, entries_of
+from dockyard.oci.layer import Codec, Entry, entries_of
 
 _RECIPE = 1
 _USERS = (
@@ -80,8 +80,8 @@ class DebianBase:
     def make(self, lock: Lock) -> Base:
         """See `BaseSource.make`."""
         workshop, architecture = self.workshop, host_architecture()
-        key = packages_key("debian", lock.base, workshop)
-        root = workshop.trees / key
+        key = packages_key("debian", lock.base, workshop.codec)
+        root = workshop.trees / packages_key("debian", lock.base, "none")
         if not root.is_dir():
             _unpack(lock.base, self._sources(), root, workshop, finish=True)
         interpreter = find_interpreter(root, architecture)
@@ -107,10 +107,10 @@ class DebianBase:
 
 def packages_layer(packages: Sequence[DebianPackage], sources: Sequence[Source], workshop: Workshop) -> BuiltLayer:
     """A layer of Debian packages to lie on a base."""
-    key = packages_key("system", packages, workshop)
+    key = packages_key("system", packages, workshop.codec)
 
     def content() -> Content:
-        tree = workshop.trees / key
+        tree = workshop.trees / packages_key("system", packages, "none")
         if not tree.is_dir():
             _unpack(packages, sources, tree, workshop, finish=False)
         return Content(entries_of(tree, ""), read_facts(tree, "", everything=False))
@@ -118,9 +118,9 @@ def packages_layer(packages: Sequence[DebianPackage], sources: Sequence[Source],
     return workshop.layers.layer("Debian packages", key, workshop.codec, content)
 
 
-def packages_key(kind: str, packages: Sequence[DebianPackage], workshop: Workshop) -> str:
-    """The key of a layer of these packages."""
-    return layer_key(kind, workshop.codec, recipe=_RECIPE, packages=[one.sha256 for one in packages])
+def packages_key(kind: str, packages: Sequence[DebianPackage], codec: Codec) -> str:
+    """The key of a layer of these packages, or, with the codec "none", of the tree that it is packed from."""
+    return layer_key(kind, codec, recipe=_RECIPE, packages=[one.sha256 for one in packages])
 
 
 def _unpack(

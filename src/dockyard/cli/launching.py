@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from dockyard.cli import places
 from dockyard.engines.base import Container, ContainerSpec, Engine
 from dockyard.engines.launch import launch
+from dockyard.errors import ImageError
 from dockyard.oci.image import Image
 from dockyard.spec.resources import Resources
 
 _LABEL = "dev.dockyard.run."
+_CONTRACT = "dev.dockyard.berth.contract"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Wish:
 
 async def start(engine: Engine, wish: Wish) -> Container:
     """Load the image into the engine as far as it is missing there, start the container, wait until it is ready."""
+    if _CONTRACT not in wish.image.config.labels:
+        raise ImageError(
+            f"{wish.image_name} has no model server in it, so it would never be ready",
+            remedy="Run images that `dockyard build` made; one like this can be their base.",
+        )
     await engine.load(wish.image, places.store(), wish.image_name)
     return await launch(
         engine,
