@@ -1,0 +1,117 @@
+"""The reference says what the code does: keys, defaults, options, settings, routes, statuses, metrics, the image."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from berth import config, http
+from berth.config import ModelSettings
+from berth.health import Health
+from berth.metrics import Metrics
+from berth.model import load_model
+from berth.protocols.native import Native
+from berth.protocols.openapi import OpenApi
+from berth.protocols.probes import Probes
+from berth.protocols.v2 import V2
+from dockyard.build.builder import Built
+from dockyard.spec.project import Build, Model, Project, Run, Serve, Table
+from tests.docs.pages import DOCS, rows, unquoted
+
+REFERENCE = DOCS / "reference"
+TOML, BERTH, IMAGE = (REFERENCE / f"{name}.md" for name in ("dockyard-toml", "berth", "image"))
+TABLES: dict[str, type[Table]] = {"model": Model, "build": Build, "serve": Serve, "run": Run}
+KINDS = {str: "text", int: "integer", float: "number", list: "list", dict: "table"}
+
+
+@pytest.mark.parametrize(("name", "table"), TABLES.items())
+def test_the_keys_of_a_table_are_all_there_with_their_defaults(name: str, table: type[Table]) -> None:
+    documented = {unquoted(row[0]): row for row in rows(TOML, f"[{name}]")}
+    fields = {field.name: field for field in msgspec.structs.fields(table)}
+    assert list(documented) == list(fields)
+    for key, (_, kind, default, _) in documented.items():
+        assert default == shown_default(fields[key]), key
+        if default.startswith("`"):
+            value = tomllib.loads(f"value = {unquoted(default)}")["value"]
+            assert KINDS[type(value)] in kind, key
+
+
+def test_every_table_is_there() -> None:
+    sections = re.findall(r"^## \[(\w+)\]$", TOML.read_text(), re.M)
+    assert sections == [field.name for field in msgspec.structs.fields(Project)]
+
+
+def shown_default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "*required*"
+    default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    if default is None:
+        return "*berth's*"
+    if isinstance(default, str):
+        return f'`"{default}"`'
+    return {(): "`[]`"}.get(default, f"`{default}`") if isinstance(default, tuple) else f"`{default}`"
+
+
+def test_the_command_line_page_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.TARGET.read_text() == generate.page(), "run python docs/generate.py"
+
+
+def test_berths_settings_are_all_there_with_their_defaults() -> None:
+    documented = {unquoted(row[0]): unquoted(row[1]) for row in rows(BERTH, "Settings")}
+    assert documented == {name: setting.default for name, setting in config._SETTINGS.items()}
+
+
+def test_berths_routes_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "routes_predictor.py").write_text("class P:\n    def predict(self, x: int) -> int:\n        return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = ModelSettings("NAME", "VERSION", "", "routes_predictor:P", "", "", {}, 1)
+    model, health = load_model(settings), Health()
+    v2 = V2(model, settings.name, settings.version, "", health)
+    faces = (Native(model), v2, Probes(health, Metrics("m", "1")), OpenApi(model, settings))
+    routes = {
+        (method, route.path.replace("NAME", "{name}").replace("VERSION", "{version}"))
+        for face in faces
+        for route in face.routes()
+        for method in route.handlers
+    }
+    assert {(row[0], unquoted(row[1])) for row in rows(BERTH, "Routes")} == routes
+
+
+def test_berths_statuses_are_those_that_it_has_words_for() -> None:
+    assert {int(row[0]) for row in rows(BERTH, "Status codes")} <= set(http._REASONS)
+
+
+def test_berths_metrics_are_all_there() -> None:
+    text = Metrics("m", "1").text().decode()
+    found = re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M)
+    assert [(unquoted(row[0]), row[1]) for row in rows(BERTH, "Metrics")] == found
+
+
+@pytest.mark.slow
+def test_an_image_keeps_what_its_page_promises(adder: Built) -> None:
+    image = adder.image.config
+    documented = {unquoted(row[0]): unquoted(row[1]) for row in rows(IMAGE, "Environment")}
+    variables = dict(entry.split("=", 1) for entry in image.environment)
+    assert {name: value for name, value in variables.items() if not name.startswith("BERTH_")} == documented
+    assert {unquoted(row[0]) for row in rows(IMAGE, "Labels")} == set(image.labels)
+    fields = {row[0]: unquoted(row[1]) for row in rows(IMAGE, "Configuration")}
+    assert fields == {
+        "Entrypoint": " ".join(image.entrypoint),
+        "Cmd": " ".join(image.command),
+        "User": image.user,
+        "WorkingDir": image.working_dir,
+        "ExposedPorts": " ".join(image.exposed_ports),
+        "StopSignal": image.stop_signal,
+    }
+    titles = re.findall(r"\*\*([^*]+)\*\*", IMAGE.read_text().partition("\n## Layers\n")[2])
+    assert {layer.title for layer in adder.layers} <= set(titles)
