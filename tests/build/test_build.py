@@ -14,12 +14,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tests.support.projects import GOLDEN, MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 
 from dockyard.build.builder import Built
 from dockyard.errors import DockyardError, LockError, PreflightError, ProjectError
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
+from tests.support.projects import GOLDEN, MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 
 
 def files_of(built: Built, home: Home, title: str) -> dict[str, tarfile.TarInfo]:
@@ -180,9 +180,9 @@ def test_a_link_out_of_the_project_is_refused(tmp_path: Path, home: Home) -> Non
         build_in(folder, home)
 
 
-def test_hidden_files_environments_and_excluded_files_stay_out(tmp_path: Path, home: Home) -> None:
+def test_hidden_files_environments_images_and_excluded_files_stay_out(tmp_path: Path, home: Home) -> None:
     folder = write_adder(tmp_path, MANIFEST + '\n[build]\nexclude = ["train.py", "notes/*"]\n')
-    for name in (".env", "train.py", "notes/a.txt", "env/pyvenv.cfg", "env/lib.py", "kept.txt"):
+    for name in (".env", "train.py", "notes/a.txt", "env/pyvenv.cfg", "env/lib.py", "out.tar", "oci/oci-layout", "kept.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x = 1\n")
     files = files_of(build_in(folder, home), home, "code")

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.projects import CommandLine
 
 from dockyard.spec.home import Home
+from tests.support.projects import CommandLine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

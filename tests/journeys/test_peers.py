@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.support.projects import PREDICTOR, CommandLine, build_in, write_adder
 
 from dockyard.build.builder import Built
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
+from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 
 
 def run(*words: str, **options: object) -> str:
@@ -75,3 +75,18 @@ def test_a_second_load_moves_only_the_code(home: Home, dockerd: str, tmp_path: P
     assert "1 layers" in done.stderr
     code = build_in(folder, home, "adder-load:1").layers[-1]
     assert code.blob.descriptor.size < 10_000
+
+
+def test_zstd_runs_on_runc_and_an_old_docker_is_told_the_mend(home: Home, dockerd: str, tmp_path: Path) -> None:
+    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\ncompression = "zstd"\n')
+    built = build_in(folder, home, "adder-zstd:1")
+    assert {layer.media_type.rpartition("+")[2] for layer in built.image.layers} == {"zstd"}
+    line = CommandLine(home, {"DOCKER_HOST": dockerd})
+    assert line("predict", "adder-zstd:1", "--engine", "runc", "-i", "left=2").stdout.strip() == "3.5"
+    loaded = line("load", "adder-zstd:1", "--engine", "docker")
+    version = json.loads(run("docker", "--host", dockerd, "version", "--format", "{{json .Server.Version}}"))
+    if int(version.split(".")[0]) >= 23:
+        assert loaded.returncode == 0, loaded.stderr
+    else:
+        assert loaded.returncode == 1
+        assert 'compression = "gzip"' in loaded.stderr

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.registry import RunningRegistry, running_registry
 
 from dockyard.oci.layout import Layout
+from tests.support.registry import RunningRegistry, running_registry
 
 
 @pytest.fixture

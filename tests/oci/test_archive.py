@@ -8,12 +8,12 @@ import subprocess
 import tarfile
 
 import pytest
-from tests.oci.samples import member, sample_image, tar_of
 
 from dockyard.errors import ImageError, StoreError
 from dockyard.oci.archive import archive_chunks, read_archive, write_archive
 from dockyard.oci.digest import digest_of
 from dockyard.oci.layout import Layout
+from tests.oci.samples import member, sample_image, tar_of
 
 
 def run(*arguments):

@@ -8,12 +8,12 @@ import subprocess
 import tarfile
 
 import pytest
-from tests.oci.samples import CONFIG
 
 from dockyard.oci.archive import read_archive, write_archive
 from dockyard.oci.image import assemble
 from dockyard.oci.layer import Entry, write_layer
 from dockyard.oci.layout import Layout
+from tests.oci.samples import CONFIG
 
 NAMES = ("dockyard-test-archive:1", "dockyard-test-archive:2")
 

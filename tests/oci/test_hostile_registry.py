@@ -9,12 +9,12 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from tests.oci.samples import sample_image
 
 from dockyard.errors import RegistryError
 from dockyard.oci.auth import Anonymous, Credentials
 from dockyard.oci.layout import Layout
 from dockyard.oci.registry import Patience, Reference, Registry, TransientError
+from tests.oci.samples import sample_image
 
 QUICK = Patience(attempts=3, pause=0.01, silence=2, deadline=20)
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.oci.samples import AMD64, CONFIG, GZIP_LAYER
 
 from dockyard.errors import ImageError, ImageNotFoundError
 from dockyard.oci.digest import digest_of, digest_of_file, parse_digest
 from dockyard.oci.image import Descriptor, Image, ImageConfig, LayerBlob, Platform, assemble, choose_platform
+from tests.oci.samples import AMD64, CONFIG, GZIP_LAYER
 
 DIGEST = digest_of(b"layer")
 

@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from tests.oci.samples import AMD64, CONFIG, sample_image
 
 from dockyard.errors import ImageError, ImageNotFoundError, StoreError
 from dockyard.oci.digest import digest_of
@@ -16,6 +15,7 @@ from dockyard.oci.files import exclusive
 from dockyard.oci.image import Platform, assemble
 from dockyard.oci.layer import Entry, write_layer
 from dockyard.oci.layout import Layout, copy_image
+from tests.oci.samples import AMD64, CONFIG, sample_image
 
 ARM64 = Platform("linux", "arm64")
 

@@ -8,8 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.oci.samples import AMD64, sample_image
-from tests.support.registry import running_registry
 
 from dockyard.errors import ImageError, ImageNotFoundError, RegistryError
 from dockyard.oci.auth import Anonymous, Credentials, DockerConfig
@@ -17,6 +15,8 @@ from dockyard.oci.digest import digest_of
 from dockyard.oci.image import Platform
 from dockyard.oci.layout import Layout
 from dockyard.oci.registry import Patience, Reference, Registry
+from tests.oci.samples import AMD64, sample_image
+from tests.support.registry import running_registry
 
 QUICK = Patience(attempts=2, pause=0.01, silence=5, deadline=30)
 

@@ -10,11 +10,11 @@ import tracemalloc
 import zlib
 
 import pytest
-from tests.oci.samples import GZIP_LAYER, PLAIN_LAYER, compressed, member, tar_of
 
 from dockyard.errors import ImageError, StoreError
 from dockyard.oci.digest import digest_of
 from dockyard.oci.unpack import Limits, UnpackedLayer, merge_layers, unpack_layer
+from tests.oci.samples import GZIP_LAYER, PLAIN_LAYER, compressed, member, tar_of
 
 LINK, HARD, FOLDER = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
 

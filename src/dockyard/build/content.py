@@ -27,8 +27,10 @@ from dockyard.spec.load import FILE_NAME, ProjectFolder
 
 APP = "app"
 BERTH = "opt/berth"
-# Never part of an image: tools' leavings, environments, version control, and what only the build reads.
-_EXCLUDED = ("__pycache__", "node_modules", "*.pyc", "*.egg-info", FILE_NAME, "dockyard.lock", "*.oci.tar")
+# Never part of an image: tools' leavings, environments, version control, images, and what only the build reads.
+_EXCLUDED = ("__pycache__", "node_modules", "*.pyc", "*.egg-info", FILE_NAME, "dockyard.lock", "*.tar")
+# A folder with one of these files in it is an environment or an image layout.
+_MARKERS = ("pyvenv.cfg", "oci-layout")
 _OWN_LAYER = 64 << 20
 _LARGE_CODE = 512 << 20
 
@@ -78,7 +80,7 @@ def _walk(folder: Path, excluded: Sequence[str]) -> Iterator[str]:
             if name.startswith(".") or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(relative, p) for p in excluded):
                 continue
             if path.is_dir() and not path.is_symlink():
-                if not (path / "pyvenv.cfg").exists():
+                if not any((path / marker).exists() for marker in _MARKERS):
                     waiting.append(path)
             elif path.is_file():
                 yield relative

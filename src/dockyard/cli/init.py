@@ -30,7 +30,7 @@ requirements = {requirements}
 packages = []
 # The base: "debian", or any image with Python: "oci:FOLDER", "archive:FILE", "REGISTRY/NAME@sha256:...".
 base = "debian"
-# Files that stay out of the image. Hidden files, environments and caches always do.
+# Files that stay out of the image. Hidden files, environments, caches and *.tar always do.
 exclude = {exclude}
 
 [serve]

@@ -24,6 +24,7 @@ from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
 
 LOAD_DEADLINE = 3600.0
+_ZSTD = 'Layers of it are packed with zstd, which Docker reads from version 23 on: build with compression = "gzip".'
 _INSPECTED = 500
 _AT_ONCE = 8
 
@@ -99,9 +100,11 @@ async def _upload(session: Session, image: Image, layout: Layout, tag: str, run:
                 f"Docker at {session.address} took image {tag}, and then does not have it",
                 remedy="Look at its log; its disk may be full.",
             )
-    except EngineError:
+    except EngineError as error:
         if upload.failure is not None:
             raise upload.failure from None
+        if any(layer.media_type.endswith("zstd") for layer in image.layers):
+            raise EngineError(error.what, detail=error.detail, remedy=_ZSTD) from error
         raise
     return Sent(len(image.layers) - run, upload.moved)
 
