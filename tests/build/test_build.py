@@ -182,7 +182,8 @@ def test_a_link_out_of_the_project_is_refused(tmp_path: Path, home: Home) -> Non
 
 def test_hidden_files_environments_images_and_excluded_files_stay_out(tmp_path: Path, home: Home) -> None:
     folder = write_adder(tmp_path, MANIFEST + '\n[build]\nexclude = ["train.py", "notes/*"]\n')
-    for name in (".env", "train.py", "notes/a.txt", "env/pyvenv.cfg", "env/lib.py", "out.tar", "oci/oci-layout", "kept.txt"):
+    unwanted = (".env", "train.py", "notes/a.txt", "env/pyvenv.cfg", "env/lib.py", "out.tar", "oci/oci-layout")
+    for name in (*unwanted, "kept.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x = 1\n")
     files = files_of(build_in(folder, home), home, "code")

@@ -78,11 +78,11 @@ def test_a_second_load_moves_only_the_code(home: Home, dockerd: str, tmp_path: P
 
 
 def test_zstd_runs_on_runc_and_an_old_docker_is_told_the_mend(home: Home, dockerd: str, tmp_path: Path) -> None:
-    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\ncompression = "zstd"\n')
+    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\ncompression = "zstd"\n', PREDICTOR.replace("0.5", "0.125"))
     built = build_in(folder, home, "adder-zstd:1")
     assert {layer.media_type.rpartition("+")[2] for layer in built.image.layers} == {"zstd"}
     line = CommandLine(home, {"DOCKER_HOST": dockerd})
-    assert line("predict", "adder-zstd:1", "--engine", "runc", "-i", "left=2").stdout.strip() == "3.5"
+    assert line("predict", "adder-zstd:1", "--engine", "runc", "-i", "left=2").stdout.strip() == "3.125"
     loaded = line("load", "adder-zstd:1", "--engine", "docker")
     version = json.loads(run("docker", "--host", dockerd, "version", "--format", "{{json .Server.Version}}"))
     if int(version.split(".")[0]) >= 23:
