@@ -19,6 +19,7 @@ from berth.protocols.native import Native
 from berth.protocols.openapi import OpenApi
 from berth.protocols.probes import Probes
 from berth.protocols.v2 import V2
+from dockyard.build import content
 from dockyard.build.builder import Built
 from dockyard.spec.project import Build, Model, Project, Run, Serve, Table
 from tests.docs.pages import DOCS, rows, unquoted
@@ -39,6 +40,11 @@ def test_the_keys_of_a_table_are_all_there_with_their_defaults(name: str, table:
         if default.startswith("`"):
             value = tomllib.loads(f"value = {unquoted(default)}")["value"]
             assert KINDS[type(value)] in kind, key
+
+
+def test_what_stays_out_of_an_image_is_named() -> None:
+    page = TOML.read_text()
+    assert [name for name in (*content._EXCLUDED, *content._MARKERS) if f"`{name}`" not in page] == []
 
 
 def test_every_table_is_there() -> None:
