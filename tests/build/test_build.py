@@ -351,3 +351,24 @@ def test_a_base_from_a_layout_is_used_as_it_is(adder: Built, tmp_path: Path, hom
     assert (built.lock.python, built.lock.base) == ("3.11", ())
     assert GOLDEN  # the project's own files lie on top
     assert "app/predictor.py" in files_of(built, home, "code")
+
+
+def test_settings_of_a_model_in_the_base_do_not_leak(adder: Built, tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\nbase = "oci:{home.images}:adder:1"\n')
+    (folder / "net.onnx").write_bytes(b"x")
+    text = (folder / "dockyard.toml").read_text()
+    text = text.replace('predictor = "predictor:Adder"', 'format = "onnx"\nweights = "net.onnx"')
+    (folder / "dockyard.toml").write_text(text)
+    settings = {entry.partition("=")[0] for entry in build_in(folder, home, "on-adder:2").image.config.environment}
+    assert "BERTH_FORMAT" in settings
+    assert "BERTH_PREDICTOR" not in settings
+    assert adder.image
+
+
+def test_a_format_with_several_files_is_refused(tmp_path: Path, home: Home) -> None:
+    manifest = MANIFEST.replace('predictor = "predictor:Adder"', 'format = "onnx"\nweights = "*.onnx"')
+    folder = write_adder(tmp_path, manifest)
+    for name in ("a.onnx", "b.onnx"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(ProjectError, match=r"matches 2: a\.onnx, b\.onnx"):
+        build_in(folder, home)

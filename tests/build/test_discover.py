@@ -62,3 +62,11 @@ def test_a_requirements_file_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
     found = discover(tmp_path)
     assert (found.predictor, found.format, found.weights, found.requirements) == ("", "", (), "")
+
+
+def test_a_predictor_beside_a_pickle_also_gets_what_reads_the_pickle(tmp_path: Path) -> None:
+    joblib.dump(LogisticRegression().fit([[0.0], [1.0]], [0, 1]), tmp_path / "model.joblib")
+    (tmp_path / "predictor.py").write_text("import joblib\nclass P:\n    def predict(self, a: float) -> int: ...\n")
+    found = discover(tmp_path)
+    assert found.requirements == (f"joblib=={version('joblib')}", f"scikit-learn=={version('scikit-learn')}")
+    assert found.weights == ("model.joblib",)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from tests.support.projects import CommandLine
-
 from dockyard.spec.load import load_project
+from tests.support.projects import CommandLine
 
 
 def test_an_empty_folder_becomes_a_project_that_answers(dockyard: CommandLine, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.projects import PREDICTOR, CommandLine, build_in, write_adder
 
 from dockyard.build.builder import Built
 from dockyard.spec.home import Home
+from tests.support.projects import PREDICTOR, CommandLine, build_in, write_adder
 
 
 @pytest.fixture(params=["docker", "runc"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dockyard.build.builder import Built
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
+from tests.support.registry import running_registry
 
 
 def run(*words: str, **options: object) -> str:
@@ -90,3 +92,24 @@ def test_zstd_runs_on_runc_and_an_old_docker_is_told_the_mend(home: Home, docker
     else:
         assert loaded.returncode == 1
         assert 'compression = "gzip"' in loaded.stderr
+
+
+def test_a_second_push_moves_only_the_code_and_a_pull_brings_it_back(home: Home, tmp_path: Path) -> None:
+    line = CommandLine(home)
+    folder = write_adder(tmp_path / "project")
+    with running_registry(tmp_path / "registry") as registry:
+        reference = f"{registry.host}/team/adder:1"
+        assert line("build", str(folder), "--name", "adder-push:1").returncode == 0
+        first = line("push", "adder-push:1", reference)
+        assert "4 of 4 layers" in first.stdout, first.stderr
+        (folder / "predictor.py").write_text(PREDICTOR.replace("0.5", "0.625"))
+        assert line("build", str(folder), "--name", "adder-push:1").returncode == 0
+        second = line("push", "adder-push:1", reference)
+        assert "1 of 4 layers" in second.stdout
+        assert re.search(r", \d\.\d kB moved", second.stdout)
+        elsewhere = CommandLine(Home(tmp_path / "elsewhere"))
+        pulled = elsewhere("pull", reference, "--name", "adder:pulled")
+        assert pulled.returncode == 0, pulled.stderr
+        digest = Layout.open(home.images).resolve("adder-push:1").digest
+        assert digest in pulled.stdout
+        assert Layout.open(elsewhere.home.images).resolve("adder:pulled").digest == digest

@@ -64,7 +64,7 @@ def _environment(parts: Parts) -> tuple[str, ...]:
     model = parts.project.model
     path = f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"
     settings: dict[str, str] = {
-        **dict(entry.split("=", 1) for entry in parts.base.environment),
+        **_inherited(parts.base.environment),
         "PATH": path,
         "PYTHONPATH": f"/app:/opt/berth:{INSIDE}",
         "PYTHONUNBUFFERED": "1",
@@ -88,6 +88,12 @@ def _environment(parts: Parts) -> tuple[str, ...]:
         if model.options:
             settings["BERTH_OPTIONS"] = json.dumps(model.options, sort_keys=True)
     return tuple(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+def _inherited(environment: Sequence[str]) -> dict[str, str]:
+    """The base's variables, without the settings of a model that it may serve itself."""
+    variables = dict(entry.partition("=")[::2] for entry in environment)
+    return {name: value for name, value in variables.items() if not name.startswith("BERTH_")}
 
 
 def _labels(project: Project) -> Mapping[str, str]:

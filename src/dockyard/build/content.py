@@ -49,6 +49,12 @@ def find_files(folder: ProjectFolder) -> ProjectFiles:
     weights: set[str] = set()
     for pattern in model.weight_patterns:
         weights.update(_matching(folder.path, pattern))
+    if model.format and len(weights) != 1:
+        raise ProjectError(
+            f'model.format = "{model.format}" loads one file, and model.weights matches {len(weights)}: '
+            f"{', '.join(sorted(weights)[:4])}",
+            remedy=f"Name the one that is the model in {FILE_NAME}.",
+        )
     walked = _walk(folder.path, (*_EXCLUDED, *folder.project.build.exclude))
     code = tuple(path for path in sorted(walked) if path not in weights)
     _check_code(folder, code)

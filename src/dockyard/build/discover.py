@@ -38,7 +38,7 @@ def discover(folder: Path) -> Discovery:
     module = _predictor(folder)
     file = next((one for one in ("requirements.txt", "pyproject.toml") if (folder / one).is_file()), "")
     if module is not None:
-        found = file or _of_imports(module, folder)
+        found = file or _with_pickles(_of_imports(module, folder), folder, models)
         return Discovery(name, f"{module.path.stem}:{module.name}", "", tuple(models), found)
     if len(models) == 1:
         kind = _FORMATS[Path(models[0]).suffix]
@@ -88,6 +88,17 @@ def _of_imports(predictor: _Predictor, folder: Path) -> tuple[str, ...]:
             elif not own.is_file() and not (folder / name).is_dir():
                 names.add(name)
     return _pinned(sorted(names - set(sys.stdlib_module_names) - {"berth"}))
+
+
+def _with_pickles(found: tuple[str, ...], folder: Path, models: Sequence[str]) -> tuple[str, ...]:
+    """The requirements with what pickled models need to be read, which no import tells."""
+    names = {re.split(r"[=<>!~ \[]", requirement)[0] for requirement in found}
+    for model in models:
+        needed = _of_format(_FORMATS[Path(model).suffix], folder / model) if not model.endswith(".onnx") else ()
+        if any("==" in requirement for requirement in needed):
+            found += tuple(one for one in needed if re.split("==", one)[0] not in names)
+            names |= {re.split("==", one)[0] for one in needed}
+    return tuple(sorted(found))
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:

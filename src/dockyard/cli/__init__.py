@@ -19,6 +19,8 @@ from dockyard.errors import DockyardError
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
     "build": ("Build the project's image, without a daemon.", "build"),
+    "push": ("Send an image to a registry.", "push"),
+    "pull": ("Fetch an image from a registry.", "pull"),
     "images": ("List the images in the local store.", "images"),
     "load": ("Make an image known to an engine.", "load"),
     "run": ("Start a container of an image.", "run"),

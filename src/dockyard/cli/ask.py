@@ -18,6 +18,8 @@ from typing import Any
 
 from dockyard.errors import PredictionError, ProjectError
 
+SEE_LOG = "The container's log has the details: `dockyard logs NAME`."
+
 
 @dataclass(frozen=True)
 class Address:
@@ -96,7 +98,7 @@ def predict(address: Address, inputs: Mapping[str, Any], *, deadline: float = 60
     answer = ask(address, "POST", "/predict", json.dumps(inputs).encode(), deadline=deadline)
     if answer.status != http.client.OK:
         said = answer.value.get("error") if isinstance(answer.value, dict) else answer.text[:500]
-        remedy = "The container's log has the details." if answer.status >= 500 else "Correct the input and ask again."
+        remedy = SEE_LOG if answer.status >= 500 else "Correct the input and ask again."
         raise PredictionError(f"the model answered {answer.status}: {said}", remedy=remedy)
     return answer.value
 

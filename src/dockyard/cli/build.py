@@ -34,6 +34,8 @@ def command(
     folder: Path, name: str | None, output: Path | None, load: bool, locked: bool, upgrade: bool, as_json: bool
 ) -> None:
     """Build the image of the project in FOLDER (default: here)."""
+    if output is not None:
+        _check_output(output)
     project = load_project(folder)
     model = project.project.model
     options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade)
@@ -41,8 +43,7 @@ def command(
     console = Console(stderr=True)
     with Bars(console) as bars:
         built = build(Workshop(project, layout, places.home().cache, bars), options)
-        if name is None:
-            layout.add(built.image, f"{model.name}:latest")
+        layout.add(built.image, f"{model.name}:latest")
     if as_json:
         click.echo(json.dumps(_as_json(built), indent=2))
     else:
@@ -106,14 +107,17 @@ def _as_json(built: Built) -> dict[str, object]:
     }
 
 
-def _write_output(console: Console, built: Built, layout: Layout, output: Path) -> None:
-    if output.suffix == ".tar":
-        write_archive(built.image, layout, built.name, output)
-    elif output.suffix and not output.is_dir():
+def _check_output(output: Path) -> None:
+    if output.suffix not in {"", ".tar"} and not output.is_dir():
         raise ProjectError(
             f"--output {output} is neither a .tar file nor a folder",
             remedy="Write --output model.tar for an archive, or --output model/ for an OCI layout.",
         )
+
+
+def _write_output(console: Console, built: Built, layout: Layout, output: Path) -> None:
+    if output.suffix == ".tar":
+        write_archive(built.image, layout, built.name, output)
     else:
         copy_image(built.image, layout, Layout.create(output), built.name.rpartition(":")[2])
     console.print(f"Written to {output}", highlight=False)

@@ -5,8 +5,9 @@ Called by the verbs that need an engine.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +16,21 @@ from dockyard.engines.base import Engine
 from dockyard.engines.detect import Choice, detect
 
 ENGINES = ("auto", "docker", "runc")
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def engine_option(text: str) -> Callable[[_Command], _Command]:
+    """The option --engine of a verb, which DOCKYARD_ENGINE answers where it is not given."""
+    return click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="auto",
+        envvar="DOCKYARD_ENGINE",
+        show_envvar=True,
+        help=text,
+    )
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dockyard.cli import compose
 from dockyard.engines.base import Container, Engine
-from dockyard.errors import ContainerNotFoundError, EngineNotFoundError
+from dockyard.errors import ContainerNotFoundError, EngineError, EngineNotFoundError
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,13 @@ async def one_container(name: str, engine: str = "auto") -> AsyncIterator[Found]
 
 def pick(name: str, found: tuple[Found, ...]) -> Found:
     """The one of `found` that `name` means."""
-    for each in found:
-        if each.container.name == name or (len(name) >= 6 and each.container.id.startswith(name)):
-            return each
+    named = [each for each in found if each.container.name == name]
+    named = named or [each for each in found if len(name) >= 6 and each.container.id.startswith(name)]
+    if len(named) > 1:
+        engines = " and ".join(each.container.engine for each in named)
+        raise EngineError(f"{name!r} is a container on {engines}", remedy="Say which one with --engine.")
+    if named:
+        return named[0]
     names = ", ".join(each.container.name for each in found)
     raise ContainerNotFoundError(
         f"there is no container {name!r}",

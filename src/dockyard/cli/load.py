@@ -13,7 +13,7 @@ from dockyard.spec.resources import format_bytes
 
 @click.command()
 @click.argument("image", required=False)
-@click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="The engine to load into.")
+@compose.engine_option("The engine to load into.")
 def command(image: str | None, engine: str) -> None:
     """Load IMAGE (default: the image of the project here) into an engine."""
     name = places.image_name(image)

@@ -14,7 +14,7 @@ from dockyard.cli.containers import one_container
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), help="Only the last N lines.")
-@click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="Where the container runs.")
+@compose.engine_option("Where the container runs.")
 def command(name: str, follow: bool, tail: int | None, engine: str) -> None:
     """Show the log of container NAME."""
     asyncio.run(_show(name, follow, tail, engine))

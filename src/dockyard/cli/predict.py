@@ -15,10 +15,11 @@ from typing import Any
 import click
 
 from dockyard.cli import compose, places
-from dockyard.cli.ask import Address, predict, read_inputs
+from dockyard.cli.ask import SEE_LOG, Address, predict, read_inputs
 from dockyard.cli.containers import all_containers
 from dockyard.cli.launching import Wish, limits, start
 from dockyard.engines.base import Container
+from dockyard.engines.launch import last_lines
 from dockyard.errors import ContainerNotFoundError, EngineNotFoundError, ImageNotFoundError, PredictionError
 
 
@@ -26,7 +27,7 @@ from dockyard.errors import ContainerNotFoundError, EngineNotFoundError, ImageNo
 @click.argument("target", metavar="IMAGE|NAME|URL")
 @click.option("-i", "--input", "pairs", multiple=True, metavar="NAME=VALUE", help="An input; NAME=@FILE reads a file.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=60.0, help="Seconds to wait for the answer.")
-@click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="Where the container runs.")
+@compose.engine_option("Where the container runs.")
 def command(target: str, pairs: tuple[str, ...], timeout: float, engine: str) -> None:
     """Ask a model and print its answer as JSON.
 
@@ -70,6 +71,12 @@ async def _ask(target: str, pairs: tuple[str, ...], given: dict[str, Any] | None
         started = await start(chosen, Wish(image, target, name, {}, limits(image), deadline=deadline))
         try:
             return await asyncio.to_thread(put, _address(started))
+        except PredictionError as error:
+            if error.remedy != SEE_LOG:
+                raise
+            # The container is gone when this is read, and its log with it: show the end of that here.
+            log = await last_lines(chosen, started.id)
+            raise PredictionError(error.what, detail=log, remedy="The end of its log stands above.") from error
         finally:
             with suppress(ContainerNotFoundError):
                 await chosen.remove(started.id)

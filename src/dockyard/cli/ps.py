@@ -15,7 +15,7 @@ from dockyard.cli.containers import Found, all_containers
 
 
 @click.command()
-@click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="Which engine to ask.")
+@compose.engine_option("Which engine to ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(engine: str, as_json: bool) -> None:
     """List containers."""

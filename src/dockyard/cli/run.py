@@ -26,7 +26,7 @@ from dockyard.spec.resources import parse_bytes
 @click.option("--cpus", type=click.FloatRange(0.01), help="Limit; may be a fraction.")
 @click.option("--pids", type=click.IntRange(1), help="Limit of processes and threads.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=120.0, help="Seconds it may take to become ready.")
-@click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="What starts the container.")
+@compose.engine_option("What starts the container.")
 def command(
     image: str | None,
     detach: bool,

@@ -14,7 +14,7 @@ from dockyard.cli.containers import Found, all_containers, pick
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Stop all containers that Dockyard started.")
 @click.option("--grace", type=click.FloatRange(0, 3600), default=30.0, help="Seconds to finish in before it is killed.")
-@click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="Where the containers run.")
+@compose.engine_option("Where the containers run.")
 def command(names: tuple[str, ...], everything: bool, grace: float, engine: str) -> None:
     """Stop the containers NAMES, and remove them."""
     if bool(names) == everything:

@@ -15,7 +15,7 @@ from dockyard.engines.once import run_once
 @click.command()
 @click.argument("image", required=False)
 @click.option("--timeout", type=click.FloatRange(1), default=300.0, help="Seconds that all goldens may take.")
-@click.option("--engine", type=click.Choice(compose.ENGINES), default="auto", help="What starts the container.")
+@compose.engine_option("What starts the container.")
 def command(image: str | None, timeout: float, engine: str) -> None:
     """Run the goldens of IMAGE (default: the image of the project here); fails if one of them does."""
     name = places.image_name(image)

@@ -37,7 +37,7 @@ class Activation:
         if len(str(folder / ACTIVATE_SOCKET).encode()) > PATH_LIMIT:
             raise EngineError(
                 f"{folder} is too long a path for a unix socket ({PATH_LIMIT} bytes with its name)",
-                remedy="Choose a shorter runtime folder.",
+                remedy="Choose a shorter runtime folder: DOCKYARD_HOME sets it.",
             )
         self.folder = folder
         self.socket = folder / HTTP_SOCKET

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 from dockyard.errors import ImageError, RegistryError
 from dockyard.oci import media, wire
@@ -23,6 +24,7 @@ from dockyard.oci.transport import Patience, TransientError, Transport
 __all__ = ["Patience", "Reference", "Registry", "TransientError", "tagged"]
 
 _AT_ONCE = 3
+_Moved = TypeVar("_Moved")
 _ACCEPTED = (media.OCI_MANIFEST, media.OCI_INDEX, media.DOCKER_MANIFEST, media.DOCKER_INDEX)
 
 
@@ -60,8 +62,10 @@ class Registry:
         layout.add(image, str(reference))
         return image
 
-    def push(self, image: Image, layout: Layout, reference: Reference) -> None:
-        """Send what the registry lacks of an image, then its manifest, under the reference's tag or digest.
+    def push(self, image: Image, layout: Layout, reference: Reference) -> tuple[Descriptor, ...]:
+        """Send what the registry lacks of an image, then its manifest; returns the blobs that were sent.
+
+        The image gets the reference's tag, or is known by its digest alone.
 
         RegistryError when the registry refuses or cannot be reached in time; ImageError when a blob is damaged, or
         the reference has the digest of another image.
@@ -72,8 +76,10 @@ class Registry:
                 remedy="Leave out the digest: it follows from the image.",
             )
         with self._transport(reference, "pull,push") as transport:
-            _together(lambda blob: _upload(transport, layout, blob), _unique((*image.layers, image.config_descriptor)))
+            blobs = _unique((*image.layers, image.config_descriptor))
+            sent = _together(lambda blob: _upload(transport, layout, blob), blobs)
             _put_manifest(transport, image.manifest, layout.blobs.read(image.digest), reference.tag or image.digest)
+        return tuple(blob for blob, moved in zip(blobs, sent, strict=True) if moved)
 
     @contextmanager
     def _transport(self, reference: Reference, actions: str) -> Iterator[Transport]:
@@ -88,13 +94,12 @@ def _unique(descriptors: Iterable[Descriptor]) -> list[Descriptor]:
     return list({descriptor.digest: descriptor for descriptor in descriptors}.values())
 
 
-def _together(transfer: Callable[[Descriptor], None], descriptors: list[Descriptor]) -> None:
-    """Run transfers, a few at once; the first error ends those that have not begun."""
+def _together(transfer: Callable[[Descriptor], _Moved], descriptors: list[Descriptor]) -> list[_Moved]:
+    """Run transfers, a few at once, and return what each did; the first error ends those that have not begun."""
     with ThreadPoolExecutor(_AT_ONCE, "transfer") as pool:
         running = [pool.submit(transfer, descriptor) for descriptor in descriptors]
         try:
-            for each in running:
-                each.result()
+            return [each.result() for each in running]
         finally:
             for each in running:
                 each.cancel()
@@ -134,19 +139,20 @@ def _fetch(transport: Transport, layout: Layout, blob: Descriptor) -> None:
         transport.patiently(fetch)
 
 
-def _upload(transport: Transport, layout: Layout, blob: Descriptor) -> None:
-    """Send one blob unless the registry has it."""
+def _upload(transport: Transport, layout: Layout, blob: Descriptor) -> bool:
+    """Send one blob unless the registry has it; whether it was sent."""
 
-    def upload() -> None:
+    def upload() -> bool:
         if transport.exists(f"blobs/{blob.digest}"):
-            return
+            return False
         place = transport.location(transport.send("POST", "blobs/uploads/", None, {"Content-Length": "0"}, 202))
         target = f"{place}{'&' if '?' in place else '?'}digest={blob.digest}"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
         with layout.blobs.open(blob.digest) as file:
             transport.send("PUT", target, file, headers, 201)
+        return True
 
-    transport.patiently(upload)
+    return transport.patiently(upload)
 
 
 def _put_manifest(transport: Transport, manifest: Descriptor, data: bytes, target: str) -> None:
