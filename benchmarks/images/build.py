@@ -30,12 +30,12 @@ class Bench:
     project: Path
     home: Path
 
-    def dockyard(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def dockyard(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One command in this home; its failure ends the benchmark."""
         return subprocess.run(
             [sys.executable, "-m", "dockyard.cli", *words],
             cwd=self.project,
-            env={**os.environ, "DOCKYARD_HOME": str(self.home), "UV_CACHE_DIR": str(self.home / "uv"), **environment},
+            env={**_environment(), "DOCKYARD_HOME": str(self.home), "UV_CACHE_DIR": str(self.home / "uv")},
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
@@ -84,6 +84,11 @@ def measure(*, runs: int = 5) -> dict[str, object]:
         "median_nothing_changed_s": statistics.median(unchanged),
         "bytes": sizes,
     }
+
+
+def _environment() -> dict[str, str]:
+    """This process's, but Python keeps the bytecode of Dockyard itself, as an installed program's is kept."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _edited(bench: Bench, number: int) -> float:
