@@ -28,11 +28,6 @@ class Health:
         return self.state is State.READY
 
     @property
-    def draining(self) -> bool:
-        """Whether connections are being closed as they are answered."""
-        return self.state is State.DRAINING
-
-    @property
     def why_not(self) -> str:
         """What a caller is told while the server is not ready."""
         return f"the server is {self.state.value}"

@@ -17,7 +17,6 @@ import httptools
 
 from berth.application import Application, Exchange
 from berth.config import Limits
-from berth.health import Health
 from berth.protocols.base import JSON, Response, error_response
 
 MAX_HEADER_BYTES = 65_536
@@ -87,12 +86,12 @@ class Heads:
 class Server:
     """What all connections share."""
 
-    def __init__(self, application: Application, limits: Limits, health: Health) -> None:
+    def __init__(self, application: Application, limits: Limits) -> None:
         self.application = application
         self.limits = limits
-        self.health = health
         self.heads = Heads()
         self.connections: set[Connection] = set()
+        self.draining = False
         self.now = asyncio.get_running_loop().time()
 
     def tick(self, now: float) -> None:
@@ -272,7 +271,7 @@ class Connection(asyncio.Protocol):
     def _format(self, exchange: _HttpExchange, response: Response) -> bytes:
         server = self._server
         body = response.body
-        if server.health.draining:
+        if server.draining:
             exchange.keep_alive = False
         plain = response.status == 200 and response.content_type is JSON and not response.headers
         if plain and exchange.keep_alive and b"x-request-id" not in exchange.headers:
@@ -339,7 +338,9 @@ class Connection(asyncio.Protocol):
             exchange.method = self._parser.get_method()
         except AttributeError:
             exchange.method = b"-"
-        exchange.path, _, exchange.query = self._url.partition(b"?")
+        exchange.path, exchange.query = self._url, b""
+        if b"?" in self._url:
+            exchange.path, _, exchange.query = self._url.partition(b"?")
         exchange.headers = self._headers
         return exchange
 

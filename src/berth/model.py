@@ -168,6 +168,9 @@ def load_model(settings: ModelSettings) -> Model:
 
 
 def _cut(answer: Mapping[str, Array], counts: Sequence[int]) -> list[dict[str, Array]]:
+    if len(counts) == sum(counts):  # one row each, the usual case: iterating is cheaper than slicing
+        rows = zip(*(array[:, np.newaxis] for array in answer.values()), strict=True)
+        return [dict(zip(answer, row, strict=True)) for row in rows]
     pieces: list[dict[str, Array]] = []
     start = 0
     for count in counts:

@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 import berth
+from berth import memory
 from berth.activation import Activation, activate
 from berth.admission import Admission
 from berth.application import RUN, Application, Face, Services
@@ -64,6 +65,7 @@ def serve(config: Config) -> int:
     model = executor.load(lambda: load_model(config.model))
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
+    memory.release()
     gc.set_threshold(*GC_THRESHOLDS)
     log = Log(config.log_level, prefix=RUN)
     log.start()
@@ -92,21 +94,21 @@ async def _serve(config: Config, model: Model, executor: Executor, listeners: Li
         loop.add_signal_handler(number, stop.set)
     health = Health()
     application = _application(config, model, executor, health, log)
-    server = Server(application, config.limits, health)
+    server = Server(application, config.limits)
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
     health.state = State.READY
     if listeners.activation is not None:
         listeners.activation.ready()
     log.event("info", "ready", model=config.model.name, version=config.model.version, listeners=listeners.addresses)
     await _tick_until(stop, server)
-    return await _drain(server, accepting, log)
+    return await _drain(health, server, accepting, log)
 
 
-async def _drain(server: Server, accepting: Sequence[asyncio.Server], log: Log) -> int:
+async def _drain(health: Health, server: Server, accepting: Sequence[asyncio.Server], log: Log) -> int:
     loop = asyncio.get_running_loop()
     patience = server.limits.drain_timeout
     deadline = loop.time() + patience
-    server.health.state = State.DRAINING
+    health.state, server.draining = State.DRAINING, True
     log.event("info", "draining", in_flight=server.application.in_flight, connections=len(server.connections))
     await asyncio.sleep(min(QUIET_S, patience))
     for listener in accepting:

@@ -9,46 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import msgspec
+
 from berth.executor import Outcome
 from berth.signature import Call
 
 
-class Work:
+class Work(msgspec.Struct, eq=False):
     """One request for the model.
 
     `encode` turns the answers into the protocol's response, `input_status` is the protocol's word for bad input, and
-    `timeout` (seconds) is the caller's own deadline.
+    `timeout` (seconds) is the caller's own deadline. The rest is filled in on the way; `arrived` is on the performance
+    counter's clock, `deadline` on the event loop's.
     """
 
-    __slots__ = (
-        "arrived",
-        "calls",
-        "deadline",
-        "done",
-        "encode",
-        "exchange",
-        "input_status",
-        "key",
-        "on_outcome",
-        "rows",
-        "timeout",
-    )
-
-    def __init__(
-        self,
-        calls: list[Call],
-        encode: Callable[[list[Any]], Any],
-        input_status: int,
-        timeout: float | None = None,
-    ) -> None:
-        self.calls = calls
-        self.encode = encode
-        self.input_status = input_status
-        self.timeout = timeout
-        self.key: Hashable = None
-        self.rows = 1
-        self.arrived = 0.0
-        self.deadline = 0.0
-        self.done = False
-        self.exchange: Any = None
-        self.on_outcome: Callable[[Work, Outcome], None] | None = None
+    calls: list[Call]
+    encode: Callable[[list[Any]], Any]
+    input_status: int
+    timeout: float | None = None
+    key: Hashable = None
+    rows: int = 1
+    arrived: float = 0.0
+    deadline: float = 0.0
+    done: bool = False
+    exchange: Any = None
+    on_outcome: Callable[[Work, Outcome], None] | None = None

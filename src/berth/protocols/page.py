@@ -19,6 +19,7 @@ _FOLDER = Path(__file__).parent
 _HTML = (_FOLDER / "docs.html").read_text("utf-8")
 _CSS = (_FOLDER / "docs.css").read_text("utf-8")
 _JS = (_FOLDER / "docs.js").read_text("utf-8")
+MAX_DEPTH = 3  # a type that contains itself is shown to here
 _PREFIX = "#/components/schemas/"
 _BOUNDS = {
     "minimum": "at least {}",
@@ -97,9 +98,11 @@ def _output(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
 
 
-def type_text(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+def type_text(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> str:
     """A schema's type in a few words, for example "list of number" or "one of a, b"."""
     schema = _resolve(schema, schemas)
+    if depth > MAX_DEPTH:
+        return str(schema.get("title") or schema.get("type", "any JSON"))
     if is_file(schema):
         return str(schema["description"]).partition(":")[0]
     if str(schema.get("title", "")).endswith(" array"):
@@ -107,9 +110,12 @@ def type_text(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(_compact(value) for value in schema["enum"])
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(type_text(member, schemas) for member in schema["anyOf"]))
+        return " or ".join(dict.fromkeys(type_text(member, schemas, depth + 1) for member in schema["anyOf"]))
     if schema.get("type") == "array" and "items" in schema:
-        return f"list of {type_text(schema['items'], schemas)}"
+        return f"list of {type_text(schema['items'], schemas, depth + 1)}"
+    if schema.get("type") == "object" and schema.get("properties"):
+        fields = (f"{name}: {type_text(field, schemas, depth + 1)}" for name, field in schema["properties"].items())
+        return f"object ({', '.join(fields)})"
     kind = schema.get("type", "any JSON")
     return " or ".join(kind) if isinstance(kind, list) else str(kind)
 
@@ -143,8 +149,12 @@ def _form_field(name: str, parent: dict[str, Any], schemas: dict[str, Any]) -> s
         text = escape(str(field.get("default", "")), quote=True)
         control = f'<textarea name="{key}" data-kind="text" rows="1">{text}</textarea>'
     else:
-        example = default or escape(_compact(_example(schema, schemas)), quote=True)
-        control = f'<textarea name="{key}" data-kind="json" rows="1" spellcheck="false">{example}</textarea>'
+        example = escape(_compact(_example(schema, schemas)), quote=True)
+        filled = example if name in parent.get("required", ()) else default
+        control = (
+            f'<textarea name="{key}" data-kind="json" rows="1" spellcheck="false" placeholder="{example}">'
+            f"{filled}</textarea>"
+        )
     optional = "" if name in parent.get("required", ()) else ' <span class="optional">optional</span>'
     return f"<label><span>{label}{optional}</span>{control}</label>"
 
@@ -161,19 +171,21 @@ def _example_command(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     return f"curl -X POST $ORIGIN/predict -H 'Content-Type: application/json' -d '{text}'".replace("$ORIGIN", "ORIGIN")
 
 
-def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
+def _example(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> Any:
     schema = _resolve(schema, schemas)
+    if depth > MAX_DEPTH:
+        return None
     if "default" in schema and schema["default"] is not None:
         return schema["default"]
     if "enum" in schema:
         return schema["enum"][0]
     if "anyOf" in schema:
-        return {"b64": ""} if is_file(schema) else _example(schema["anyOf"][0], schemas)
+        return {"b64": ""} if is_file(schema) else _example(schema["anyOf"][0], schemas, depth + 1)
     kind = schema["type"][0] if isinstance(schema.get("type"), list) else schema.get("type")
     if kind == "array":
-        return [_example(schema.get("items", {}), schemas)] * min(int(schema.get("minItems", 1)) or 1, 8)
+        return [_example(schema.get("items", {}), schemas, depth + 1)] * min(int(schema.get("minItems", 1)) or 1, 8)
     if kind == "object":
-        return {name: _example(item, schemas) for name, item in schema.get("properties", {}).items()}
+        return {name: _example(item, schemas, depth + 1) for name, item in schema.get("properties", {}).items()}
     if kind in ("integer", "number"):
         return schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
     return {"boolean": False, "string": "text"}.get(str(kind))

@@ -34,7 +34,6 @@ class V2:
         self._health = health
         self._inputs = Inputs(model.inputs, rowwise=model.rowwise)
         self._outputs = Outputs(model.outputs, name, version)
-        self._encode_all = functools.partial(self._encode, Wanted())
         self._server = {"name": "berth", "version": server_version, "extensions": EXTENSIONS}
         self._metadata = {
             "name": name,
@@ -98,6 +97,9 @@ class V2:
     def _raw(self, body: bytes) -> Work:
         tensors = self._inputs.decode_raw(body)
         return Work(self._model.calls_of(tensors), functools.partial(self._encode, Wanted(binary=True)), INPUT_STATUS)
+
+    def _encode_all(self, answers: list[Any]) -> Response:
+        return Response(self._outputs.encode_all(self._model.tensors_of(answers)))
 
     def _encode(self, wanted: Wanted, answers: list[Any]) -> Response:
         tensors: dict[str, Array] = self._model.tensors_of(answers)

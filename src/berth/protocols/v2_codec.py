@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from berth.errors import InputError
-from berth.tensors import DTYPES, Array, TensorSpec, coerce, fits
+from berth.tensors import DTYPES, Array, Shape, TensorSpec, coerce, fits
 
 _NO_DATA = msgspec.Raw(b"")
 _NO_JSON = frozenset({"FP16", "BF16"})
@@ -28,7 +28,7 @@ class InferInput(msgspec.Struct):
     """One input of a request; `data` is raw JSON, or plain lists when the body was read the careful way."""
 
     name: str
-    shape: list[int]
+    shape: tuple[int, ...]
     datatype: str
     data: msgspec.Raw = _NO_DATA
     parameters: Parameters | None = None
@@ -101,16 +101,16 @@ def _parse_with_nan(body: bytes) -> InferRequest:
 class _Slot:
     """One input of the model, with what the short way needs at hand."""
 
-    __slots__ = ("datatype", "decode", "dtype", "first", "name", "plain", "shape", "spec", "tail")
+    __slots__ = ("datatype", "decode", "dtype", "first", "name", "plain", "row", "shape", "tail")
 
     def __init__(self, spec: TensorSpec) -> None:
-        self.spec = spec
         self.name = spec.name
         self.datatype = spec.datatype
         self.dtype = spec.dtype
         self.shape = spec.shape
         self.first = spec.shape[0] if spec.shape else 0
-        self.tail = list(spec.shape[1:])
+        self.tail = spec.shape[1:]
+        self.row = math.prod(self.tail)  # elements of one row, where that is known
         self.plain = bool(spec.shape) and self.first == -1 and -1 not in self.tail
         decoders = {"FP32": _decode_floats, "FP64": _decode_floats, "INT64": _decode_ints}
         self.decode = decoders.get(spec.datatype)
@@ -134,7 +134,9 @@ class Inputs:
                 raise self._unknown(item.name, twice=slot is not None)
             if item.datatype != slot.datatype:
                 raise InputError(f"input {item.name!r}: expected datatype {slot.datatype}, got {item.datatype}")
-            shape = self._shape(slot, item.shape)
+            shape = item.shape
+            if not (slot.plain and shape[1:] == slot.tail and shape and shape[0] >= 0):
+                shape = self._shape(slot, shape)
             size = None if item.parameters is None else item.parameters.get("binary_data_size")
             if size is None:
                 arrays[item.name] = _from_json(slot, item, shape)
@@ -143,7 +145,7 @@ class Inputs:
                 used += size
         if used < len(blob):
             raise InputError(f"unexpected additional input data: {len(blob) - used} bytes after the last input")
-        if len(arrays) < len(self._required) or not self._required <= arrays.keys():
+        if len(arrays) != len(self._slots) and not self._required <= arrays.keys():
             missing = sorted(self._required - arrays.keys())
             raise InputError(f"missing input {missing[0]!r}; the model takes {self._names()}")
         return arrays
@@ -166,28 +168,25 @@ class Inputs:
             if known == 0 or len(body) % known:
                 raise InputError(f"input {slot.name!r}: expected a multiple of {known} bytes, got {len(body)}")
             shape[shape.index(-1)] = len(body) // known
-        return {slot.name: self._from_blob(slot, shape, body)}
+        return {slot.name: self._from_blob(slot, tuple(shape), body)}
 
-    def _shape(self, slot: _Slot, shape: list[int]) -> list[int]:
-        if slot.plain and shape[1:] == slot.tail and shape and shape[0] >= 0:
-            return shape
+    def _shape(self, slot: _Slot, shape: Shape) -> Shape:
         if any(size < 0 for size in shape):
-            raise InputError(f"input {slot.name!r}: expected dimensions of 0 or more, got {shape}")
-        if fits(tuple(shape), slot.shape):
+            raise InputError(f"input {slot.name!r}: expected dimensions of 0 or more, got {list(shape)}")
+        if fits(shape, slot.shape):
             return shape
         if self._rowwise and len(slot.shape) == 1 and len(shape) == 2 and shape[1] == 1:
             return shape[:1]
-        raise InputError(f"input {slot.name!r}: expected shape {list(slot.shape)}, got {shape}")
+        raise InputError(f"input {slot.name!r}: expected shape {list(slot.shape)}, got {list(shape)}")
 
-    def _from_blob(self, slot: _Slot, shape: list[int], blob: bytes) -> Array:
+    def _from_blob(self, slot: _Slot, shape: Shape, blob: bytes) -> Array:
         count = math.prod(shape)
         if slot.datatype == "BYTES":
             return _texts(slot.name, blob, count).reshape(shape)
         expected = count * slot.dtype.itemsize
         if len(blob) != expected:
-            raise InputError(
-                f"input {slot.name!r}: expected {expected} bytes for shape {shape} of {slot.datatype}, got {len(blob)}"
-            )
+            wanted = f"{expected} bytes for shape {list(shape)} of {slot.datatype}"
+            raise InputError(f"input {slot.name!r}: expected {wanted}, got {len(blob)}")
         array = np.frombuffer(blob, dtype=slot.dtype).reshape(shape)
         return array.copy() if self._rowwise else array  # a predictor may write into its input
 
@@ -208,7 +207,7 @@ def _take(name: str, blob: bytes, used: int, size: Any) -> bytes:
     return blob[used : used + size]
 
 
-def _from_json(slot: _Slot, item: InferInput, shape: list[int]) -> Array:
+def _from_json(slot: _Slot, item: InferInput, shape: Shape) -> Array:
     data: Any = item.data
     array: Array | None = None
     if slot.decode is not None and isinstance(data, msgspec.Raw):
@@ -218,10 +217,9 @@ def _from_json(slot: _Slot, item: InferInput, shape: list[int]) -> Array:
             array = None
     if array is None:
         array = _from_any_json(slot, data)
-    if array.size != math.prod(shape):
-        raise InputError(
-            f"input {slot.name!r}: expected {math.prod(shape)} elements for shape {shape}, got {array.size}"
-        )
+    count = shape[0] * slot.row if slot.plain else math.prod(shape)
+    if array.size != count:
+        raise InputError(f"input {slot.name!r}: expected {count} elements for shape {list(shape)}, got {array.size}")
     return array.reshape(shape)
 
 
@@ -256,17 +254,30 @@ def _texts(name: str, blob: bytes, count: int) -> Array:
     return array
 
 
+class _Output(msgspec.Struct, frozen=True):
+    name: str
+    datatype: str
+    shape: Shape
+    data: Any = msgspec.UNSET
+    parameters: Any = msgspec.UNSET
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    model_name: str
+    model_version: str
+    outputs: list[_Output]
+    id: Any = msgspec.UNSET
+
+
 class Outputs:
     """Encodes the outputs of one model."""
 
     def __init__(self, specs: Sequence[TensorSpec], model: str, version: str) -> None:
+        self._model = model
+        self._version = version
         self._names = tuple(spec.name for spec in specs)
         self._datatypes = {spec.name: spec.datatype for spec in specs}
-        self._heads = {
-            spec.name: b'{"name":%b,"datatype":"%b","shape":' % (_encode_json(spec.name), spec.datatype.encode())
-            for spec in specs
-        }
-        self._head = b'{"model_name":%b,"model_version":%b,' % (_encode_json(model), _encode_json(version))
+        self._plain = all(spec.datatype != "BYTES" and spec.datatype not in _NO_JSON for spec in specs)
 
     def wanted(self, message: InferRequest) -> Wanted:
         """What the request asks for; InputError for an output that the model has not."""
@@ -281,21 +292,30 @@ class Outputs:
                     overrides[output.name] = bool(output.parameters["binary_data"])
         return Wanted(names, bool(parameters.get("binary_data_output", False)), overrides, message.id)
 
+    def encode_all(self, tensors: dict[str, Array]) -> bytes:
+        """Every output as JSON: the short way, for requests that ask for nothing in particular."""
+        if not self._plain:
+            return self.encode(tensors, Wanted())[0]
+        outputs = [
+            _Output(name, datatype, (array := tensors[name]).shape, array.ravel().tolist())
+            for name, datatype in self._datatypes.items()
+        ]
+        body = _encode_json(_Answer(self._model, self._version, outputs))
+        return body if b"null" not in body else self.encode(tensors, Wanted())[0]
+
     def encode(self, tensors: dict[str, Array], wanted: Wanted) -> tuple[bytes, int | None]:
         """The body, and the length of its JSON part when binary data follows it."""
-        parts: list[bytes] = []
+        outputs: list[_Output] = []
         blobs: list[bytes] = []
         for name in wanted.names or self._names:
-            array = tensors[name]
-            head = self._heads[name] + _encode_json(array.shape)
+            array, datatype = tensors[name], self._datatypes[name]
             if wanted.is_binary(name):
-                blob = _to_blob(array)
-                blobs.append(blob)
-                parts.append(b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(blob)))
+                blobs.append(_to_blob(array))
+                outputs.append(_Output(name, datatype, array.shape, parameters={"binary_data_size": len(blobs[-1])}))
             else:
-                parts.append(b'%b,"data":%b}' % (head, self._data(name, array)))
-        identity = b"" if wanted.id is None else b'"id":%b,' % _encode_json(wanted.id)
-        header = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
+                outputs.append(_Output(name, datatype, array.shape, msgspec.Raw(self._data(name, array))))
+        identity = msgspec.UNSET if wanted.id is None else wanted.id
+        header = _encode_json(_Answer(self._model, self._version, outputs, identity))
         if not any(blobs):
             return header, None
         return header + b"".join(blobs), len(header)
