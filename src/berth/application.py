@@ -185,33 +185,37 @@ class Application:
             self._plan_expiry(work.deadline)
 
     def _deliver(self, work: Work, outcome: Outcome) -> None:
-        self._release(work)
+        exchange = self._release(work)
         if type(outcome) is Answered:
-            self._answer(work.exchange, self._encode(work, outcome))
+            self._answer(exchange, self._encode(exchange, work, outcome))
         elif type(outcome) is Failed:
-            self._answer(work.exchange, self._model_fault(work, outcome))
+            self._answer(exchange, self._model_fault(exchange, work, outcome))
 
-    def _encode(self, work: Work, outcome: Answered) -> Response:
+    def _encode(self, exchange: Exchange, work: Work, outcome: Answered) -> Response:
         started = perf_counter()
         try:
             response: Response = work.encode(outcome.answers)
         except InputError as error:
             return error_response(work.input_status, str(error))
         except Exception as error:
-            return self._our_fault(work.exchange, error)
+            return self._our_fault(exchange, error)
         now = perf_counter()
         self._metrics.encode.observe(now - started)
-        self._metrics.request.observe(now - work.exchange.started)
+        self._metrics.request.observe(now - exchange.started)
         self._metrics.successes += 1
         return response
 
-    def _release(self, work: Work) -> None:
+    def _release(self, work: Work) -> Exchange:
+        """End a work's life; its exchange, parted from it: a cycle of the two would have to wait for the collector."""
         self._admission.release(work)
+        exchange: Exchange = work.exchange
+        work.exchange = exchange.work = None
+        return exchange
 
-    def _model_fault(self, work: Work, failed: Failed) -> Response:
+    def _model_fault(self, exchange: Exchange, work: Work, failed: Failed) -> Response:
         self._metrics.failures["BACKEND" if failed.kind is FailureKind.MODEL else "OTHER"] += 1
         if failed.kind is FailureKind.MODEL:
-            self._log_failure("predict failed", work.exchange, failed.error_id, failed.trace)
+            self._log_failure("predict failed", exchange, failed.error_id, failed.trace)
         return failure_response(failed, work.input_status)
 
     def _our_fault(self, exchange: Exchange, error: Exception) -> Response:
@@ -234,11 +238,9 @@ class Application:
         self._expiry = None
         for work in self._admission.expired(self._loop.time()):
             waited = perf_counter() - work.arrived
-            self._release(work)
+            exchange = self._release(work)
             self._metrics.failures["OTHER"] += 1
-            self._answer(
-                work.exchange, error_response(504, f"no answer within {waited:.3g} s (the request's deadline)")
-            )
+            self._answer(exchange, error_response(504, f"no answer within {waited:.3g} s (the request's deadline)"))
         earliest = self._admission.earliest_deadline()
         if earliest is not None:
             self._plan_expiry(earliest)

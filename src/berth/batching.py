@@ -17,7 +17,7 @@ from berth.metrics import Metrics
 from berth.model import Model
 from berth.work import Work
 
-QUICK_S = 0.0005  # a model whose recent runs took less is run on the loop: the hand-over would cost more
+QUICK_S = 0.002  # a model whose recent runs took less is run on the loop: the hand-over would cost more
 WARM = 20  # runs before that is judged
 _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
 

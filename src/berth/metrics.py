@@ -15,6 +15,8 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
+_MUCH = 512
+
 
 class Histogram:
     """Counts per bucket, and their sum.
@@ -33,6 +35,11 @@ class Histogram:
         self.total = 0.0
         self._values: list[float] = []
         self.observe = self._values.append  # collect one value
+
+    def fold_some(self) -> None:
+        """Count what was collected, if it is much: little by little, so that no request waits for it."""
+        if len(self._values) >= _MUCH:
+            self.fold()
 
     def fold(self) -> None:
         """Count what was collected."""
@@ -93,6 +100,8 @@ class Metrics:
         """A batch came back."""
         self.runs += runs
         self.predict.observe(seconds)
+        for histogram in self._histograms:
+            histogram.fold_some()
 
     def watch_pending(self, pending: Callable[[], int]) -> None:
         """Where the number of requests in flight is to be had."""
