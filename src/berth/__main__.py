@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import berth
 from berth.commands import predict, schema, selftest
@@ -23,6 +24,9 @@ from berth.server import serve
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    here = str(Path.cwd())
+    if here not in sys.path:  # `python -m berth` has it, the program `berth` has not
+        sys.path.insert(0, here)
     if options.command == "version":
         print(berth.__version__)
         return 0

@@ -28,13 +28,14 @@ class Log:
     """The server's log. `start` before use from the loop, `close` to write what is left."""
 
     def __init__(self, level: str = "info", descriptor: int = 2, prefix: str = "") -> None:
-        self._prefix = prefix.encode()
+        self._prefix = prefix
         self._second = -1
-        self._second_text = b""
+        self._second_text = ""
         self._threshold = LOG_LEVELS.index(level)
         self._descriptor = descriptor
         self._lines: deque[_Line] = deque()
         self._accesses: deque[_Access] = deque()
+        self._middles: dict[tuple[bytes, str, int], str] = {}
         self._dropped = 0
         self._news = threading.Event()
         self._closing = False
@@ -90,8 +91,8 @@ class Log:
 
     def _drain(self) -> None:
         chunks: list[bytes] = []
-        while self._accesses:
-            chunks.append(self._access_line(self._accesses.popleft()))
+        if self._accesses:
+            chunks.append(self._access_lines().encode())
         while self._lines:
             chunks.append(self._line(*self._lines.popleft()))
         if self._dropped:
@@ -101,24 +102,38 @@ class Log:
             _write(self._descriptor, b"".join(chunks))
 
     def _line(self, at: float, level: str, message: str, fields: dict[str, Any]) -> bytes:
-        return self._encode({"time": self._stamp(at).decode(), "level": level, "message": message, **fields}) + b"\n"
+        return self._encode({"time": self._stamp(at), "level": level, "message": message, **fields}) + b"\n"
 
-    def _access_line(self, access: _Access) -> bytes:
-        # Formatted by hand, as this is done for every request; only a caller's own id can need escaping.
-        at, request_id, method, route, status, seconds = access
-        identity = b'"%b-%x"' % (self._prefix, request_id) if type(request_id) is int else self._encode(request_id)
-        return (
-            b'{"time":"%b","level":"info","message":"request","request_id":%b,"method":"%b","route":"%b",'
-            b'"status":%d,"seconds":%.6f}\n' % (self._stamp(at), identity, method, route.encode(), status, seconds)
-        )
+    def _access_lines(self) -> str:
+        """What was answered since the last time.
 
-    def _stamp(self, at: float) -> bytes:
+        This is done for every request, so what many lines share is formatted once: the time, to the millisecond, and
+        all between id and seconds.
+        """
+        lines: list[str] = []
+        millisecond, start = -1, ""
+        while self._accesses:
+            at, request_id, method, route, status, seconds = self._accesses.popleft()
+            if (now := int(at * 1000)) != millisecond:
+                millisecond = now
+                start = f'{{"time":"{self._stamp(at)}","level":"info","message":"request","request_id":'
+            middle = self._middles.get((method, route, status))
+            if middle is None:
+                middle = f',"method":"{method.decode("latin-1")}","route":"{route}","status":{status},"seconds":'
+                self._middles[method, route, status] = middle
+            if type(request_id) is int:
+                lines.append('%s"%s-%x"%s%.6f}\n' % (start, self._prefix, request_id, middle, seconds))  # noqa: UP031
+            else:  # the caller's own may need escaping
+                lines.append(f"{start}{self._encode(request_id).decode()}{middle}{seconds:.6f}}}\n")
+        return "".join(lines)
+
+    def _stamp(self, at: float) -> str:
         """RFC 3339 with milliseconds."""
         second = int(at)
         if second != self._second:
             self._second = second
-            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-        return b"%b.%03dZ" % (self._second_text, int((at - second) * 1000))
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._second_text}.{int((at - second) * 1000):03d}Z"
 
 
 def complain(text: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 _DTYPE_NAMES = {
     "BOOL": "bool",
@@ -31,7 +30,7 @@ _DTYPE_NAMES = {
 DTYPES: dict[str, np.dtype[Any]] = {datatype: np.dtype(name) for datatype, name in _DTYPE_NAMES.items()}
 DATATYPES: dict[np.dtype[Any], str] = {dtype: datatype for datatype, dtype in DTYPES.items()}
 
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
 
 
@@ -117,7 +116,7 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
     if array.size == 0:
         return array.astype(dtype)
     if want == "f" and got in "iuf":
-        return array.astype(dtype)
+        return _narrowed(array, dtype)
     if want == "f" and got == "O":
         return _floats_with_null(array, dtype)
     if want in "iu" and got in "iu":
@@ -129,7 +128,15 @@ def _floats_with_null(array: Array, dtype: np.dtype[Any]) -> Array:
     for item in array.ravel():
         if item is not None and (isinstance(item, bool) or not isinstance(item, int | float)):
             raise ValueError(f"expected {dtype.name}, got {_json_name(item)}")
-    return array.astype(dtype)
+    return _narrowed(array, dtype)
+
+
+def _narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype)
+    except FloatingPointError as error:
+        raise ValueError(f"expected {dtype.name} (up to {np.finfo(dtype).max:.4g}), got a larger number") from error
 
 
 def _whole_numbers(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +159,14 @@ def test_a_golden_may_not_reach_outside_its_folder(tmp_path: Path, path: str) ->
 )
 def test_answers_are_compared_with_tolerance_and_by_path(expected: Any, got: Any, words: str) -> None:
     assert difference(expected, got, Tolerance()) == words
+
+
+def test_the_program_berth_finds_the_predictor_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text("class P:\n    def predict(self, a: int) -> int:\n        return a + 1\n")
+    program = Path(sys.executable).with_name("berth")
+    done = subprocess.run(
+        [program, "predict", "-i", "a=1"],
+        cwd=tmp_path, env={**os.environ, "BERTH_PREDICTOR": "here:P"}, capture_output=True, text=True, timeout=30,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

@@ -98,6 +98,9 @@ def _parse_with_nan(body: bytes) -> InferRequest:
         raise InputError(f"the body is not valid JSON: {error}") from error
 
 
+_FEW = 64
+
+
 class _Slot:
     """One input of the model, with what the short way needs at hand."""
 
@@ -212,8 +215,9 @@ def _from_json(slot: _Slot, item: InferInput, shape: Shape) -> Array:
     array: Array | None = None
     if slot.decode is not None and isinstance(data, msgspec.Raw):
         try:
-            array = np.array(slot.decode(data), slot.dtype)
-        except (msgspec.DecodeError, OverflowError):
+            values: Any = slot.decode(data)
+            array = _numbers(slot, values)
+        except (msgspec.DecodeError, OverflowError, FloatingPointError):
             array = None
     if array is None:
         array = _from_any_json(slot, data)
@@ -221,6 +225,16 @@ def _from_json(slot: _Slot, item: InferInput, shape: Shape) -> Array:
     if array.size != count:
         raise InputError(f"input {slot.name!r}: expected {count} elements for shape {list(shape)}, got {array.size}")
     return array.reshape(shape)
+
+
+def _numbers(slot: _Slot, values: list[Any]) -> Array:
+    """A list as an array; OverflowError or FloatingPointError for a number that the datatype cannot hold."""
+    if slot.datatype != "FP32":
+        return np.array(values, slot.dtype)
+    if len(values) <= _FEW:  # packing checks each number, and is quicker than asking numpy to check a short list
+        return np.frombuffer(bytearray(struct.pack(f"={len(values)}f", *values)), slot.dtype)
+    with np.errstate(over="raise"):
+        return np.array(values, slot.dtype)
 
 
 def _from_any_json(slot: _Slot, data: Any) -> Array:
@@ -296,10 +310,10 @@ class Outputs:
         """Every output as JSON: the short way, for requests that ask for nothing in particular."""
         if not self._plain:
             return self.encode(tensors, Wanted())[0]
-        outputs = [
-            _Output(name, datatype, (array := tensors[name]).shape, array.ravel().tolist())
-            for name, datatype in self._datatypes.items()
-        ]
+        outputs = []
+        for name, datatype in self._datatypes.items():
+            array = tensors[name]
+            outputs.append(_Output(name, datatype, array.shape, array.ravel().tolist()))
         body = _encode_json(_Answer(self._model, self._version, outputs))
         return body if b"null" not in body else self.encode(tensors, Wanted())[0]
 
