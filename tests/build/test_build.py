@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from dockyard.build.builder import Built
-from dockyard.errors import DockyardError, LockError, PreflightError, ProjectError
+from dockyard.errors import DockyardError, ImageError, LockError, PreflightError, ProjectError
+from dockyard.oci.archive import write_archive
 from dockyard.oci.layout import Layout
+from dockyard.oci.registry import Reference, Registry
 from dockyard.spec.home import Home
 from tests.support.projects import GOLDEN, MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
+from tests.support.registry import running_registry
 
 
 def files_of(built: Built, home: Home, title: str) -> dict[str, tarfile.TarInfo]:
@@ -372,3 +375,36 @@ def test_a_format_with_several_files_is_refused(tmp_path: Path, home: Home) -> N
         (folder / name).write_bytes(b"x")
     with pytest.raises(ProjectError, match=r"matches 2: a\.onnx, b\.onnx"):
         build_in(folder, home)
+
+
+def test_a_base_from_an_archive_or_a_registry_is_pinned_by_its_digest(adder: Built, tmp_path: Path, home: Home) -> None:
+    layout = Layout.open(home.images)
+    write_archive(adder.image, layout, "adder:1", tmp_path / "base.tar")
+    with running_registry(tmp_path / "registry") as registry:
+        reference = Reference.parse(f"{registry.host}/base:1")
+        Registry().push(adder.image, layout, reference)
+        for number, base in enumerate((f"archive:{tmp_path / 'base.tar'}", str(reference))):
+            folder = write_adder(tmp_path / str(number), f'{MANIFEST}\n[build]\nbase = "{base}"\n')
+            own = Home(tmp_path / f"home-{number}")
+            built = build_in(folder, own, "on-base:1")
+            assert built.lock.base_image == adder.image.digest
+            assert built.image.layers[: len(adder.image.layers)] == adder.image.layers
+
+
+def test_a_base_that_changed_under_its_name_is_refused_until_an_upgrade(
+    adder: Built, tmp_path: Path, home: Home
+) -> None:
+    layout = Layout.open(home.images)
+    changed = write_adder(tmp_path / "changed", predictor=PREDICTOR.replace("0.5", "0.4375"))
+    newer = build_in(changed, home, "newer:1").image
+    with running_registry(tmp_path / "registry") as registry:
+        reference = Reference.parse(f"{registry.host}/base:1")
+        Registry().push(adder.image, layout, reference)
+        folder = write_adder(tmp_path / "p", f'{MANIFEST}\n[build]\nbase = "{reference}"\n')
+        build_in(folder, Home(tmp_path / "one"), "on-base:1")
+        Registry().push(newer, layout, reference)
+        with pytest.raises(ImageError, match="pins sha256") as caught:
+            build_in(folder, Home(tmp_path / "two"), "on-base:1")
+        assert "--upgrade" in caught.value.remedy
+        upgraded = build_in(folder, Home(tmp_path / "two"), "on-base:1", upgrade=True)
+        assert upgraded.lock.base_image == newer.digest
