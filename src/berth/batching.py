@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from time import perf_counter
 
 from berth.executor import Executor, Finished, run_batch
-from berth.metrics import Metrics
+from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.work import Work
+
+Deliver = Callable[[list[Work], Finished], None]
 
 QUICK_S = 0.002  # a model whose recent runs took less is run on the loop: the hand-over would cost more
 WARM = 20  # runs before that is judged
@@ -25,10 +27,21 @@ _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model bac
 class Batcher:
     """The queue in front of the model."""
 
-    def __init__(self, model: Model, executor: Executor, metrics: Metrics, *, max_rows: int, max_delay: float) -> None:
+    def __init__(
+        self,
+        model: Model,
+        executor: Executor,
+        metrics: ModelMetrics,
+        deliver: Deliver,
+        *,
+        max_rows: int,
+        max_delay: float,
+    ) -> None:
         self._model = model
         self._executor = executor
         self._metrics = metrics
+        self._deliver = deliver
+        self._steady = model.steady
         self._max_rows = max_rows if model.joins else 1
         self._max_delay = max_delay if model.joins else 0.0
         self._loop = asyncio.get_running_loop()
@@ -42,9 +55,9 @@ class Batcher:
     def submit(self, work: Work) -> None:
         """Queue a work; it runs with whatever else arrives in this turn of the loop."""
         model = self._model
-        calls = work.calls
-        work.key = key = model.key(calls[0])
-        work.rows = model.rows(calls[0]) if len(calls) == 1 else sum(map(model.rows, calls))
+        key = None if self._steady else model.key(work.calls[0])
+        if not work.rows:
+            work.rows = sum(map(model.rows, work.calls))
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = deque()
@@ -72,7 +85,8 @@ class Batcher:
             return
         now = perf_counter()
         rows = sum([work.rows for work in works])
-        self._metrics.started([now - work.arrived for work in works], rows)
+        self._metrics.queue.observe_all([now - work.arrived for work in works])
+        self._metrics.batch.observe(rows)
         groups = [work.calls for work in works]
         if self._usual < QUICK_S and self._warm > WARM and rows <= self._max_rows:
             finished = run_batch(self._model, groups)
@@ -113,6 +127,4 @@ class Batcher:
         self._metrics.ran(finished.seconds, finished.runs)
         if self._groups and self._planned is None:
             self._plan()
-        for work, outcome in zip(works, finished.outcomes, strict=True):
-            if not work.done and work.on_outcome is not None:
-                work.on_outcome(work, outcome)
+        self._deliver(works, finished)

@@ -15,7 +15,7 @@ import msgspec
 import berth
 from berth.config import Config
 from berth.errors import InputError, ModelError
-from berth.executor import Answered, FailureKind, run_batch
+from berth.executor import FailureKind, run_batch
 from berth.files import File
 from berth.goldens import Verdict, check, read_goldens
 from berth.model import Model, load_model
@@ -32,8 +32,8 @@ def predict(config: Config, inputs: Sequence[str] | None) -> int:
     except InputError as error:
         raise InputError(f"the input does not fit the model: {error}") from error
     outcome = run_batch(model, [[call]]).outcomes[0]
-    if isinstance(outcome, Answered):
-        sys.stdout.buffer.write(model.signature.encode(outcome.answers[0]) + b"\n")
+    if isinstance(outcome, list):
+        sys.stdout.buffer.write(model.encode(outcome[0]) + b"\n")
         sys.stdout.flush()
         return 0
     if outcome.kind is FailureKind.INPUT:
@@ -51,7 +51,7 @@ def schema(config: Config) -> int:
         "contract": berth.CONTRACT,
         "inputs": model.inputs,
         "outputs": model.outputs,
-        "openapi": describe_model(model, config.model),
+        "openapi": describe_model(model, config.model.name, config.model.version, config.model.description),
     }
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
     sys.stdout.flush()

@@ -22,9 +22,8 @@ import msgspec
 
 from berth.errors import InputError
 from berth.model import Model
-from berth.signature import Call
 
-Group = list[Call]  # the calls of one request
+Group = list[Any]  # the calls of one request
 
 
 class FailureKind(enum.Enum):
@@ -43,13 +42,7 @@ class Failed(msgspec.Struct, frozen=True):
     trace: str
 
 
-class Answered(msgspec.Struct, frozen=True):
-    """One answer per call of the request."""
-
-    answers: list[Any]
-
-
-Outcome = Answered | Failed
+Outcome = list[Any] | Failed  # one answer per call of the request
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -82,20 +75,22 @@ def run_batch(model: Model, groups: Sequence[Group]) -> Finished:
 
 def _run_together(model: Model, groups: Sequence[Group]) -> list[Outcome]:
     if len(groups) == 1:
-        return [Answered(model.run(groups[0]))]
+        return [model.run(groups[0])]
     answers = model.run([call for group in groups for call in group])
+    if len(answers) == len(groups):  # one call each, the usual case
+        return [[answer] for answer in answers]
     outcomes: list[Outcome] = []
     start = 0
     for group in groups:
         stop = start + len(group)
-        outcomes.append(Answered(answers[start:stop]))
+        outcomes.append(answers[start:stop])
         start = stop
     return outcomes
 
 
 def _run_alone(model: Model, group: Group) -> Outcome:
     try:
-        return Answered(model.run(group))
+        return model.run(group)
     except BaseException as error:
         return _failed(error)
 

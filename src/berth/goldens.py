@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from berth.errors import BerthError, GoldenError
-from berth.executor import Answered, run_batch
+from berth.executor import run_batch
 from berth.model import Model
 
 
@@ -56,9 +56,9 @@ def check(model: Model, golden: Golden) -> Verdict:
     try:
         call = model.prepare(model.signature.decode(msgspec.json.encode(golden.inputs)))
         outcome = run_batch(model, [[call]]).outcomes[0]
-        if not isinstance(outcome, Answered):
+        if not isinstance(outcome, list):
             return Verdict(golden.name, f"predict failed: {outcome.text}\n{outcome.trace}")
-        answer = msgspec.json.decode(model.signature.encode(outcome.answers[0]))
+        answer = msgspec.json.decode(model.encode(outcome[0]))
     except (BerthError, msgspec.DecodeError, TypeError) as error:
         return Verdict(golden.name, str(error))
     return Verdict(golden.name, difference(golden.outputs, answer, golden.tolerance))

@@ -11,17 +11,20 @@ import asyncio
 import enum
 import time
 from collections import deque
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
-from berth.application import Application, Exchange
+from berth.answers import REQUEST_ID, Exchange
+from berth.application import Application
 from berth.config import Limits
-from berth.protocols.base import JSON, Response, error_response
+from berth.protocols.base import JSON, Head, Response
 
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
 MAX_PIPELINE = 64
+MAX_KNOWN_HEADS = 1024
+MAX_KNOWN_HEAD_BYTES = 2048
 LINGER_S = 2.0  # how long a refused upload is still read, so that its sender sees the refusal and no reset
 
 _REASONS = {
@@ -33,6 +36,7 @@ _REASONS = {
     413: b"Content Too Large",
     415: b"Unsupported Media Type",
     422: b"Unprocessable Content",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",
@@ -98,7 +102,6 @@ class Server:
         """Once in a while: renew the date, and end connections that are too slow or idle for too long."""
         self.now = now
         self.heads.tick()
-        self.application.tick()
         for connection in list(self.connections):
             connection.check_time(now)
 
@@ -113,19 +116,25 @@ class Server:
             connection.abort()
 
 
+class _HttpHead(Head):
+    """First lines with what this transport made of them; `plain`: the answer needs no header out of the ordinary."""
+
+    body_bytes: int = 0
+    plain: bool = False
+
+
 class _HttpExchange(Exchange):
-    """A request on its connection; `data` is its answer once it is there."""
+    """A request on its connection; `data` is its answer once it is there, `last` that it ends the connection."""
 
-    __slots__ = ("connection", "data", "keep_alive")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.data: bytes | None = None
-        self.keep_alive = True
+    connection: Connection | None = None
+    data: bytes | None = None
+    last: bool = False
 
     def answer(self, response: Response) -> None:
         """Format the answer and send it when its turn has come."""
-        self.connection.answered(self, response)
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.answered(self, response)
 
 
 class Connection(asyncio.Protocol):
@@ -146,6 +155,8 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
+        self._start = b""  # the bytes of the first lines, where they came in one piece
+        self._heads = cast(dict[bytes, _HttpHead], server.application.heads)
 
     # -- asyncio calls these ------------------------------------------------------------------------------------------
 
@@ -164,9 +175,25 @@ class Connection(asyncio.Protocol):
         self._phase = _LINGER
 
     def data_received(self, data: bytes) -> None:
-        """Parse; whole requests go to the application from within."""
-        if self._phase is _LINGER:
-            return
+        """Parse; whole requests go to the application from within.
+
+        A client that keeps its connection sends the same first lines again and again. Those that have been parsed once
+        are recognised by their bytes when a whole request arrives in one piece, and need no parser.
+        """
+        if self._phase is _IDLE and not self._head_bytes:
+            end = data.find(b"\r\n\r\n") + 4
+            head = self._heads.get(data[:end])
+            if head is not None and len(data) == end + head.body_bytes:
+                self._accept(_HttpExchange(head, data[end:]))
+                return
+            self._start = data[:end] if 3 < end <= MAX_KNOWN_HEAD_BYTES else b""
+        else:
+            self._start = b""
+            if self._phase is _LINGER:
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         if self._phase is not _BODY:
             if not self._head_bytes:
                 self._since = self._server.now
@@ -241,54 +268,87 @@ class Connection(asyncio.Protocol):
         if self._phase is _LINGER:
             return
         self._phase = _IDLE
-        exchange = self._exchange()
-        exchange.keep_alive = self._parser.should_keep_alive() and b"upgrade" not in self._headers
         body = self._body
-        exchange.body = body if type(body) is bytes else bytes(body)
+        head = self._head(len(body), keep_alive=self._parser.should_keep_alive() and b"upgrade" not in self._headers)
+        self._remember(head)
         self._body = b""
         self._head_bytes = 0
+        self._accept(_HttpExchange(head, body if type(body) is bytes else bytes(body)))
+
+    def _accept(self, exchange: _HttpExchange) -> None:
+        exchange.connection = self
         self._exchanges.append(exchange)
         self._application.handle(exchange)
         if len(self._exchanges) >= MAX_PIPELINE:
             self._regulate()
 
+    def _remember(self, head: _HttpHead) -> None:
+        """Know these first lines again: they came in one piece, and their length is written in them or nought."""
+        start, self._start = self._start, b""
+        headers = head.headers
+        length = headers.get(b"content-length", b"0")
+        if not start or not head.keep_alive or b"transfer-encoding" in headers or b"expect" in headers:
+            return
+        if length.isdigit() and int(length) == head.body_bytes:
+            if len(self._heads) >= MAX_KNOWN_HEADS:
+                self._heads.clear()
+            self._heads[start] = head
+
     # -- answers ------------------------------------------------------------------------------------------------------
 
     def answered(self, exchange: _HttpExchange, response: Response) -> None:
         """An exchange has its answer: send it, with those that waited for it, in order."""
-        exchange.data = self._format(exchange, response)
+        server = self._server
+        body = response.body
+        head: Any = exchange.head
+        exchange.last = not head.keep_alive or (server.draining and exchange is self._exchanges[-1])
+        plain = head.plain and not exchange.last
+        if plain and response.status == 200 and response.content_type is JSON and not response.headers:
+            first = server.heads.json
+            if exchange.timing:
+                data = b"%b%d\r\nServer-Timing: queue;dur=%.3f, %b\r\n\r\n%b" % (
+                    first,
+                    len(body),
+                    exchange.queued * 1000,
+                    exchange.timing,
+                    body,
+                )
+            else:
+                data = b"%b%d\r\n\r\n%b" % (first, len(body), body)
+        else:
+            data = self._format(exchange, response)
+        exchanges = self._exchanges
+        if len(exchanges) == 1 and not exchange.last:
+            exchanges.clear()
+            self._transport.write(data)
+        else:
+            exchange.data = data
+            self._flush()
+        if not self._reading:
+            self._regulate()
+        self._since = server.now
+
+    def _flush(self) -> None:
         exchanges = self._exchanges
         while exchanges and exchanges[0].data is not None:
             first = exchanges.popleft()
             self._transport.write(cast(bytes, first.data))
-            if not first.keep_alive:
+            if first.last:
                 self._finish()
-                return
-        if not self._reading:
-            self._regulate()
-        self._since = self._server.now
 
     def _format(self, exchange: _HttpExchange, response: Response) -> bytes:
-        server = self._server
-        body = response.body
-        if server.draining:
-            exchange.keep_alive = False
-        plain = response.status == 200 and response.content_type is JSON and not response.headers
-        if plain and exchange.keep_alive and b"x-request-id" not in exchange.headers:
-            head = server.heads.json
-            end = b"\r\n\r\n"
-        else:
-            head = server.heads.of(response.status, response.content_type)
-            end = self._other_headers(exchange, response)
-        if exchange.method == b"HEAD":
-            return b"%b%d%b" % (head, len(body), end)
-        return b"%b%d%b%b" % (head, len(body), end, body)
+        start = self._server.heads.of(response.status, response.content_type)
+        end = self._other_headers(exchange, response)
+        body = b"" if exchange.method == b"HEAD" else response.body
+        return b"%b%d%b%b" % (start, len(response.body), end, body)
 
     def _other_headers(self, exchange: _HttpExchange, response: Response) -> bytes:
         lines = [b"%b: %b" % header for header in response.headers]
-        if not exchange.keep_alive:
+        if exchange.timing:
+            lines.append(b"Server-Timing: queue;dur=%.3f, %b" % (exchange.queued * 1000, exchange.timing))
+        if exchange.last:
             lines.append(b"Connection: close")
-        if response.status >= 500 or b"x-request-id" in exchange.headers:
+        if response.status >= 500 or REQUEST_ID in exchange.headers:
             lines.append(b"X-Request-Id: %b" % exchange.request_id.encode())
         return b"".join(b"\r\n" + line for line in lines) + b"\r\n\r\n"
 
@@ -325,24 +385,21 @@ class Connection(asyncio.Protocol):
         """Answer with an error, after the answers that are still owed, and close."""
         if self._phase is _LINGER:
             return
-        exchange = self._exchange()
-        exchange.keep_alive = False
-        exchange.body = b""
+        exchange = _HttpExchange(self._head(0, keep_alive=False), b"")
+        exchange.connection = self
         self._stop_reading()
         self._exchanges.append(exchange)
-        self._application.refuse(exchange, error_response(status, text))
+        self._application.refuse(exchange, status, text)
 
-    def _exchange(self) -> _HttpExchange:
-        exchange = _HttpExchange(self)
+    def _head(self, body_bytes: int, *, keep_alive: bool) -> _HttpHead:
         try:
-            exchange.method = self._parser.get_method()
+            method = self._parser.get_method()
         except AttributeError:
-            exchange.method = b"-"
-        exchange.path, exchange.query = self._url, b""
-        if b"?" in self._url:
-            exchange.path, _, exchange.query = self._url.partition(b"?")
-        exchange.headers = self._headers
-        return exchange
+            method = b"-"
+        path, _, query = self._url.partition(b"?")
+        headers = self._headers
+        plain = keep_alive and REQUEST_ID not in headers and method != b"HEAD"
+        return _HttpHead(method, path, query, headers, keep_alive, body_bytes=body_bytes, plain=plain)
 
     def _stop_reading(self) -> None:
         self._phase = _LINGER

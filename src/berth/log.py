@@ -18,6 +18,7 @@ import msgspec
 from berth.config import LOG_LEVELS
 
 MAX_LINES = 20_000
+ACCESSES_PER_TICK = 500  # answered well, in half a second; beyond it they are only counted, here and in the metrics
 PAUSE_S = 0.02  # lines that come within this time are written together
 
 _Line = tuple[float, str, str, dict[str, Any]]
@@ -41,7 +42,10 @@ class Log:
         self._closing = False
         self._encode = msgspec.json.Encoder(enc_hook=repr).encode
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
-        self.accesses = self._threshold <= LOG_LEVELS.index("info")
+        self._accesses_wanted = self._threshold <= LOG_LEVELS.index("info")
+        self.access_budget = 0  # how many more requests that went well are logged one by one until the next tick
+        self.access_skipped = 0
+        self.tick()
 
     def start(self) -> None:
         """Start the writing thread."""
@@ -57,8 +61,19 @@ class Log:
         self._lines.append((time.time(), level, message, fields))
         self._wake()
 
+    def tick(self) -> None:
+        """Called twice a second: say how many requests were not logged one by one, and begin anew."""
+        skipped, self.access_skipped = self.access_skipped, 0
+        if self._accesses_wanted:
+            self.access_budget = ACCESSES_PER_TICK
+            if skipped:
+                self.event("info", "requests not logged one by one", count=skipped)
+
     def access(self, request_id: str | int, method: bytes, route: str, status: int, seconds: float) -> None:
         """Log one answered request; a number becomes a request id of this process."""
+        if not self._accesses_wanted:
+            return
+        self.access_budget -= 1
         accesses = self._accesses
         if len(accesses) >= MAX_LINES:
             self._dropped += 1

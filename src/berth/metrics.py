@@ -25,7 +25,7 @@ class Histogram:
     counting one by one would cost as much as parsing.
     """
 
-    __slots__ = ("_values", "bounds", "counts", "help", "name", "observe", "total")
+    __slots__ = ("_values", "bounds", "counts", "help", "name", "observe", "observe_all", "total")
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
         self.name = name
@@ -35,6 +35,7 @@ class Histogram:
         self.total = 0.0
         self._values: list[float] = []
         self.observe = self._values.append  # collect one value
+        self.observe_all = self._values.extend
 
     def fold_some(self) -> None:
         """Count what was collected, if it is much: little by little, so that no request waits for it."""
@@ -59,10 +60,8 @@ class Histogram:
         return self.total
 
     def lines(self, labels: str) -> Iterator[str]:
-        """The Prometheus text of this histogram."""
+        """The samples of this histogram as Prometheus text."""
         self.fold()
-        yield f"# HELP {self.name} {self.help}"
-        yield f"# TYPE {self.name} histogram"
         total = 0
         for bound, count in zip((*map(_number, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
@@ -71,93 +70,104 @@ class Histogram:
         yield f"{self.name}_count{{{labels}}} {total}"
 
 
-class Metrics:
-    """Everything that one server counts."""
+class ModelMetrics:
+    """What is counted for one model."""
 
     def __init__(self, model: str, version: str) -> None:
-        self._labels = f'model="{_escape(model)}",version="{_escape(version)}"'
+        self.labels = f'model="{_escape(model)}",version="{_escape(version)}"'
         self.request = Histogram("berth_request_seconds", "From a whole request to its answer.", SECONDS)
         self.queue = Histogram("berth_queue_seconds", "From admission to the start of the batch.", SECONDS)
         self.batch = Histogram("berth_batch_rows", "Rows in a batch.", ROWS)
         self.decode = Histogram("berth_decode_seconds", "Bytes of a request to the model's inputs.", SECONDS)
         self.predict = Histogram("berth_predict_seconds", "One batch in the model.", SECONDS)
         self.encode = Histogram("berth_encode_seconds", "The model's answer to bytes.", SECONDS)
-        self._histograms = (self.request, self.queue, self.batch, self.decode, self.predict, self.encode)
-        self.answers: Counter[tuple[str, int]] = Counter()  # by route and status
+        self.histograms = (self.request, self.queue, self.batch, self.decode, self.predict, self.encode)
         self.failures: Counter[str] = Counter()  # by Triton's reason
         self.successes = 0
         self.runs = 0
-        self._pending: Callable[[], int] = int
-
-    def started(self, waits: Sequence[float], rows: int) -> None:
-        """A batch goes to the model: how long each request waited (seconds), and its rows."""
-        observe = self.queue.observe
-        for wait in waits:
-            observe(wait)
-        self.batch.observe(rows)
+        self.pending: Callable[[], int] = int  # how many requests are in flight
 
     def ran(self, seconds: float, runs: int) -> None:
         """A batch came back."""
         self.runs += runs
         self.predict.observe(seconds)
-        for histogram in self._histograms:
+        for histogram in self.histograms:
             histogram.fold_some()
 
-    def watch_pending(self, pending: Callable[[], int]) -> None:
-        """Where the number of requests in flight is to be had."""
-        self._pending = pending
+
+class Metrics:
+    """Everything that one server counts: its answers, and what it counts for each model."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[tuple[str, str, int]] = Counter()  # by the model's labels, route and status
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+
+    def of(self, model: str, version: str) -> ModelMetrics:
+        """The counts of a model; a version that is loaded again goes on counting where it stopped."""
+        return self._models.setdefault((model, version), ModelMetrics(model, version))
 
     def fold(self) -> None:
         """Count what the histograms have collected; called every second or so, which bounds their memory."""
-        for histogram in self._histograms:
-            histogram.fold()
+        for model in self._models.values():
+            for histogram in model.histograms:
+                histogram.fold()
 
     def text(self) -> bytes:
         """The page at /metrics."""
         return ("\n".join(self._lines()) + "\n").encode()
 
     def _lines(self) -> Iterator[str]:
-        labels = self._labels
-        for histogram in self._histograms:
-            yield from histogram.lines(labels)
+        models = list(self._models.values())
+        for several in zip(*(model.histograms for model in models), strict=True):
+            yield from _head(several[0].name, several[0].help, "histogram")
+            for model, histogram in zip(models, several, strict=True):
+                yield from histogram.lines(model.labels)
         answers = [
-            (f'{labels},route="{_escape(route)}",status="{status}"', count)
-            for (route, status), count in sorted(self.answers.items())
+            (f'{labels}{labels and ","}route="{_escape(route)}",status="{status}"', count)
+            for (labels, route, status), count in sorted(self.answers.items())
         ]
-        yield from _counter("berth_requests_total", "Answers by route and status.", answers)
-        yield "# HELP berth_pending_requests Requests admitted and not yet answered."
-        yield "# TYPE berth_pending_requests gauge"
-        yield f"berth_pending_requests{{{labels}}} {self._pending()}"
-        yield from self._triton_lines()
-
-    def _triton_lines(self) -> Iterator[str]:
-        labels = self._labels
-        yield from _counter("nv_inference_request_success", "Inference requests answered.", [(labels, self.successes)])
-        reasons = [(f'{labels},reason="{reason}"', self.failures[reason]) for reason in _REASONS]
-        yield from _counter("nv_inference_request_failure", "Inference requests that failed.", reasons)
-        yield from _counter("nv_inference_count", "Rows inferred.", [(labels, int(self.batch.sum))])
-        yield from _counter("nv_inference_exec_count", "Batches run.", [(labels, self.runs)])
-        yield "# HELP nv_inference_pending_request_count Requests waiting."
-        yield "# TYPE nv_inference_pending_request_count gauge"
-        yield f"nv_inference_pending_request_count{{{labels}}} {self._pending()}"
-        durations = {
-            "request": self.request.sum,
-            "queue": self.queue.sum,
-            "compute_input": self.decode.sum,
-            "compute_infer": self.predict.sum,
-            "compute_output": self.encode.sum,
-        }
-        for name, seconds in durations.items():
-            full = f"nv_inference_{name}_duration_us"
-            yield from _counter(full, f"Cumulative microseconds of {name}.", [(labels, int(seconds * 1e6))])
+        yield from _samples("berth_requests_total", "Answers by route and status.", "counter", answers)
+        pending = [(model.labels, model.pending()) for model in models]
+        yield from _samples("berth_pending_requests", "Requests admitted and not yet answered.", "gauge", pending)
+        yield from _triton_lines(models)
 
 
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 
-def _counter(name: str, text: str, samples: Iterable[tuple[str, int]]) -> Iterator[str]:
+def _triton_lines(models: Sequence[ModelMetrics]) -> Iterator[str]:
+    def counter(name: str, text: str, count: Callable[[ModelMetrics], int]) -> Iterator[str]:
+        yield from _samples(name, text, "counter", [(model.labels, count(model)) for model in models])
+
+    yield from counter("nv_inference_request_success", "Inference requests answered.", lambda model: model.successes)
+    failures = [
+        (f'{model.labels},reason="{reason}"', model.failures[reason]) for model in models for reason in _REASONS
+    ]
+    yield from _samples("nv_inference_request_failure", "Inference requests that failed.", "counter", failures)
+    yield from counter("nv_inference_count", "Rows inferred.", lambda model: int(model.batch.sum))
+    yield from counter("nv_inference_exec_count", "Batches run.", lambda model: model.runs)
+    pending = [(model.labels, model.pending()) for model in models]
+    yield from _samples("nv_inference_pending_request_count", "Requests waiting.", "gauge", pending)
+    durations: dict[str, Callable[[ModelMetrics], float]] = {
+        "request": lambda model: model.request.sum,
+        "queue": lambda model: model.queue.sum,
+        "compute_input": lambda model: model.decode.sum,
+        "compute_infer": lambda model: model.predict.sum,
+        "compute_output": lambda model: model.encode.sum,
+    }
+    for name, seconds in durations.items():
+        samples = [(model.labels, int(seconds(model) * 1e6)) for model in models]
+        full = f"nv_inference_{name}_duration_us"
+        yield from _samples(full, f"Cumulative microseconds of {name}.", "counter", samples)
+
+
+def _head(name: str, text: str, kind: str) -> Iterator[str]:
     yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} counter"
+    yield f"# TYPE {name} {kind}"
+
+
+def _samples(name: str, text: str, kind: str, samples: Iterable[tuple[str, int]]) -> Iterator[str]:
+    yield from _head(name, text, kind)
     for labels, value in samples:
         yield f"{name}{{{labels}}} {value}"
 

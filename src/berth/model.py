@@ -7,7 +7,8 @@ as named tensors; how those become calls, and answers become tensors, is the mod
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import itertools
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +20,15 @@ from berth.errors import InputError, ModelError
 from berth.predictors import Predictor, load_predictor
 from berth.rows import RowCodec
 from berth.signature import Call, Signature, signature_of_tensors
-from berth.tensors import Array, TensorSpec
+from berth.tensors import Array, Packing, TensorBatch, TensorRows, TensorSpec
 
 
 class Model(Protocol):
     """What is served.
 
     `joins`: calls of different requests may run together. `steady`: the time of a run depends on nothing but its rows.
-    `rowwise`: each row of a V2 tensor is a call of its own.
+    `rowwise`: each row of a V2 tensor is a call of its own. `packing`: a call may also be
+    rows of its only input, packed as bytes.
     """
 
     signature: Signature
@@ -36,28 +38,32 @@ class Model(Protocol):
     joins: bool
     steady: bool
     rowwise: bool
+    packing: Packing | None
 
-    def key(self, call: Call) -> Hashable:
+    def key(self, call: Any) -> Hashable:
         """Calls with equal keys may run together."""
 
-    def rows(self, call: Call) -> int:
+    def rows(self, call: Any) -> int:
         """How many rows a call counts for in a batch."""
 
-    def run(self, calls: Sequence[Call]) -> list[Any]:
+    def run(self, calls: Sequence[Any]) -> list[Any]:
         """One answer per call; raises when any of them fails."""
 
     def prepare(self, call: Call) -> Call:
         """A decoded native call, ready to run; InputError when its values do not fit each other."""
 
-    def calls_of(self, tensors: dict[str, Array]) -> list[Call]:
+    def calls_of(self, tensors: dict[str, Array]) -> list[Any]:
         """The calls that one V2 request stands for; InputError when the values do not fit the signature."""
 
     def tensors_of(self, answers: Sequence[Any]) -> dict[str, Array]:
         """The tensors that answer one V2 request."""
 
+    def encode(self, answer: Any) -> bytes:
+        """One answer as native JSON."""
+
 
 class TensorModel:
-    """A backend's model: a call is a dict of arrays."""
+    """A backend's model: a call is a dict of arrays, or rows packed as bytes where `packing` says how."""
 
     def __init__(self, backend: Backend) -> None:
         self.platform = backend.platform
@@ -70,35 +76,49 @@ class TensorModel:
         self._several = len(self.inputs) > 1
         self._first = self.inputs[0].name
         self.steady = self.joins and all(-1 not in item.shape[1:] and not item.optional for item in self.inputs)
+        self.packing = Packing.of(self.inputs[0]) if self.steady and not self._several else None
 
-    def key(self, call: Call) -> Hashable:
+    def key(self, call: Any) -> Hashable:
         """Names and trailing shapes; nothing where the model leaves no choice."""
         if self.steady:
             return None
         return tuple((name, None if value is None else value.shape[1:]) for name, value in call.items())
 
-    def rows(self, call: Call) -> int:
+    def rows(self, call: Any) -> int:
         """The length of axis 0 where it is the batch."""
+        if self.packing is not None and type(call) is bytes:
+            return len(call) // self.packing.row_bytes
         return len(call[self._first]) if self.joins else 1
 
-    def run(self, calls: Sequence[Call]) -> list[dict[str, Array]]:
-        """One inference; calls are joined along axis 0 and the answer is cut again."""
-        if len(calls) == 1:
-            return [self._infer(calls[0])]
-        counts = [len(call[self._first]) for call in calls]
-        joined = {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
-        answer = self._infer(joined)
-        total = sum(counts)
-        for name, array in answer.items():
+    def run(self, calls: Sequence[Any]) -> list[TensorRows]:
+        """One inference; calls are joined along axis 0, and each answer is its rows of the batch."""
+        if len(calls) == 1 and type(calls[0]) is dict:
+            return [TensorRows(TensorBatch(self._infer(calls[0])), 0, None)]
+        joined = self._join(calls)
+        total = len(joined[self._first])
+        batch = TensorBatch(self._infer(joined))
+        for name, array in batch.arrays.items():
             if len(array) != total:
                 raise ModelError(f"output {name!r}: expected {total} rows for {total} rows of input, got {len(array)}")
-        return _cut(answer, counts)
+        if total == len(calls):  # one row each, the usual case
+            return [TensorRows(batch, start, start + 1) for start in range(total)]
+        counts = [self.rows(call) for call in calls]
+        stops = list(itertools.accumulate(counts))
+        return [TensorRows(batch, stop - count, stop) for count, stop in zip(counts, stops, strict=True)]
+
+    def _join(self, calls: Sequence[Any]) -> dict[str, Array]:
+        if self.packing is None:
+            return {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
+        blobs = [call if type(call) is bytes else call[self._first].tobytes() for call in calls]
+        return {self._first: self.packing.array(blobs)}
 
     def prepare(self, call: Call) -> Call:
         """Without the optional tensors that are absent; the others agree on the number of rows."""
-        return self.calls_of({name: value for name, value in call.items() if value is not None})[0]
+        calls = self.calls_of({name: value for name, value in call.items() if value is not None})
+        prepared: Call = calls[0]
+        return prepared
 
-    def calls_of(self, tensors: dict[str, Array]) -> list[Call]:
+    def calls_of(self, tensors: dict[str, Array]) -> list[Any]:
         """One call with all the arrays, which agree on the number of rows."""
         if self._several and self.joins:
             counts = {name: len(array) for name, array in tensors.items()}
@@ -108,14 +128,19 @@ class TensorModel:
 
     def tensors_of(self, answers: Sequence[Any]) -> dict[str, Array]:
         """The one answer, as it is."""
-        tensors: dict[str, Array] = answers[0]
-        return tensors
+        rows: TensorRows = answers[0]
+        return rows.arrays()
+
+    def encode(self, answer: TensorRows) -> bytes:
+        """Native JSON: an object of nested lists."""
+        return self.signature.encode(answer.arrays())
 
 
 class PredictorModel:
     """The user's class: a call is the keyword arguments of `predict`."""
 
     platform = "berth_python"
+    packing: Packing | None = None
 
     def __init__(self, predictor: Predictor) -> None:
         self.signature = predictor.signature
@@ -150,13 +175,18 @@ class PredictorModel:
         """As it is: the signature has checked it."""
         return call
 
-    def calls_of(self, tensors: dict[str, Array]) -> list[Call]:
+    def calls_of(self, tensors: dict[str, Array]) -> list[Any]:
         """One call per row."""
-        return self._codec.calls(tensors)
+        calls: list[Any] = self._codec.calls(tensors)
+        return calls
 
     def tensors_of(self, answers: Sequence[Any]) -> dict[str, Array]:
         """One row per answer."""
         return self._codec.tensors(answers)
+
+    def encode(self, answer: Any) -> bytes:
+        """Native JSON: the return value."""
+        return self.signature.encode(answer)
 
 
 def load_model(settings: ModelSettings) -> Model:
@@ -165,16 +195,3 @@ def load_model(settings: ModelSettings) -> Model:
         return PredictorModel(load_predictor(settings.predictor))
     options = Options(settings.threads, settings.options)
     return TensorModel(load_backend(settings.format, Path(settings.weights), options))
-
-
-def _cut(answer: Mapping[str, Array], counts: Sequence[int]) -> list[dict[str, Array]]:
-    if len(counts) == sum(counts):  # one row each, the usual case: iterating is cheaper than slicing
-        rows = zip(*(array[:, np.newaxis] for array in answer.values()), strict=True)
-        return [dict(zip(answer, row, strict=True)) for row in rows]
-    pieces: list[dict[str, Array]] = []
-    start = 0
-    for count in counts:
-        stop = start + count
-        pieces.append({name: array[start:stop] for name, array in answer.items()})
-        start = stop
-    return pieces

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import uvloop
 
-import berth
 from berth import memory
 from berth.activation import Activation, activate
-from berth.admission import Admission
-from berth.application import RUN, Application, Face, Services
-from berth.batching import Batcher
+from berth.answers import RUN, Answers
+from berth.application import Application, Face
 from berth.config import Config, ListenSettings
 from berth.errors import ConfigError
 from berth.executor import Executor
@@ -36,6 +34,8 @@ from berth.protocols.native import Native
 from berth.protocols.openapi import OpenApi
 from berth.protocols.probes import Probes
 from berth.protocols.v2 import V2
+from berth.repository import Repository
+from berth.served import ServedModel
 
 BACKLOG = 2048
 TICK_S = 0.5
@@ -87,29 +87,48 @@ def open_listeners(settings: ListenSettings) -> Listeners:
     return Listeners((_bind_tcp(settings.host, settings.port),), None, (f"http://{settings.host}:{settings.port}",))
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What one server is made of."""
+
+    health: Health
+    metrics: Metrics
+    log: Log
+    repository: Repository
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests the models still owe an answer."""
+        return sum(served.in_flight for served in self.repository)
+
+    def tick(self) -> None:
+        """Twice a second: count what was collected, begin a new second of the log."""
+        self.metrics.fold()
+        self.log.tick()
+
+
 async def _serve(config: Config, model: Model, executor: Executor, listeners: Listeners, log: Log) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    health = Health()
-    application = _application(config, model, executor, health, log)
-    server = Server(application, config.limits)
+    parts = _Parts(Health(), Metrics(), log, Repository())
+    server = Server(_application(config, model, executor, parts), config.limits)
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
-    health.state = State.READY
+    parts.health.state = State.READY
     if listeners.activation is not None:
         listeners.activation.ready()
     log.event("info", "ready", model=config.model.name, version=config.model.version, listeners=listeners.addresses)
-    await _tick_until(stop, server)
-    return await _drain(health, server, accepting, log)
+    await _tick_until(stop, server, parts)
+    return await _drain(server, accepting, parts)
 
 
-async def _drain(health: Health, server: Server, accepting: Sequence[asyncio.Server], log: Log) -> int:
-    loop = asyncio.get_running_loop()
+async def _drain(server: Server, accepting: Sequence[asyncio.Server], parts: _Parts) -> int:
+    loop, log = asyncio.get_running_loop(), parts.log
     patience = server.limits.drain_timeout
     deadline = loop.time() + patience
-    health.state, server.draining = State.DRAINING, True
-    log.event("info", "draining", in_flight=server.application.in_flight, connections=len(server.connections))
+    parts.health.state, server.draining = State.DRAINING, True
+    log.event("info", "draining", in_flight=parts.in_flight, connections=len(server.connections))
     await asyncio.sleep(min(QUIET_S, patience))
     for listener in accepting:
         listener.close()
@@ -117,7 +136,7 @@ async def _drain(health: Health, server: Server, accepting: Sequence[asyncio.Ser
         server.close_idle()
         server.tick(loop.time())
         await asyncio.sleep(_POLL_S)
-    abandoned = server.application.in_flight
+    abandoned = parts.in_flight
     server.abort_all()
     await asyncio.sleep(0)  # connections that were aborted are told so on the next turn
     if abandoned:
@@ -127,10 +146,11 @@ async def _drain(health: Health, server: Server, accepting: Sequence[asyncio.Ser
     return 0
 
 
-async def _tick_until(stop: asyncio.Event, server: Server) -> None:
+async def _tick_until(stop: asyncio.Event, server: Server, parts: _Parts) -> None:
     loop = asyncio.get_running_loop()
     while not stop.is_set():
         server.tick(loop.time())
+        parts.tick()
         try:
             async with asyncio.timeout(TICK_S):
                 await stop.wait()
@@ -138,14 +158,19 @@ async def _tick_until(stop: asyncio.Event, server: Server) -> None:
             continue
 
 
-def _application(config: Config, model: Model, executor: Executor, health: Health, log: Log) -> Application:
-    name, version, limits = config.model.name, config.model.version, config.limits
-    metrics = Metrics(name, version)
-    batcher = Batcher(model, executor, metrics, max_rows=limits.max_batch_size, max_delay=limits.max_batch_delay)
-    v2 = V2(model, name, version, berth.__version__, health)
-    faces: list[Face] = [Native(model), v2, Probes(health, metrics), OpenApi(model, config.model)]
-    services = Services(health, metrics, log, Admission(limits.max_queue, limits.request_timeout), batcher)
-    return Application(faces, v2, services, limits)
+def _application(config: Config, model: Model, executor: Executor, parts: _Parts) -> Application:
+    answers = Answers(parts.metrics, parts.log)
+    identity = (config.model.name, config.model.version)
+    served = ServedModel(identity, model, executor, answers, parts.metrics.of(*identity), config.limits)
+    repository = parts.repository
+    repository.add(served)
+    faces: list[Face] = [
+        Native(repository),
+        V2(repository, parts.health),
+        Probes(parts.health, parts.metrics),
+        OpenApi(repository, config.model),
+    ]
+    return Application(faces, answers, config.limits.max_body_bytes)
 
 
 async def _accept(server: Server, listener: socket.socket) -> asyncio.Server:

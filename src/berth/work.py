@@ -1,36 +1,49 @@
-"""`Work`: one request for the model on its way from a protocol to the executor and back.
+"""`Work`: one request for a model on its way from a protocol to the executor and back.
 
-A protocol makes it; the application admits it, the batcher runs it, and whoever finishes it first (the model, the
+A protocol makes it; its model's queue admits it, the batcher runs it, and whoever finishes it first (the model, the
 deadline, a caller that hung up) marks it done, after which every other one leaves it alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
-from berth.executor import Outcome
-from berth.signature import Call
+from berth.metrics import ModelMetrics
+
+
+class Queue(Protocol):
+    """Where a work waits: the model that it is for, as the rest of the server sees it."""
+
+    metrics: ModelMetrics
+
+    def submit(self, work: Work) -> None:
+        """Take a work in; its answer comes later. Refusal when there is no room."""
+
+    def release(self, work: Work) -> Any:
+        """End a work's life; its exchange, parted from it."""
+
+    def release_all(self, works: Sequence[Work]) -> None:
+        """End the life of a batch's works; their exchanges are the caller's to part."""
 
 
 class Work(msgspec.Struct, eq=False):
     """One request for the model.
 
     `encode` turns the answers into the protocol's response, `input_status` is the protocol's word for bad input, and
-    `timeout` (seconds) is the caller's own deadline. The rest is filled in on the way; `arrived` is on the performance
-    counter's clock, `deadline` on the event loop's.
+    `timeout` (seconds) is the caller's own deadline. `rows` are counted by the batcher where they are 0. The rest is
+    filled in on the way; `arrived` and `deadline` are on the performance counter's clock.
     """
 
-    calls: list[Call]
+    queue: Queue
+    calls: list[Any]
     encode: Callable[[list[Any]], Any]
     input_status: int
     timeout: float | None = None
-    key: Hashable = None
-    rows: int = 1
+    rows: int = 0
     arrived: float = 0.0
     deadline: float = 0.0
     done: bool = False
     exchange: Any = None
-    on_outcome: Callable[[Work, Outcome], None] | None = None

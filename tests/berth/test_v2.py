@@ -44,7 +44,7 @@ def test_the_server_describes_itself(onnx_server: Berth) -> None:
     assert onnx_server.get("/v2/models").json == {"models": ["double"]}
 
 
-@pytest.mark.parametrize("path", ["double", "double/versions/3", "d%6Fuble/versions/99"])
+@pytest.mark.parametrize("path", ["double", "double/versions/3", "d%6Fuble/versions/3"])
 def test_the_model_describes_its_tensors(onnx_server: Berth, path: str) -> None:
     assert onnx_server.get(f"/v2/models/{path}").json == {
         "name": "double",
@@ -61,7 +61,7 @@ def test_the_model_describes_its_tensors(onnx_server: Berth, path: str) -> None:
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v2/models/double/ready", {"name": "double", "ready": True}),
-        ("/v2/models/double/versions/7/ready", {"name": "double", "ready": True}),
+        ("/v2/models/double/versions/3/ready", {"name": "double", "ready": True}),
         ("/livez", {"live": True}),
         ("/readyz", {"ready": True}),
         ("/healthz", {"live": True}),
@@ -73,6 +73,13 @@ def test_health(onnx_server: Berth, path: str, body: dict[str, Any]) -> None:
     assert answer.json == body
 
 
+def test_a_version_that_is_not_loaded_is_not_found(onnx_server: Berth) -> None:
+    answer = onnx_server.get("/v2/models/double/versions/7/ready")
+    assert answer.status == 404
+    assert "no version '7'" in answer.json["error"]
+    assert "'3'" in answer.json["error"]
+
+
 def test_flat_and_nested_data_mean_the_same(onnx_server: Berth) -> None:
     expected = {
         "model_name": "double",
@@ -81,7 +88,7 @@ def test_flat_and_nested_data_mean_the_same(onnx_server: Berth) -> None:
     }
     assert infer(onnx_server, tensor([1, 2, 3, 4], [2, 2])).json == expected
     assert infer(onnx_server, tensor([[1, 2], [3, 4.0]], [2, 2])).json == expected
-    assert infer(onnx_server, tensor([[[1], [2]], [[3], [4]]], [2, 2]), path="/v2/models/double/versions/1/infer").json
+    assert infer(onnx_server, tensor([[[1], [2]], [[3], [4]]], [2, 2]), path="/v2/models/double/versions/3/infer").json
 
 
 def test_the_id_is_echoed_and_unknown_fields_are_ignored(onnx_server: Berth) -> None:
@@ -273,7 +280,7 @@ def structured() -> Iterator[Berth]:
 
 
 def test_a_model_name_may_need_percent_encoding(structured: Berth) -> None:
-    for path in ("/v2/models/a/b%20c", "/v2/models/a%2Fb%20c", "/v2/models/a/b%20c/versions/1%20x"):
+    for path in ("/v2/models/a/b%20c", "/v2/models/a%2Fb%20c", "/v2/models/a/b%20c/versions/1"):
         assert structured.get(path).json["name"] == "a/b c"
 
 

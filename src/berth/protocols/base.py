@@ -1,7 +1,7 @@
 """What every protocol speaks: `Request` in, `Response` or `Work` out, `Refusal` for everything that is wrong.
 
-A protocol is a set of routes. A handler either answers at once (`Response`), or gives `Work` for the model together
-with the function that turns answers into a `Response`. application.py dispatches; http.py turns both into bytes.
+A protocol is a set of routes. A handler either answers at once (`Response`), or gives `Work` for a model together with
+the function that turns answers into a `Response`. application.py dispatches; the transports turn both into bytes.
 """
 
 from __future__ import annotations
@@ -23,25 +23,57 @@ BINARY = b"application/octet-stream"
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-class Request:
-    """One request, whole: `path` is still percent-encoded and without its query; header names are in lower case."""
+class Head(msgspec.Struct, eq=False):
+    """A request's first lines: `path` is still percent-encoded and without its query; header names in lower case.
 
-    __slots__ = ("body", "headers", "method", "path", "query")
+    Requests with the same first lines share one head, and what was found for it: `route` and `handler` are filled in by
+    the application.
+    """
 
     method: bytes
     path: bytes
     query: bytes
     headers: dict[bytes, bytes]
+    keep_alive: bool = True
+    route: Route | None = None
+    handler: Handler | None = None
+
+
+class Request(msgspec.Struct, eq=False):
+    """One request, whole."""
+
+    head: Head
     body: bytes
+
+    @property
+    def method(self) -> bytes:
+        """The method, in upper case."""
+        return self.head.method
+
+    @property
+    def path(self) -> bytes:
+        """Still percent-encoded, without the query."""
+        return self.head.path
+
+    @property
+    def query(self) -> bytes:
+        """What follows the question mark."""
+        return self.head.query
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """By name, in lower case."""
+        return self.head.headers
 
 
 class Response(msgspec.Struct, frozen=True):
-    """One answer."""
+    """One answer; `trailers` travel only where the transport has them."""
 
     body: bytes
     status: int = 200
     content_type: bytes = JSON
     headers: Headers = ()
+    trailers: Headers = ()
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
@@ -57,30 +89,34 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
 Handler = Callable[[Request], "Response | Work"]
 
 
-@dataclass(frozen=True)
-class Route:
-    """A path with its methods; `name` is what logs and metrics call it."""
-
-    path: str
-    name: str
-    handlers: dict[str, Handler]
-
-
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
     """A value as a JSON answer."""
     return Response(msgspec.json.encode(value), status, JSON, headers)
 
 
 def error_response(status: int, text: str, headers: Headers = ()) -> Response:
-    """`{"error": text}`, the one shape of errors on JSON routes."""
+    """`{"error": text}`, the usual shape of errors on JSON routes."""
     return json_response({"error": text}, status, headers)
 
 
-def failure_response(failed: Failed, input_status: int) -> Response:
+ErrorShape = Callable[[int, str, Headers], Response]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look."""
+
+    path: str
+    name: str
+    handlers: dict[str, Handler]
+    error: ErrorShape = error_response
+
+
+def failure_text(failed: Failed) -> str:
     """What the caller learns of a failure: bad input in words, a model's fault only as an id for the log."""
     if failed.kind is FailureKind.INPUT:
-        return error_response(input_status, failed.text)
-    return error_response(500, f"the model failed; the log has the traceback under error id {failed.error_id}")
+        return failed.text
+    return f"the model failed; the log has the traceback under error id {failed.error_id}"
 
 
 def refuse_input(error: InputError, status: int) -> Refusal:

@@ -12,9 +12,10 @@ import msgspec
 
 from berth.errors import InputError
 from berth.files import File
-from berth.model import Model
 from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
+from berth.repository import Repository
+from berth.served import ServedModel
 from berth.signature import Call
 from berth.work import Work
 
@@ -22,25 +23,43 @@ INPUT_STATUS = 422
 
 
 class Native:
-    """The native protocol of one model."""
+    """The native protocol of a server's models: `/predict` is the first one's, `/models/{name}/predict` any other's."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._signature = model.signature
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
 
     def routes(self) -> list[Route]:
-        """`POST /predict`."""
-        return [Route("/predict", "predict", {"POST": self.predict})]
+        """None: every path depends on what is loaded."""
+        return []
 
-    def predict(self, request: Request) -> Work:
+    def resolve(self, path: str) -> Route | None:
+        """`/predict` and `/models/{name}[/versions/{version}]/predict`."""
+        if path == "/predict":
+            served, action = self._repository.find(), path
+        elif path.startswith("/models/"):
+            served, action = self._repository.split(path[len("/models/") :])
+        else:
+            return None
+        return Route(path, "predict", {"POST": served.made(Prediction).handle}) if action == "/predict" else None
+
+
+class Prediction:
+    """Native requests for one model."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self._served = served
+        self._model = served.model
+        self._signature = served.model.signature
+
+    def handle(self, request: Request) -> Work:
         """Decode by content type: a form, or JSON whatever else it calls itself."""
-        content_type = request.headers.get(b"content-type", b"")
+        content_type = request.head.headers.get(b"content-type", b"")
         try:
             if content_type[:20].lower().startswith(b"multipart/form-data"):
                 call = self._signature.convert(self._form(parse_parts(request.body, parse_boundary(content_type))))
             else:
                 call = self._json(request.body)
-            return Work([self._model.prepare(call)], self._encode, INPUT_STATUS)
+            return Work(self._served, [self._model.prepare(call)], self._encode, INPUT_STATUS)
         except InputError as error:
             raise refuse_input(error, INPUT_STATUS) from error
 
@@ -51,7 +70,7 @@ class Native:
             raise Refusal(400, f"the body is not valid JSON: {error}") from error
 
     def _encode(self, answers: list[Any]) -> Response:
-        return Response(self._signature.encode(answers[0]))
+        return Response(self._model.encode(answers[0]))
 
     def _form(self, parts: list[Part]) -> dict[str, Any]:
         """A field that is repeated is a list; so is a single file where a list of files is wanted."""

@@ -13,8 +13,10 @@ import msgspec
 
 from berth.config import ModelSettings
 from berth.model import Model
-from berth.protocols.base import HTML, Request, Response, Route
+from berth.protocols.base import HTML, Handler, Response, Route
 from berth.protocols.page import content_security_policy, render_page
+from berth.repository import Repository
+from berth.served import ServedModel
 
 _ERRORS = {
     "400": "The body is not valid JSON, or not a valid form.",
@@ -27,40 +29,52 @@ _ERRORS = {
 
 
 class OpenApi:
-    """The description of one model's HTTP interface."""
+    """The description of a model's HTTP interface: at `/` for the first model, below `/models/{name}` for any."""
 
-    def __init__(self, model: Model, settings: ModelSettings) -> None:
-        document = describe_model(model, settings)
-        self._json = Response(msgspec.json.encode(document))
-        headers = ((b"Content-Security-Policy", content_security_policy()),)
-        self._page = Response(render_page(document), 200, HTML, headers)
+    def __init__(self, repository: Repository, settings: ModelSettings) -> None:
+        self._repository = repository
+        self._settings = settings
 
     def routes(self) -> list[Route]:
-        """The document and the page."""
-        return [
-            Route("/openapi.json", "openapi", {"GET": self._document}),
-            Route("/docs", "docs", {"GET": self._docs}),
-            Route("/", "docs", {"GET": self._docs}),
-        ]
+        """None: every path depends on what is loaded."""
+        return []
 
-    def _document(self, _: Request) -> Response:
-        return self._json
+    def resolve(self, path: str) -> Route | None:
+        """The document and the page of a model."""
+        if path in ("/", "/docs", "/openapi.json"):
+            served, action = self._repository.find(), path
+        elif path.startswith("/models/"):
+            served, action = self._repository.split(path[len("/models/") :])
+        else:
+            return None
+        if action == "/openapi.json":
+            return Route(path, "openapi", {"GET": self._document(served)})
+        return Route(path, "docs", {"GET": self._page(served)}) if action in ("/", "/docs") else None
 
-    def _docs(self, _: Request) -> Response:
-        return self._page
+    def _document(self, served: ServedModel) -> Handler:
+        response = Response(msgspec.json.encode(self._describe(served)))
+        return lambda _: response
+
+    def _page(self, served: ServedModel) -> Handler:
+        headers = ((b"Content-Security-Policy", content_security_policy()),)
+        response = Response(render_page(self._describe(served)), 200, HTML, headers)
+        return lambda _: response
+
+    def _describe(self, served: ServedModel) -> dict[str, Any]:
+        return describe_model(served.model, served.name, served.version, self._settings.description)
 
 
-def describe_model(model: Model, settings: ModelSettings) -> dict[str, Any]:
+def describe_model(model: Model, name: str, version: str, description: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a model, as plain values."""
     schemas = model.signature.schemas()
     error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-    base = f"/v2/models/{settings.name}"
+    base = f"/v2/models/{name}"
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": settings.name,
-            "version": settings.version,
-            "description": settings.description or model.signature.description,
+            "title": name,
+            "version": version,
+            "description": description or model.signature.description,
         },
         "paths": {
             "/predict": {"post": _predict(model.signature.description)},

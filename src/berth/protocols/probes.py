@@ -27,6 +27,9 @@ class Probes:
         ready = [Route(path, "health.ready", {"GET": self._ready}) for path in READY_PATHS]
         return [*live, *ready, Route("/metrics", "metrics", {"GET": self._text})]
 
+    def resolve(self, _: str) -> None:
+        """None of its paths names a model."""
+
     def _live(self, _: Request) -> Response:
         return self._live_response
 

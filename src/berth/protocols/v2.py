@@ -1,102 +1,157 @@
-"""The Open Inference Protocol (V2) over REST: metadata, health of the model, and inference.
+"""The Open Inference Protocol (V2) over REST: metadata, health of the models, and inference.
 
-`v2_codec.py` turns tensors into bytes and back; this file knows the routes and the envelope. Paths may name any
-version; model names are percent-encoded, with `/` kept. Bad input is 400. application.py mounts the routes.
+`v2_codec.py` turns tensors into bytes and back; this file knows the routes and the envelope. Model names are
+percent-encoded in paths, with `/` kept. Bad input is 400. application.py mounts the routes.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, unquote
 
 import msgspec
 
+import berth
 from berth.errors import InputError
 from berth.health import Health
-from berth.model import Model
 from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Route, json_response
-from berth.protocols.v2_codec import InferRequest, Inputs, Outputs, Wanted, parse_infer_request
+from berth.protocols.v2_codec import InferRequest, Inputs, Outputs, ShortWay, Wanted, parse_infer_request
+from berth.repository import Repository
+from berth.served import ServedModel
 from berth.tensors import Array, TensorSpec
 from berth.work import Work
 
 INPUT_STATUS = 400
 EXTENSIONS = ("binary_tensor_data",)
 _HEADER_LENGTH = b"inference-header-content-length"
+_MODELS = "/v2/models/"
 
 
 class V2:
-    """The V2 face of one model."""
+    """The V2 face of a server's models."""
 
-    def __init__(self, model: Model, name: str, version: str, server_version: str, health: Health) -> None:
-        self._model = model
-        self._name = name
+    def __init__(self, repository: Repository, health: Health) -> None:
+        self._repository = repository
         self._health = health
-        self._inputs = Inputs(model.inputs, rowwise=model.rowwise)
-        self._outputs = Outputs(model.outputs, name, version)
-        self._server = {"name": "berth", "version": server_version, "extensions": EXTENSIONS}
-        self._metadata = {
-            "name": name,
-            "versions": [version],
-            "platform": model.platform,
-            "inputs": [_describe(item) for item in model.inputs],
-            "outputs": [_describe(item) for item in model.outputs],
-        }
-        self._actions: dict[str, tuple[str, str, Handler]] = {
-            "": ("v2.metadata", "GET", lambda _: json_response(self._metadata)),
-            "/ready": ("v2.model_ready", "GET", self._ready),
-            "/infer": ("v2.infer", "POST", self.infer),
-        }
-        self._exact = {path: self._route(path, action) for path, action in self._paths(quote(name), quote(version))}
+        self._server = {"name": "berth", "version": berth.__version__, "extensions": EXTENSIONS}
 
     def routes(self) -> list[Route]:
-        """The routes as clients usually write them; `resolve` knows all their other spellings."""
-        server = Route("/v2", "v2.server", {"GET": lambda _: json_response(self._server)})
-        models = Route("/v2/models", "v2.models", {"GET": lambda _: json_response({"models": [self._name]})})
-        return [server, models, *self._exact.values()]
+        """The server's own routes."""
+        return [
+            Route("/v2", "v2.server", {"GET": self._describe_server}),
+            Route("/v2/", "v2.server", {"GET": self._describe_server}),
+            Route("/v2/models", "v2.models", {"GET": self._names}),
+        ]
 
     def resolve(self, path: str) -> Route | None:
-        """A path with another version or another percent-encoding; Refusal (404) for another model."""
-        if path.rstrip("/") == "/v2":
-            return Route("/v2", "v2.server", {"GET": lambda _: json_response(self._server)})
-        if not path.startswith("/v2/models/"):
+        """The route of one model; Refusal (404) when there is no such model."""
+        if not path.startswith(_MODELS):
             return None
-        rest = unquote(path[len("/v2/models/") :])
-        if rest != self._name and not rest.startswith(self._name + "/"):
-            known = f"no model at {unquote(path)!r}; this server has {self._name!r}"
-            raise Refusal(404, known)
-        action = rest[len(self._name) :]
-        if action.startswith("/versions/"):
-            _, slash, tail = action[len("/versions/") :].partition("/")
-            action = slash + tail
-        return self._route(path, action) if action in self._actions else None
+        served, action = self._repository.split(path[len(_MODELS) :])
+        found = _ACTIONS.get(action)
+        if found is None:
+            return None
+        name, method, make = found
+        return Route(path, name, {method: make(self, served)})
 
-    def infer(self, request: Request) -> Work:
+    def metadata(self, served: ServedModel) -> Handler:
+        """What the model takes and answers."""
+        described = json_response(
+            {
+                "name": served.name,
+                "versions": [served.version],
+                "platform": served.model.platform,
+                "inputs": [_describe(item) for item in served.model.inputs],
+                "outputs": [_describe(item) for item in served.model.outputs],
+            }
+        )
+        return lambda _: described
+
+    def ready(self, served: ServedModel) -> Handler:
+        """Whether the model wants requests."""
+
+        def handler(_: Request) -> Response:
+            if self._health.ready:
+                return json_response({"name": served.name, "ready": True})
+            return json_response({"name": served.name, "ready": False, "error": self._health.why_not}, 503)
+
+        return handler
+
+    def infer(self, served: ServedModel) -> Handler:
+        """Ask the model."""
+        return served.made(Inference).handle
+
+    def _describe_server(self, _: Request) -> Response:
+        return json_response(self._server)
+
+    def _names(self, _: Request) -> Response:
+        return json_response({"models": list(dict.fromkeys(served.name for served in self._repository))})
+
+
+_ACTIONS: dict[str, tuple[str, str, Callable[[V2, ServedModel], Handler]]] = {
+    "": ("v2.metadata", "GET", V2.metadata),
+    "/ready": ("v2.model_ready", "GET", V2.ready),
+    "/infer": ("v2.infer", "POST", V2.infer),
+}
+
+
+class Inference:
+    """Inference requests for one model: bytes to work, answers to bytes."""
+
+    def __init__(self, served: ServedModel) -> None:
+        model = served.model
+        self._served = served
+        self._model = model
+        self._inputs = Inputs(model.inputs, rowwise=model.rowwise)
+        self._outputs = Outputs(model.outputs, served.name, served.version)
+        self._short = None if model.packing is None else ShortWay(model.packing)
+        self._encode_usual = (
+            self._encode_rows if model.packing is not None and self._outputs.plain else self._encode_all
+        )
+
+    def handle(self, request: Request) -> Work:
         """Decode an inference request, JSON or with binary tensors, whatever its Content-Type."""
-        length = request.headers.get(_HEADER_LENGTH)
+        length = request.head.headers.get(_HEADER_LENGTH)
         try:
             if length is None:
-                return self._work(parse_infer_request(request.body), b"")
+                return self._json(request.body)
             size = _header_length(length, len(request.body))
             if size == 0:
                 return self._raw(request.body)
-            return self._work(parse_infer_request(request.body[:size]), request.body[size:])
+            message = parse_infer_request(request.body[:size])
+            return self._work(message, self._calls(message, request.body[size:]))
         except InputError as error:
             raise Refusal(INPUT_STATUS, str(error)) from error
 
-    def _work(self, message: InferRequest, blob: bytes) -> Work:
-        tensors = self._inputs.decode(message.inputs, blob)
-        calls = self._model.calls_of(tensors)
+    def _json(self, body: bytes) -> Work:
+        if self._short is not None:
+            found = self._short.read(body)
+            if found is not None:
+                return self._work(*found)
+        message = parse_infer_request(body)
+        return self._work(message, self._calls(message, b""))
+
+    def _calls(self, message: InferRequest, blob: bytes) -> list[Any]:
+        calls = self._model.calls_of(self._inputs.decode(message.inputs, blob))
         if not calls:
             raise InputError("expected at least one row, got none")
+        return calls
+
+    def _work(self, message: InferRequest, calls: list[Any], rows: int = 0) -> Work:
         if message.id is None and message.outputs is None and message.parameters is None:
-            return Work(calls, self._encode_all, INPUT_STATUS)
+            return Work(self._served, calls, self._encode_usual, INPUT_STATUS, None, rows)
         wanted = self._outputs.wanted(message)
-        return Work(calls, functools.partial(self._encode, wanted), INPUT_STATUS, _timeout(message.parameters))
+        encode = functools.partial(self._encode, wanted)
+        return Work(self._served, calls, encode, INPUT_STATUS, _timeout(message.parameters), rows)
 
     def _raw(self, body: bytes) -> Work:
-        tensors = self._inputs.decode_raw(body)
-        return Work(self._model.calls_of(tensors), functools.partial(self._encode, Wanted(binary=True)), INPUT_STATUS)
+        calls = self._model.calls_of(self._inputs.decode_raw(body))
+        return Work(self._served, calls, functools.partial(self._encode, Wanted(binary=True)), INPUT_STATUS)
+
+    def _encode_rows(self, answers: list[Any]) -> Response:
+        body = self._outputs.encode_row(answers[0])
+        return Response(body) if body is not None else self._encode_all(answers)
 
     def _encode_all(self, answers: list[Any]) -> Response:
         return Response(self._outputs.encode_all(self._model.tensors_of(answers)))
@@ -107,19 +162,6 @@ class V2:
         if header_length is None:
             return Response(body)
         return Response(body, 200, BINARY, ((b"Inference-Header-Content-Length", b"%d" % header_length),))
-
-    def _ready(self, _: Request) -> Response:
-        if self._health.ready:
-            return json_response({"name": self._name, "ready": True})
-        return json_response({"name": self._name, "ready": False, "error": self._health.why_not}, 503)
-
-    def _paths(self, name: str, version: str) -> list[tuple[str, str]]:
-        bases = (f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}")
-        return [(base + action, action) for base in bases for action in self._actions]
-
-    def _route(self, path: str, action: str) -> Route:
-        name, method, handler = self._actions[action]
-        return Route(path, name, {method: handler})
 
 
 def _describe(item: TensorSpec) -> dict[str, Any]:

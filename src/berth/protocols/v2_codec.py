@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 
 from berth.errors import InputError
-from berth.tensors import DTYPES, Array, Shape, TensorSpec, coerce, fits
+from berth.tensors import DTYPES, Array, Packing, Shape, TensorRows, TensorSpec, coerce, fits
 
 _NO_DATA = msgspec.Raw(b"")
 _NO_JSON = frozenset({"FP16", "BF16"})
@@ -96,6 +96,39 @@ def _parse_with_nan(body: bytes) -> InferRequest:
         raise InputError(f"the inference request does not fit V2: {error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not valid JSON: {error}") from error
+
+
+class ShortWay:
+    """The common request for a model with one small numeric input: decoded, checked and packed in one go."""
+
+    def __init__(self, packing: Packing) -> None:
+        number = float if packing.dtype.kind == "f" else int
+        shape: Any = (Annotated[int, msgspec.Meta(ge=1)], *(Literal[size] for size in packing.tail))
+        fields: list[Any] = [
+            ("name", Literal[packing.name]),
+            ("shape", tuple[shape]),
+            ("datatype", Literal[packing.datatype]),
+            ("data", list[number]),  # type: ignore[valid-type]
+            ("parameters", None, None),
+        ]
+        item = msgspec.defstruct("ShortInput", fields)
+        request = msgspec.defstruct("ShortRequest", [("inputs", tuple[item])], bases=(InferRequest,))  # type: ignore[valid-type]
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
+        self._row = packing.row_size
+        self._pack = packing.pack
+
+    def read(self, body: bytes) -> tuple[InferRequest, list[bytes], int] | None:
+        """The envelope, its one call and the rows of it; None for what the careful way has to see, and to refuse."""
+        try:
+            message: InferRequest = self._decode(body)
+            item: Any = message.inputs[0]
+            values = item.data
+            rows: int = item.shape[0]
+            if len(values) != rows * self._row:
+                return None
+            return message, [self._pack(values)], rows
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, struct.error):
+            return None
 
 
 _FEW = 64
@@ -283,6 +316,10 @@ class _Answer(msgspec.Struct, frozen=True):
     id: Any = msgspec.UNSET
 
 
+_HOLE = "\x00data"  # no name has a NUL in it
+_MANY_SHAPES = 256
+
+
 class Outputs:
     """Encodes the outputs of one model."""
 
@@ -291,7 +328,8 @@ class Outputs:
         self._version = version
         self._names = tuple(spec.name for spec in specs)
         self._datatypes = {spec.name: spec.datatype for spec in specs}
-        self._plain = all(spec.datatype != "BYTES" and spec.datatype not in _NO_JSON for spec in specs)
+        self._templates: dict[tuple[Shape, ...], bytes] = {}
+        self.plain = all(spec.datatype != "BYTES" and spec.datatype not in _NO_JSON for spec in specs)
 
     def wanted(self, message: InferRequest) -> Wanted:
         """What the request asks for; InputError for an output that the model has not."""
@@ -306,9 +344,46 @@ class Outputs:
                     overrides[output.name] = bool(output.parameters["binary_data"])
         return Wanted(names, bool(parameters.get("binary_data_output", False)), overrides, message.id)
 
+    def encode_row(self, rows: TensorRows) -> bytes | None:
+        """The JSON answer for one row of a batch, whose rows are all encoded at once; None where that cannot be."""
+        if rows.stop is not None and rows.stop - rows.start != 1:
+            return None
+        batch = rows.batch
+        owner, bodies = batch.memo
+        if owner is not self:
+            bodies = self._encode_rows(batch.arrays)
+            batch.memo = (self, bodies)
+        return bodies[rows.start] if bodies and (rows.stop is not None or len(bodies) == 1) else None
+
+    def _encode_rows(self, arrays: dict[str, Array]) -> list[bytes]:
+        """One body per row; none when a number has no JSON form."""
+        columns: list[list[bytes]] = []
+        shapes: list[Shape] = []
+        for name in self._names:
+            array = arrays[name]
+            text = _encode_json(array.reshape(len(array), -1).tolist())
+            if b"null" in text:
+                return []
+            columns.append(text[2:-2].split(b"],["))
+            shapes.append(array.shape[1:])
+        template = self._template(tuple(shapes))
+        return [template % row for row in zip(*columns, strict=True)]
+
+    def _template(self, shapes: tuple[Shape, ...]) -> bytes:
+        """The body of a one-row answer, with a place for the data of each output."""
+        template = self._templates.get(shapes)
+        if template is None:
+            specs = zip(self._datatypes.items(), shapes, strict=True)
+            outputs = [_Output(name, datatype, (1, *shape), _HOLE) for (name, datatype), shape in specs]
+            body = _encode_json(_Answer(self._model, self._version, outputs))
+            template = body.replace(b"%", b"%%").replace(_encode_json(_HOLE), b"[%b]")
+            if len(self._templates) < _MANY_SHAPES:
+                self._templates[shapes] = template
+        return template
+
     def encode_all(self, tensors: dict[str, Array]) -> bytes:
         """Every output as JSON: the short way, for requests that ask for nothing in particular."""
-        if not self._plain:
+        if not self.plain:
             return self.encode(tensors, Wanted())[0]
         outputs = []
         for name, datatype in self._datatypes.items():
