@@ -1,0 +1,88 @@
+"""The bookkeeping of batches on their way through workers: what is still owed, and what is tried again.
+
+A `Submission` is a batch as the batcher gave it; a `Piece` is what one worker runs of it at once: at first all, after a
+worker ended under it each request alone. pool.py moves pieces between workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from berth.executor import Failed, FailureKind, Finished, Group, Outcome, new_error_id
+
+Done = Callable[[Finished], None]
+Wanted = Callable[[int], bool]
+
+
+class Submission:
+    """One batch and the outcomes that it has so far; `done` is called when it has all."""
+
+    def __init__(self, groups: Sequence[Group], done: Done, wanted: Wanted | None) -> None:
+        self.groups = groups
+        self._outcomes: list[Outcome | None] = [None] * len(groups)
+        self._missing = len(groups)
+        self._done = done
+        self._wanted = wanted
+        self._seconds = 0.0
+        self._busy = 0.0
+        self._runs = 0
+
+    def wanted(self, index: int) -> bool:
+        """Whether somebody still waits for this group."""
+        return self._wanted is None or self._wanted(index)
+
+    def took(self, seconds: float, busy: float, runs: int) -> None:
+        """Count what a worker spent on it."""
+        self._seconds += seconds
+        self._busy += busy
+        self._runs += runs
+
+    def settle(self, indices: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        """These groups have their outcomes."""
+        for index, outcome in zip(indices, outcomes, strict=True):
+            assert self._outcomes[index] is None
+            self._outcomes[index] = outcome
+        self._missing -= len(indices)
+        if not self._missing:
+            outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+            self._done(Finished(outcomes, self._seconds, self._busy, self._runs))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Groups of a submission that one worker runs together; `ended` workers ended while they ran (then it is one)."""
+
+    submission: Submission
+    indices: tuple[int, ...]
+    ended: int = 0
+
+    @property
+    def groups(self) -> list[Group]:
+        """What there is to run."""
+        return [self.submission.groups[index] for index in self.indices]
+
+    def alone(self, ended: int) -> Iterator[Piece]:
+        """Each group by itself."""
+        for index in self.indices:
+            yield Piece(self.submission, (index,), ended)
+
+    def still_wanted(self) -> Piece | None:
+        """Without the groups that nobody waits for any more, which are settled; None when none is left."""
+        gone = [index for index in self.indices if not self.submission.wanted(index)]
+        if not gone:
+            return self
+        unwanted = [failure("nobody waited for it any more")] * len(gone)
+        asyncio.get_running_loop().call_soon(self.submission.settle, gone, unwanted)
+        left = tuple(index for index in self.indices if index not in set(gone))
+        return Piece(self.submission, left, self.ended) if left else None
+
+    def fail(self, failed: Failed) -> None:
+        """None of them is answered."""
+        self.submission.settle(self.indices, [failed] * len(self.indices))
+
+
+def failure(text: str, trace: str = "") -> Failed:
+    """A failure that is the model's, or ours; never the caller's."""
+    return Failed(FailureKind.MODEL, text, new_error_id(), trace or text)

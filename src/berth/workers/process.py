@@ -1,0 +1,160 @@
+"""A worker process: loads the model, then answers one batch after another until the server closes the connection.
+
+template.py forks it; `run_worker` is all that it does. The server's messages are in messages.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from berth.errors import ModelError
+from berth.executor import Failed, FailureKind, Group, Outcome, new_error_id, run_batch
+from berth.model import Model
+from berth.tensors import TensorSpec
+from berth.workers.messages import (
+    LOAD_FAILED,
+    LOADED,
+    RAN,
+    Buffer,
+    Frame,
+    Outgoing,
+    Reader,
+    pack,
+)
+from berth.workers.shared_memory import Arena, Inbox, Outbox
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What the server has to know of a model that it has not loaded itself."""
+
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    joins: bool
+
+
+class LoadFailure(msgspec.Struct, frozen=True):
+    """Why a model did not load: the exception where it can travel, and its traceback."""
+
+    error: Exception | None
+    text: str
+    trace: str
+
+
+class _Line:
+    """The worker's end of the connection; blocking."""
+
+    def __init__(self, connection: socket.socket, arena: Arena) -> None:
+        self._socket = connection
+        self._reader = Reader(connection)
+        self._inbox = Inbox(arena.requests, writable=True)
+        self._outbox = Outbox(arena.answers)
+
+    def receive(self) -> Frame | None:
+        """The next message; None when the server has closed the connection."""
+        while True:
+            try:
+                frame = self._reader.read()
+            except (EOFError, ConnectionError):
+                return None
+            if frame is not None:
+                self._outbox.keep_only(frame.envelope.held)
+                return frame
+
+    def open(self, frame: Frame) -> Any:
+        """The value; its large arrays are views of the arena, writable and the model's own."""
+        return frame.value(self._inbox)
+
+    def pack(self, kind: int, sequence: int, value: Any) -> Outgoing:
+        """A message, its large buffers copied: the value may be forgotten now."""
+        message = pack(kind, sequence, value, self._outbox)
+        message.copy(self._outbox)
+        message.copies.clear()
+        return message
+
+    def send(self, message: Outgoing) -> None:
+        """Send it all. The model's arrays should be forgotten by now, or their places count as held."""
+        with contextlib.suppress(ConnectionError):  # `receive` will see the end
+            for part in message.frame(self._inbox.held()):
+                _send_all(self._socket, part)
+
+
+def _send_all(connection: socket.socket, part: Buffer) -> None:
+    if part:
+        connection.sendall(part)
+
+
+def run_worker(connection: socket.socket, arena: Arena) -> None:
+    """Serve until the connection is closed. Only the process's own death ends it otherwise."""
+    line = _Line(connection, arena)
+    order = line.receive()
+    if order is None:
+        return
+    model = _load(line, order)
+    if model is None:
+        return
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
+    while (frame := line.receive()) is not None:
+        line.send(_answer(line, model, frame))
+        del frame
+
+
+def _load(line: _Line, order: Frame) -> Model | None:
+    try:
+        load: Callable[[], Model] = line.open(order)
+        model = load()
+    except BaseException as error:  # sys.exit() in a model's load() is a failure like any other
+        line.send(line.pack(LOAD_FAILED, order.envelope.sequence, _load_failure(error)))
+        return None
+    description = Description(model.platform, tuple(model.inputs), tuple(model.outputs), model.joins)
+    line.send(line.pack(LOADED, order.envelope.sequence, description))
+    return model
+
+
+def _load_failure(error: BaseException) -> LoadFailure:
+    trace = "".join(traceback.format_exception(error))
+    text = f"{type(error).__name__}: {error}"
+    try:
+        whole = pickle.loads(pickle.dumps(error))  # noqa: S301  our own, to see whether it can travel
+    except Exception:
+        whole = None
+    return LoadFailure(whole if isinstance(whole, Exception) else None, text, trace)
+
+
+def _answer(line: _Line, model: Model, frame: Frame) -> Outgoing:
+    """Run one batch; the answer's message holds none of the model's arrays any more."""
+    sequence = frame.envelope.sequence
+    try:
+        groups: list[Group] = line.open(frame)
+    except Exception as error:
+        return line.pack(RAN, sequence, _unreadable(error))
+    finished = run_batch(model, groups)
+    facts = (finished.seconds, finished.busy, finished.runs)
+    try:
+        return line.pack(RAN, sequence, (finished.outcomes, *facts))
+    except Exception:
+        return line.pack(RAN, sequence, ([_that_travels(outcome) for outcome in finished.outcomes], *facts))
+
+
+def _unreadable(error: Exception) -> Any:
+    trace = "".join(traceback.format_exception(error))
+    return Failed(FailureKind.MODEL, "the input could not be handed to the worker process", new_error_id(), trace)
+
+
+def _that_travels(outcome: Outcome) -> Outcome:
+    try:
+        pickle.dumps(outcome, protocol=5)
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        text = str(ModelError(f"predict returned what cannot leave its worker process: {error}"))
+        return Failed(FailureKind.MODEL, text, new_error_id(), trace)
+    return outcome
