@@ -15,7 +15,7 @@ from time import perf_counter
 from berth.errors import InputError
 from berth.executor import Failed, FailureKind, Finished, new_error_id
 from berth.log import Log
-from berth.metrics import Metrics
+from berth.metrics import Metrics, ModelMetrics
 from berth.protocols.base import Headers, Refusal, Request, Response, Route, failure_text
 from berth.protocols.encoding import choose, compress
 from berth.work import Work
@@ -118,15 +118,25 @@ class Answers:
         metrics = queue.metrics
         metrics.encode.observe_all(encoded)
         metrics.request.observe_all(whole)
-        metrics.successes += len(whole)
+        metrics.successes += len(whole) - len(routes)
         for route, count in Counter(routes).items():
-            self._counts[metrics.labels, route, 200] += count
-        self._log.access_skipped += len(routes)
+            self.count_plain(metrics, route, count)
+
+    @property
+    def plain(self) -> bool:
+        """Whether answers that went well are only counted just now, not logged one by one."""
+        return self._log.access_budget <= 0
+
+    def count_plain(self, metrics: ModelMetrics, route: str, count: int) -> None:
+        """Requests that went well and are not logged one by one."""
+        metrics.successes += count
+        self._counts[metrics.labels, route, 200] += count
+        self._log.access_skipped += count
 
     def _answer_simply(self, exchange: Exchange, response: Response) -> str | None:
         """Send an answer that needs no line in the log and no encoding; its route, which the caller counts."""
         head = exchange.head
-        if self._log.access_budget > 0 or response.status != 200 or b"accept-encoding" in head.headers:
+        if not self.plain or response.status != 200 or b"accept-encoding" in head.headers:
             return None
         exchange.work = None
         exchange.answer(response)

@@ -97,6 +97,8 @@ class Application:
             raise Refusal(405, text, ((b"Allow", allowed.encode()),))
         if b"content-encoding" in head.headers:
             handler = functools.partial(self._decompressed, handler)
+        elif method == "POST":
+            head.express = route.express
         head.handler = handler
         return handler
 

@@ -52,6 +52,16 @@ class Batcher:
         self._usual = 0.0 if model.steady else float("inf")
         self._warm = 0
 
+    @property
+    def idle_and_quick(self) -> bool:
+        """Whether a batch could be run on the loop right now: nothing runs, nothing waits, and runs take no time."""
+        return self._usual < QUICK_S and self._warm > WARM and not (self._running or self._groups or self._max_delay)
+
+    def ran(self, seconds: float, runs: int) -> None:
+        """A batch has run on the loop, here or in an express lane."""
+        self._learn(seconds)
+        self._metrics.ran(seconds, runs)
+
     def submit(self, work: Work) -> None:
         """Queue a work; it runs with whatever else arrives in this turn of the loop."""
         model = self._model
@@ -122,9 +132,12 @@ class Batcher:
         return self._groups[key][0].arrived
 
     def _finish(self, works: list[Work], finished: Finished, seconds: float) -> None:
-        self._usual += _WEIGHT * (seconds - self._usual) if self._model.steady else 0.0
-        self._warm += 1
+        self._learn(seconds)
         self._metrics.ran(finished.seconds, finished.runs)
         if self._groups and self._planned is None:
             self._plan()
         self._deliver(works, finished)
+
+    def _learn(self, seconds: float) -> None:
+        self._usual += _WEIGHT * (seconds - self._usual) if self._steady else 0.0
+        self._warm += 1

@@ -18,7 +18,7 @@ import httptools
 from berth.answers import REQUEST_ID, Exchange
 from berth.application import Application
 from berth.config import Limits
-from berth.protocols.base import JSON, Head, Response
+from berth.protocols.base import JSON, Express, Head, Response
 
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
@@ -155,6 +155,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
+        self._express: Express | None = None  # the lane that owes an answer
         self._start = b""  # the bytes of the first lines, where they came in one piece
         self._heads = cast(dict[bytes, _HttpHead], server.application.heads)
 
@@ -184,13 +185,15 @@ class Connection(asyncio.Protocol):
             end = data.find(b"\r\n\r\n") + 4
             head = self._heads.get(data[:end])
             if head is not None and len(data) == end + head.body_bytes:
-                self._accept(_HttpExchange(head, data[end:]))
+                self._accept_known(head, data[end:])
                 return
             self._start = data[:end] if 3 < end <= MAX_KNOWN_HEAD_BYTES else b""
         else:
             self._start = b""
             if self._phase is _LINGER:
                 return
+        if self._express is not None:
+            self._express.run()
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
@@ -275,6 +278,19 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._accept(_HttpExchange(head, body if type(body) is bytes else bytes(body)))
 
+    def _accept_known(self, head: _HttpHead, body: bytes) -> None:
+        """A whole request whose first lines are known: by the express lane if there is one and it is free."""
+        if self._express is not None:
+            self._express.run()
+        express = head.express
+        if express is None or self._exchanges or not head.plain or self._server.draining:
+            self._accept(_HttpExchange(head, body))
+        elif express.take(self, head, body):
+            self._express = express
+            self._since = self._server.now
+        else:
+            self._accept(_HttpExchange(head, body))
+
     def _accept(self, exchange: _HttpExchange) -> None:
         exchange.connection = self
         self._exchanges.append(exchange)
@@ -295,6 +311,21 @@ class Connection(asyncio.Protocol):
             self._heads[start] = head
 
     # -- answers ------------------------------------------------------------------------------------------------------
+
+    def answer_plain(self, body: bytes, queued: float, timing: bytes) -> None:
+        """The answer of an express lane."""
+        self._express = None
+        if self._phase is not _LINGER:
+            self._transport.write(
+                b"%b%d\r\nServer-Timing: queue;dur=%.3f, %b\r\n\r\n%b"
+                % (self._server.heads.json, len(body), queued * 1000, timing, body)
+            )
+
+    def go_general(self, head: Head, body: bytes) -> None:
+        """The express lane leaves a request to the application."""
+        self._express = None
+        if self._phase is not _LINGER:
+            self._accept(_HttpExchange(head, body))
 
     def answered(self, exchange: _HttpExchange, response: Response) -> None:
         """An exchange has its answer: send it, with those that waited for it, in order."""
@@ -369,7 +400,7 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close when no answer is owed and no request has begun."""
-        if not self._exchanges and self._phase is _IDLE:
+        if not self._exchanges and self._phase is _IDLE and self._express is None:
             self._transport.close()
 
     def abort(self) -> None:

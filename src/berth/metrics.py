@@ -84,6 +84,7 @@ class ModelMetrics:
         self.histograms = (self.request, self.queue, self.batch, self.decode, self.predict, self.encode)
         self.failures: Counter[str] = Counter()  # by Triton's reason
         self.successes = 0
+        self.express = 0  # of the successes, those of the express lane
         self.runs = 0
         self.pending: Callable[[], int] = int  # how many requests are in flight
 
@@ -129,6 +130,9 @@ class Metrics:
         yield from _samples("berth_requests_total", "Answers by route and status.", "counter", answers)
         pending = [(model.labels, model.pending()) for model in models]
         yield from _samples("berth_pending_requests", "Requests admitted and not yet answered.", "gauge", pending)
+        express = [(model.labels, model.express) for model in models]
+        text = "Requests answered in one turn of the event loop, without queue or log line."
+        yield from _samples("berth_express_requests_total", text, "counter", express)
         yield from _triton_lines(models)
 
 

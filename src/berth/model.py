@@ -49,6 +49,9 @@ class Model(Protocol):
     def run(self, calls: Sequence[Any]) -> list[Any]:
         """One answer per call; raises when any of them fails."""
 
+    def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
+        """One inference of single rows, packed as `packing` says; only where there is a packing."""
+
     def prepare(self, call: Call) -> Call:
         """A decoded native call, ready to run; InputError when its values do not fit each other."""
 
@@ -96,15 +99,24 @@ class TensorModel:
             return [TensorRows(TensorBatch(self._infer(calls[0])), 0, None)]
         joined = self._join(calls)
         total = len(joined[self._first])
-        batch = TensorBatch(self._infer(joined))
-        for name, array in batch.arrays.items():
-            if len(array) != total:
-                raise ModelError(f"output {name!r}: expected {total} rows for {total} rows of input, got {len(array)}")
+        batch = TensorBatch(self._infer_rows(joined, total))
         if total == len(calls):  # one row each, the usual case
             return [TensorRows(batch, start, start + 1) for start in range(total)]
         counts = [self.rows(call) for call in calls]
         stops = list(itertools.accumulate(counts))
         return [TensorRows(batch, stop - count, stop) for count, stop in zip(counts, stops, strict=True)]
+
+    def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
+        """One inference of single rows, packed as `packing` says; the answer's rows are in their order."""
+        assert self.packing is not None
+        return self._infer_rows({self._first: self.packing.array(blobs)}, len(blobs))
+
+    def _infer_rows(self, arrays: dict[str, Array], total: int) -> dict[str, Array]:
+        answer = self._infer(arrays)
+        for name, array in answer.items():
+            if len(array) != total:
+                raise ModelError(f"output {name!r}: expected {total} rows for {total} rows of input, got {len(array)}")
+        return answer
 
     def _join(self, calls: Sequence[Any]) -> dict[str, Array]:
         if self.packing is None:
@@ -170,6 +182,10 @@ class PredictorModel:
             got = f"{len(answers)} answers" if hasattr(answers, "__len__") else type(answers).__name__
             raise ModelError(f"a @batched predict returns one answer per item: expected {len(calls)}, got {got}")
         return list(answers)
+
+    def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
+        """Never called: there is no packing."""
+        raise NotImplementedError
 
     def prepare(self, call: Call) -> Call:
         """As it is: the signature has checked it."""

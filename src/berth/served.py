@@ -18,6 +18,7 @@ from berth.executor import Executor
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.protocols.base import Refusal
+from berth.tensors import Array
 from berth.work import Work
 
 _Made = TypeVar("_Made")
@@ -38,6 +39,7 @@ class ServedModel:
         self.name, self.version = identity
         self.model = model
         self.metrics = metrics
+        self.max_rows = limits.max_batch_size
         self._answers = answers
         self._admission = Admission(limits.max_queue, limits.request_timeout)
         self._batcher = Batcher(
@@ -78,6 +80,21 @@ class ServedModel:
         self._batcher.submit(work)
         if work.deadline < self._expires:
             self._plan_expiry(work.deadline)
+
+    def idle_and_quick(self) -> bool:
+        """Whether an express lane may run a batch right now."""
+        return self._batcher.idle_and_quick and self._answers.plain
+
+    def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
+        """Run single rows for an express lane; ModelError, or whatever the backend raises."""
+        return self.model.run_packed(blobs)
+
+    def answered_plainly(self, route: str, count: int, seconds: float) -> None:
+        """An express lane has answered a batch of single rows, which ran for `seconds`."""
+        self.metrics.batch.observe(count)
+        self.metrics.express += count
+        self._batcher.ran(seconds, 1)
+        self._answers.count_plain(self.metrics, route, count)
 
     def release(self, work: Work) -> Any:
         """End a work's life; its exchange, parted from it."""

@@ -72,7 +72,7 @@ class Packing:
     A batch of many requests of few numbers each is joined several times faster as bytes than as arrays.
     """
 
-    __slots__ = ("_packers", "_shape", "datatype", "dtype", "name", "row_bytes", "row_size", "tail")
+    __slots__ = ("_packers", "_shape", "code", "datatype", "dtype", "name", "row_bytes", "row_size", "tail")
 
     CODES: ClassVar = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q"}
     LARGEST = 4096  # bytes of a row; beyond, copying twice costs more than it saves
@@ -80,6 +80,7 @@ class Packing:
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
         self.datatype = spec.datatype
+        self.code = self.CODES[spec.datatype]
         self.dtype = spec.dtype
         self.tail = spec.shape[1:]
         self.row_size = math.prod(self.tail)
@@ -99,7 +100,7 @@ class Packing:
         """Numbers as bytes; struct.error or OverflowError for one that the datatype cannot hold."""
         packer = self._packers.get(len(values))
         if packer is None:
-            packer = struct.Struct(f"={len(values)}{self.CODES[self.datatype]}").pack
+            packer = struct.Struct(f"={len(values)}{self.code}").pack
             if len(self._packers) < 64:
                 self._packers[len(values)] = packer
         return packer(*values)

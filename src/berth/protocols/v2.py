@@ -17,12 +17,14 @@ from berth.errors import InputError
 from berth.health import Health
 from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Route, json_response
 from berth.protocols.v2_codec import InferRequest, Inputs, Outputs, ShortWay, Wanted, parse_infer_request
+from berth.protocols.v2_express import ExpressLane
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.tensors import Array, TensorSpec
 from berth.work import Work
 
 INPUT_STATUS = 400
+INFER = "v2.infer"  # the route's name in logs and metrics
 EXTENSIONS = ("binary_tensor_data",)
 _HEADER_LENGTH = b"inference-header-content-length"
 _MODELS = "/v2/models/"
@@ -53,7 +55,8 @@ class V2:
         if found is None:
             return None
         name, method, make = found
-        return Route(path, name, {method: make(self, served)})
+        express = served.made(Inference).express if action == "/infer" else None
+        return Route(path, name, {method: make(self, served)}, express=express)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""
@@ -92,7 +95,7 @@ class V2:
 _ACTIONS: dict[str, tuple[str, str, Callable[[V2, ServedModel], Handler]]] = {
     "": ("v2.metadata", "GET", V2.metadata),
     "/ready": ("v2.model_ready", "GET", V2.ready),
-    "/infer": ("v2.infer", "POST", V2.infer),
+    "/infer": (INFER, "POST", V2.infer),
 }
 
 
@@ -105,10 +108,14 @@ class Inference:
         self._model = model
         self._inputs = Inputs(model.inputs, rowwise=model.rowwise)
         self._outputs = Outputs(model.outputs, served.name, served.version)
-        self._short = None if model.packing is None else ShortWay(model.packing)
-        self._encode_usual = (
-            self._encode_rows if model.packing is not None and self._outputs.plain else self._encode_all
-        )
+        self._short: ShortWay | None = None
+        self._encode_usual = self._encode_all
+        self.express: ExpressLane | None = None
+        if model.packing is not None:
+            self._short = ShortWay(model.packing)
+            if self._outputs.plain:
+                self._encode_usual = self._encode_rows
+                self.express = ExpressLane(served, model.packing, self._outputs, INFER)
 
     def handle(self, request: Request) -> Work:
         """Decode an inference request, JSON or with binary tensors, whatever its Content-Type."""

@@ -351,11 +351,11 @@ class Outputs:
         batch = rows.batch
         owner, bodies = batch.memo
         if owner is not self:
-            bodies = self._encode_rows(batch.arrays)
+            bodies = self.encode_rows(batch.arrays)
             batch.memo = (self, bodies)
         return bodies[rows.start] if bodies and (rows.stop is not None or len(bodies) == 1) else None
 
-    def _encode_rows(self, arrays: dict[str, Array]) -> list[bytes]:
+    def encode_rows(self, arrays: dict[str, Array]) -> list[bytes]:
         """One body per row; none when a number has no JSON form."""
         columns: list[list[bytes]] = []
         shapes: list[Shape] = []

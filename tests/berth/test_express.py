@@ -1,0 +1,118 @@
+"""The express lane answers as the general way does, byte for byte, and leaves to it whatever it cannot answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.berth.support import Answer, Berth, read_answers, serving
+
+PATH = "/v2/models/double/infer"
+
+
+@pytest.fixture(scope="module")
+def server(weights: Path) -> Iterator[Berth]:
+    with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="double") as running:
+        yield running
+
+
+def body(data: list[Any], **more: Any) -> bytes:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": data}
+    return json.dumps({"inputs": [tensor | more.pop("tensor", {})], **more}).encode()
+
+
+def ask(connection: socket.socket, content: bytes, headers: str = "") -> Answer:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return read_answers(connection, 1)[0]
+
+
+def expressed(server: Berth) -> int:
+    lines = server.get("/metrics").body.decode().splitlines()
+    return int(next(line for line in lines if line.startswith("berth_express_requests_total{")).split()[-1])
+
+
+ODD = [
+    (body([1e39, 0]), 400, "larger number"),
+    (body([1, 2, 3]), 400, "expected 2 elements"),
+    (body([1, 2], tensor={"name": "y"}), 400, "unexpected input 'y'"),
+    (body([1, 2], tensor={"datatype": "FP64"}), 400, "expected datatype FP32"),
+    (body([1, 2], tensor={"shape": [2, 1]}), 400, "expected shape [-1, 2]"),
+    (b'{"inputs": [', 400, "not valid JSON"),
+    (body([1, 2], parameters={"timeout": "soon"}), 400, "expected microseconds"),
+]
+
+
+def test_both_ways_give_the_same_answers(server: Berth) -> None:
+    before = expressed(server)
+    expected: dict[bytes, bytes] = {}
+    questions = [body([1, 2]), body([0.1, -2.5e-7]), body([3e38, 3e38]), body([1, 2], id="a"), body([[1], [2]])]
+    with server.connect() as connection:
+        end = time.monotonic() + 1.2  # two pauses of the log's budget at least, so both ways are taken
+        while time.monotonic() < end:
+            for question in questions:
+                answer = ask(connection, question)
+                assert answer.status == 200
+                assert answer.body == expected.setdefault(question, answer.body)
+                assert "predict;dur=" in answer.headers["Server-Timing"]
+    assert expressed(server) > before
+    values = [json.loads(expected[question])["outputs"][0]["data"] for question in questions[:2]]
+    assert values == [[2.0, 4.0], pytest.approx([0.2, -5e-7])]
+    assert b"Infinity" in expected[questions[2]]
+    assert json.loads(expected[questions[3]])["id"] == "a"
+
+
+def test_what_cannot_be_answered_is_refused_in_words(server: Berth) -> None:
+    with server.connect() as connection:
+        end = time.monotonic() + 0.8
+        while time.monotonic() < end:
+            assert ask(connection, body([1, 2])).status == 200
+            for question, status, words in ODD:
+                answer = ask(connection, question)
+                assert answer.status == status
+                assert words in answer.json["error"]
+
+
+def test_many_connections_get_their_own_answers(server: Berth) -> None:
+    def talk(number: int) -> None:
+        with server.connect() as connection:
+            for turn in range(200):
+                answer = ask(connection, body([number, turn]))
+                assert answer.json["outputs"][0]["data"] == [2.0 * number, 2.0 * turn]
+
+    before = expressed(server)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(talk, range(16)))
+    assert expressed(server) > before
+
+
+def test_headers_out_of_the_ordinary_are_honoured(server: Berth) -> None:
+    with server.connect() as connection:
+        for _ in range(1200):
+            ask(connection, body([1, 2]))
+        answer = ask(connection, body([1, 2]), "X-Request-Id: mine\r\n")
+        assert answer.headers["X-Request-Id"] == "mine"
+        assert ask(connection, body([1, 2]), "Expect: nothing\r\n").status == 200
+        last = ask(connection, body([1, 2]), "Connection: close\r\n")
+        assert last.headers["Connection"] == "close"
+        assert connection.recv(1) == b""
+
+
+def test_a_pipeline_is_answered_in_order(server: Berth) -> None:
+    with server.connect() as connection:
+        for _ in range(1200):
+            ask(connection, body([1, 2]))
+        several = b""
+        for number in range(5):
+            content = body([number, 0])
+            several += f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+        connection.sendall(several)
+        data = [answer.json["outputs"][0]["data"][0] for answer in read_answers(connection, 5)]
+        assert data == [0.0, 2.0, 4.0, 6.0, 8.0]
