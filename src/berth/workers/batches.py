@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from berth.executor import Failed, FailureKind, Finished, Group, Outcome, new_error_id
 
@@ -29,6 +30,11 @@ class Submission:
         self._busy = 0.0
         self._runs = 0
 
+    @property
+    def all_wanted(self) -> bool:
+        """Whether nobody can tell that something is not wanted."""
+        return self._wanted is None
+
     def wanted(self, index: int) -> bool:
         """Whether somebody still waits for this group."""
         return self._wanted is None or self._wanted(index)
@@ -41,6 +47,10 @@ class Submission:
 
     def settle(self, indices: Sequence[int], outcomes: Sequence[Outcome]) -> None:
         """These groups have their outcomes."""
+        if len(indices) == len(self.groups):  # all at once, the usual case
+            self._missing = 0
+            self._done(Finished(list(outcomes), self._seconds, self._busy, self._runs))
+            return
         for index, outcome in zip(indices, outcomes, strict=True):
             assert self._outcomes[index] is None
             self._outcomes[index] = outcome
@@ -50,8 +60,7 @@ class Submission:
             self._done(Finished(outcomes, self._seconds, self._busy, self._runs))
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Groups of a submission that one worker runs together; `ended` workers ended while they ran (then it is one)."""
 
     submission: Submission
@@ -61,6 +70,8 @@ class Piece:
     @property
     def groups(self) -> list[Group]:
         """What there is to run."""
+        if len(self.indices) == len(self.submission.groups):
+            return list(self.submission.groups)
         return [self.submission.groups[index] for index in self.indices]
 
     def alone(self, ended: int) -> Iterator[Piece]:
@@ -70,6 +81,8 @@ class Piece:
 
     def still_wanted(self) -> Piece | None:
         """Without the groups that nobody waits for any more, which are settled; None when none is left."""
+        if self.submission.all_wanted:
+            return self
         gone = [index for index in self.indices if not self.submission.wanted(index)]
         if not gone:
             return self

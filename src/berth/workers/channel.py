@@ -7,6 +7,7 @@ makes one per worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -91,8 +92,16 @@ class Channel:
         self._on_frame, self._on_lost = _nobody, _nobody  # no cycle keeps the arena until the collector comes
 
     def _send(self, message: Outgoing) -> None:
-        if self._open:
-            self._unsent.extend(memoryview(part) for part in message.frame(self._inbox.held()))
+        if not self._open:
+            return
+        first, *others = message.frame(self._inbox.held())
+        sent = 0
+        if not self._unsent:
+            with contextlib.suppress(OSError):  # which `_flush` will see too
+                sent = self._socket.send(first)
+        if others or sent < len(first):
+            self._unsent.append(memoryview(first)[sent:])
+            self._unsent.extend(map(memoryview, others))
             self._flush()
 
     def _flush(self) -> None:
@@ -131,7 +140,7 @@ class Channel:
             self._lose(f"sent nonsense ({error})", read_all=True)
         else:
             if frame is not None:
-                self._outbox.keep_only(frame.envelope.held)
+                self._outbox.keep_only(frame.held)
                 self._on_frame(frame)
         return True
 

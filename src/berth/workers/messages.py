@@ -14,7 +14,6 @@ import pickle
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -24,45 +23,43 @@ from berth.workers.shared_memory import INLINE, Inbox, Outbox
 LARGE = 16 * 1024  # bytes from which a buffer goes through the arena
 LOAD, LOADED, LOAD_FAILED, RUN, RAN = range(5)
 
-_HEADER = struct.Struct("=IQ")  # length of the envelope, of what follows it
+_HEADER = struct.Struct("=BIIQ")  # kind, sequence, length of the envelope (0: there is none), of what follows it
 _READ = 64 * 1024
 _READ_LARGE = 1024 * 1024
 _ENVELOPE_LIMIT = 64 * 1024 * 1024
 _BODY_LIMIT = 1 << 40
 
 Buffer = bytes | bytearray | memoryview
+Place = tuple[int, int]  # offset in the arena, or INLINE, and length
 
 
 class ProtocolError(Exception):
     """The other side sent what it should not have."""
 
 
-class Envelope(msgspec.Struct, array_like=True, frozen=True):
-    """What stands before a message's bytes.
+class _Envelope(msgspec.Struct, array_like=True, frozen=True):
+    """What stands before the bytes of any message but the plainest.
 
-    `parts` are offset and length of the pickle and then of each of its buffers; `held` are the places of the other
-    direction that the sender still uses.
+    `parts` are the places of the pickle and then of each of its buffers; `held` are the places of the other direction
+    that the sender still uses.
     """
 
-    kind: int
-    sequence: int
-    parts: list[tuple[int, int]]
+    parts: list[Place]
     held: list[int]
 
 
 _encode_envelope = msgspec.msgpack.Encoder().encode
-_decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
+_decode_envelope = msgspec.msgpack.Decoder(_Envelope).decode
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """A message ready to be copied and sent: `copies` go to their places in the arena, `inline` through the socket."""
 
     kind: int
     sequence: int
-    parts: list[tuple[int, int]]
-    inline: list[Buffer] = field(default_factory=list)
-    copies: list[tuple[int, Buffer]] = field(default_factory=list)
+    parts: list[Place]
+    inline: list[Buffer]
+    copies: list[tuple[int, Buffer]]
 
     @property
     def copied_bytes(self) -> int:
@@ -76,9 +73,11 @@ class Outgoing:
 
     def frame(self, held: list[int]) -> list[Buffer]:
         """What goes through the socket."""
-        envelope = _encode_envelope(Envelope(self.kind, self.sequence, self.parts, held))
-        length = sum(map(len, self.inline))
-        return [_HEADER.pack(len(envelope), length) + envelope, *self.inline]
+        inline = self.inline
+        if not held and len(self.parts) == 1 and inline:
+            return [_HEADER.pack(self.kind, self.sequence, 0, len(inline[0])) + inline[0]]
+        envelope = _encode_envelope(_Envelope(self.parts, held))
+        return [_HEADER.pack(self.kind, self.sequence, len(envelope), sum(map(len, inline))) + envelope, *inline]
 
 
 def pack(kind: int, sequence: int, value: Any, outbox: Outbox) -> Outgoing:
@@ -94,12 +93,12 @@ def pack(kind: int, sequence: int, value: Any, outbox: Outbox) -> Outgoing:
 
     payload = pickle.dumps(value, protocol=5, buffer_callback=small)
     if not large and len(payload) < LARGE:
-        return Outgoing(kind, sequence, [(INLINE, len(payload))], [payload])
+        return Outgoing(kind, sequence, [(INLINE, len(payload))], [payload], [])
     return _place(kind, sequence, [payload, *large], outbox)
 
 
 def _place(kind: int, sequence: int, buffers: Sequence[Buffer], outbox: Outbox) -> Outgoing:
-    message = Outgoing(kind, sequence, [])
+    message = Outgoing(kind, sequence, [], [], [])
     head = [INLINE] if len(buffers[0]) < LARGE else []
     offsets = head + outbox.place([len(data) for data in buffers[len(head) :]])
     for offset, data in zip(offsets, buffers, strict=True):
@@ -111,23 +110,26 @@ def _place(kind: int, sequence: int, buffers: Sequence[Buffer], outbox: Outbox) 
     return message
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """A message as it came."""
 
-    envelope: Envelope
-    body: Buffer
+    kind: int
+    sequence: int
+    parts: list[Place]
+    held: list[int]
+    body: memoryview
 
     def value(self, inbox: Inbox) -> Any:
         """The value; raises what unpickling raises."""
-        body = memoryview(self.body)
+        if not self.parts:
+            return pickle.loads(self.body)  # noqa: S301  the same program wrote it
         buffers: list[Any] = []
         at = 0
-        for offset, length in self.envelope.parts:
+        for offset, length in self.parts:
             if offset != INLINE:
                 buffers.append(inbox.view(offset, length))
                 continue
-            piece = body[at : at + length]
+            piece = self.body[at : at + length]
             buffers.append(bytearray(piece) if buffers else piece)  # arrays over it may be written
             at += length
         return pickle.loads(buffers[0], buffers=buffers[1:])  # noqa: S301  the same program wrote it
@@ -149,22 +151,23 @@ class Reader:
         data = self._socket.recv(_READ)
         if not data:
             raise EOFError
-        data = self._start + data
+        if self._start:
+            data = self._start + data
+            self._start = b""
         if len(data) < _HEADER.size:
             self._start = data
             return None
-        self._start = b""
-        envelope_length, body_length = _HEADER.unpack_from(data)
-        if envelope_length > _ENVELOPE_LIMIT or body_length > _BODY_LIMIT:
-            raise ProtocolError(f"a message of {envelope_length} and {body_length} bytes")
+        _, _, envelope_length, body_length = _HEADER.unpack_from(data)
         total = _HEADER.size + envelope_length + body_length
-        if len(data) < total:
-            self._whole, self._filled = bytearray(total), len(data)
-            self._whole[: len(data)] = data
-            return None
+        if len(data) == total:
+            return _frame(data)
         if len(data) > total:
             raise ProtocolError(f"{len(data) - total} bytes after a message")
-        return _frame(data)
+        if envelope_length > _ENVELOPE_LIMIT or body_length > _BODY_LIMIT:
+            raise ProtocolError(f"a message of {envelope_length} and {body_length} bytes")
+        self._whole, self._filled = bytearray(total), len(data)
+        self._whole[: len(data)] = data
+        return None
 
     def _read_on(self, whole: bytearray) -> Frame | None:
         with memoryview(whole) as view:
@@ -180,7 +183,9 @@ class Reader:
 
 def _frame(data: Buffer) -> Frame:
     view = memoryview(data)
-    length, _ = _HEADER.unpack_from(view)
+    kind, sequence, length, _ = _HEADER.unpack_from(data)
+    if not length:
+        return Frame(kind, sequence, [], [], view[_HEADER.size :])
     try:
         envelope = _decode_envelope(view[_HEADER.size : _HEADER.size + length])
     except msgspec.MsgspecError as error:
@@ -188,4 +193,4 @@ def _frame(data: Buffer) -> Frame:
     body = view[_HEADER.size + length :]
     if sum(length for offset, length in envelope.parts if offset == INLINE) != len(body) or not envelope.parts:
         raise ProtocolError("parts that do not fill the message")
-    return Frame(envelope, body)
+    return Frame(kind, sequence, envelope.parts, envelope.held, body)

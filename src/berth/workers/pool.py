@@ -58,6 +58,7 @@ class WorkerPool:
         self._settings = settings
         self._event = event
         self._loop = asyncio.get_running_loop()
+        self._tick_s = min(TICK_S, settings.batch_timeout / 4 or TICK_S)
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._waiting: deque[Piece] = deque()
@@ -112,7 +113,7 @@ class WorkerPool:
             raise
         finally:
             self._started = None
-        self._ticking = self._loop.call_later(TICK_S, self._tick)
+        self._ticking = self._loop.call_later(self._tick_s, self._tick)
         return description
 
     async def close(self, patience: float) -> None:
@@ -150,8 +151,16 @@ class WorkerPool:
         it is about to be run, whether anybody still waits for it; the others fail without being run.
         """
         submission = Submission(groups, done, wanted)
+        if self._quarantine:
+            self._submit_warily(submission)
+        else:
+            self._waiting.append(Piece(submission, tuple(range(len(groups)))))
+        self._pump()
+
+    def _submit_warily(self, submission: Submission) -> None:
+        """What has ended workers fails, what may have runs alone, the rest together."""
         clean: list[int] = []
-        for index, group in enumerate(groups):
+        for index, group in enumerate(submission.groups):
             ended = self._quarantine.ended_by(group)
             if ended >= ENOUGH:
                 self._loop.call_soon(submission.settle, [index], [self._refused()])
@@ -161,7 +170,6 @@ class WorkerPool:
                 clean.append(index)
         if clean:
             self._waiting.append(Piece(submission, tuple(clean)))
-        self._pump()
 
     def _pump(self) -> None:
         """Give waiting pieces to idle workers."""
@@ -318,12 +326,13 @@ class WorkerPool:
         self.counts["refused"] += 1
         return failure(f"this input ended {ENOUGH} worker processes before and is not tried again for now")
 
-    # Memory.
+    # Time and memory.
 
     def _tick(self) -> None:
-        """Once a second: replace a worker that has grown too large, one at a time, and trim arenas."""
-        self._ticking = self._loop.call_later(TICK_S, self._tick)
+        """Now and then: kill what hangs, trim arenas, replace a worker that has grown too large, one at a time."""
+        self._ticking = self._loop.call_later(self._tick_s, self._tick)
         for worker in self._workers:
+            worker.check_limit()
             worker.give_back()
         replacing = any(worker.replaces is not None for worker in self._workers)
         if not self._settings.max_memory or replacing or self._loop.time() < self._next_replacement:

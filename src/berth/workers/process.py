@@ -66,7 +66,7 @@ class _Line:
             except (EOFError, ConnectionError):
                 return None
             if frame is not None:
-                self._outbox.keep_only(frame.envelope.held)
+                self._outbox.keep_only(frame.held)
                 return frame
 
     def open(self, frame: Frame) -> Any:
@@ -113,10 +113,10 @@ def _load(line: _Line, order: Frame) -> Model | None:
         load: Callable[[], Model] = line.open(order)
         model = load()
     except BaseException as error:  # sys.exit() in a model's load() is a failure like any other
-        line.send(line.pack(LOAD_FAILED, order.envelope.sequence, _load_failure(error)))
+        line.send(line.pack(LOAD_FAILED, order.sequence, _load_failure(error)))
         return None
     description = Description(model.platform, tuple(model.inputs), tuple(model.outputs), model.joins)
-    line.send(line.pack(LOADED, order.envelope.sequence, description))
+    line.send(line.pack(LOADED, order.sequence, description))
     return model
 
 
@@ -132,7 +132,7 @@ def _load_failure(error: BaseException) -> LoadFailure:
 
 def _answer(line: _Line, model: Model, frame: Frame) -> Outgoing:
     """Run one batch; the answer's message holds none of the model's arrays any more."""
-    sequence = frame.envelope.sequence
+    sequence = frame.sequence
     try:
         groups: list[Group] = line.open(frame)
     except Exception as error:

@@ -25,12 +25,14 @@ class Quarantine:
         self._clock = clock
         self._ended: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # oldest first
 
+    def __bool__(self) -> bool:
+        if self._ended:
+            self._forget_old()
+        return bool(self._ended)
+
     def ended_by(self, group: Any) -> int:
         """How many workers this request is known to have ended."""
-        self._forget_old()
-        if not self._ended:
-            return 0
-        return self._ended.get(_digest(group), (0, 0.0))[0]
+        return self._ended.get(_digest(group), (0, 0.0))[0] if self else 0
 
     def blame(self, group: Any, ended: int) -> None:
         """Remember that the request has ended so many workers."""

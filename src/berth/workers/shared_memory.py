@@ -96,7 +96,8 @@ class Outbox(_Half):
 
     def keep_only(self, offsets: Sequence[int]) -> None:
         """What the receiver still holds; all other places are free."""
-        self._placed = {offset: self._placed[offset] for offset in offsets if offset in self._placed}
+        if self._placed:
+            self._placed = {offset: self._placed[offset] for offset in offsets if offset in self._placed}
 
     def give_back(self) -> None:
         """Return memory to the system that a large message left behind. Only while no message is on its way."""

@@ -5,9 +5,9 @@ It tells the pool what happens; every decision is the pool's.
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,7 +67,7 @@ class Worker:
         self._sequence = 0
         self._why = ""
         self._read_all = True
-        self._limit: asyncio.TimerHandle | None = None
+        self._began, self._limit = 0.0, 0.0
         self._channel = Channel(arena_bytes, self._received, self._lost)
         self._number = template.fork(self._channel.worker_ends, self._heard)
         self._channel.let_go()
@@ -92,9 +92,7 @@ class Worker:
         self._channel.send(RUN, self._sequence, piece.groups)
         self._piece = piece
         self.state = State.BUSY
-        if limit:
-            text = f"took longer than {limit:g} s"
-            self._limit = asyncio.get_running_loop().call_later(limit, self.end, text)
+        self._began, self._limit = time.monotonic(), limit
 
     def retire(self) -> None:
         """End after the piece that it has."""
@@ -117,6 +115,11 @@ class Worker:
         except OSError:
             return 0
         return (int(resident) - int(shared)) * _PAGE_BYTES
+
+    def check_limit(self) -> None:
+        """Kill it when its piece takes too long."""
+        if self._piece is not None and self._limit and time.monotonic() - self._began > self._limit:
+            self.end(f"took longer than {self._limit:g} s")
 
     def give_back(self) -> None:
         """Return what large messages left in the arena; only when idle."""
@@ -142,14 +145,14 @@ class Worker:
         self.end(why)
 
     def _received(self, frame: Frame) -> None:
-        if frame.envelope.sequence != self._sequence:
-            self.end(f"answered {frame.envelope.sequence} when asked {self._sequence}")
+        if frame.sequence != self._sequence:
+            self.end(f"answered {frame.sequence} when asked {self._sequence}")
             return
         try:
             value = self._channel.open(frame)
         except Exception as error:
             value = error
-        kind = frame.envelope.kind
+        kind = frame.kind
         del frame
         if kind == RAN and self._piece is not None:
             self._ran(value)
@@ -172,8 +175,5 @@ class Worker:
         self._owner.ran(self, piece, value)
 
     def _take_piece(self) -> Piece | None:
-        if self._limit is not None:
-            self._limit.cancel()
-            self._limit = None
         piece, self._piece = self._piece, None
         return piece
