@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,8 +27,7 @@ import berth
 from berth.errors import ModelError
 from berth.executor import Failed, FailureKind, Finished, Outcome
 from berth.model import Model, PredictorModel, TensorModel
-from berth.predictors import Predictor
-from berth.signature import signature_of
+from berth.predictors import load_predictor, wait_here
 from berth.tensors import TensorBatch, TensorRows, TensorSpec
 from berth.workers.messages import RAN, pack
 from berth.workers.pool import PoolSettings, WorkerPool
@@ -114,6 +114,40 @@ class Leaks:
         return {"x": x, "pid": os.getpid()}
 
 
+class Counts:
+    """Yields as many numbers as it is told, then may misbehave; says when its generator was closed."""
+
+    closed = 0
+
+    def predict(self, x: int, then: int = 0, size: int = 1) -> Iterator[Any]:
+        try:
+            for number in range(x):
+                yield {"number": number, "closed": self.closed, "array": np.full(size, number, np.float32)}
+                if then == NO_PICKLE:
+                    yield lambda: None
+            if then == EXITS:
+                raise berth.InputError("so many, and no more")
+            _misbehave(then)
+        finally:
+            Counts.closed += 1
+
+
+class CountsAsync:
+    async def predict(self, x: int, size: int = 1) -> AsyncIterator[Any]:
+        for number in range(x):
+            await asyncio.sleep(0)
+            yield {"number": number, "array": np.full(size, number, np.float32)}
+
+
+class AddAsync:
+    async def load(self) -> None:
+        self.one = 1
+
+    async def predict(self, x: int) -> dict[str, int]:
+        await asyncio.sleep(0.001)
+        return {"y": x + self.one}
+
+
 class Spins:
     def predict(self, seconds: float) -> float:
         end = time.monotonic() + seconds
@@ -126,9 +160,7 @@ def load(name: str, broken: str = "") -> Model:
     """A predictor of this file; raises while the file `broken` is there."""
     if broken and Path(broken).exists():
         raise LookupError("the weights are gone")
-    instance = globals()[name]()
-    rows = hasattr(instance.predict, "__berth_batched__")
-    return PredictorModel(Predictor(instance.predict, signature_of(instance.predict, rows=rows), rows))
+    return PredictorModel(load_predictor(f"{__name__}:{name}", wait_here))
 
 
 def dies_while_loading() -> Model:
@@ -228,6 +260,7 @@ def answers(outcomes: Sequence[Outcome]) -> list[Any]:
 
 
 add = functools.partial(load, "Add")
+counts = functools.partial(load, "Counts")
 
 
 # What they do.
@@ -444,6 +477,116 @@ def _arena_bytes() -> int:
     return total
 
 
+class Taken:
+    """A sink that takes what comes, at most `room` at once."""
+
+    def __init__(self, room: int = 1000, listens_until: int = 1000) -> None:
+        self.items: list[Any] = []
+        self.closed = asyncio.Event()
+        self.failed: Failed | None = None
+        self.room = threading.Semaphore(room)
+        self._loop = asyncio.get_running_loop()
+        self._listens_until = listens_until
+
+    @property
+    def full(self) -> bool:
+        return self.room._value == 0
+
+    def item(self, value: Any) -> bool:
+        assert self.room.acquire(timeout=DEADLINE_S)
+        self.items.append(value)
+        return len(self.items) < self._listens_until
+
+    def close(self, failed: Failed | None) -> None:
+        self.failed = failed
+        self._loop.call_soon_threadsafe(self.closed.set)
+
+
+def numbers(taken: Taken) -> list[int]:
+    return [item["number"] for item in taken.items]
+
+
+@pytest.mark.parametrize("name", ["Counts", "CountsAsync"])
+def test_items_of_a_stream_come_in_order_and_arrays_are_whole(template: Template, name: str) -> None:
+    async def scenario() -> None:
+        async with running(template, functools.partial(load, name)) as pool:
+            sinks = [Taken() for _ in range(4)]
+            for sink in sinks:
+                pool.pool.stream({"x": 50, "size": 100_000}, sink)
+            for sink in sinks:
+                await asyncio.wait_for(sink.closed.wait(), DEADLINE_S)
+                assert sink.failed is None
+                assert numbers(sink) == list(range(50))
+                assert all((item["array"] == number).all() for number, item in enumerate(sink.items))
+
+    run(scenario)
+
+
+def test_a_stream_waits_for_a_slow_caller_and_the_loop_does_not(template: Template) -> None:
+    async def scenario() -> None:
+        async with running(template, counts, workers=1, batch_timeout=0.3) as pool:
+            sink = Taken(room=3)
+            pool.pool.stream({"x": 10}, sink)
+            await asyncio.sleep(0.8)  # more than the time limit, which is the model's and not the caller's
+            assert numbers(sink) == [0, 1, 2]
+            for _ in range(10):
+                sink.room.release()
+            await asyncio.wait_for(sink.closed.wait(), DEADLINE_S)
+            assert numbers(sink) == list(range(10))
+            assert sink.failed is None
+
+    run(scenario)
+
+
+def test_a_stream_stops_when_nobody_listens_and_its_generator_is_closed(template: Template) -> None:
+    async def scenario() -> None:
+        async with running(template, counts, workers=1) as pool:
+            first, second = Taken(listens_until=3), Taken()
+            pool.pool.stream({"x": 10_000_000}, first)
+            pool.pool.stream({"x": 1}, second)
+            await asyncio.wait_for(second.closed.wait(), DEADLINE_S)
+            assert numbers(first) == [0, 1, 2]
+            assert second.items[0]["closed"] == 1
+
+    run(scenario)
+
+
+def test_a_stream_that_fails_says_so_after_its_items(template: Template) -> None:
+    async def scenario() -> None:
+        async with running(template, counts) as pool:
+            raises, lambdas = Taken(), Taken()
+            pool.pool.stream({"x": 2, "then": EXITS}, raises)
+            pool.pool.stream({"x": 2, "then": NO_PICKLE}, lambdas)
+            for sink in (raises, lambdas):
+                await asyncio.wait_for(sink.closed.wait(), DEADLINE_S)
+            assert numbers(raises) == [0, 1]
+            assert raises.failed is not None
+            assert (raises.failed.kind, raises.failed.text) == (FailureKind.INPUT, "so many, and no more")
+            assert numbers(lambdas) == [0]
+            assert lambdas.failed is not None
+            assert pool.pool.counts["ended"] == 0
+
+    run(scenario)
+
+
+def test_a_stream_is_begun_again_only_when_nothing_of_it_has_gone_out(template: Template) -> None:
+    async def scenario() -> None:
+        async with running(template, counts) as pool:
+            before, after = Taken(), Taken()
+            pool.pool.stream({"x": 0, "then": KILLED}, before)
+            await asyncio.wait_for(before.closed.wait(), DEADLINE_S)
+            assert before.failed is not None
+            assert "ended 2 worker processes" in before.failed.text
+            pool.pool.stream({"x": 3, "then": KILLED}, after)
+            await asyncio.wait_for(after.closed.wait(), DEADLINE_S)
+            assert after.failed is not None
+            assert "was killed by SIGKILL" in after.failed.text
+            assert numbers(after) == [0, 1, 2]
+            assert pool.pool.counts["ended"] == 3
+
+    run(scenario)
+
+
 def test_a_backend_runs_remotely_and_its_face_stays_here(template: Template) -> None:
     async def scenario() -> None:
         pool = Pool(template, load_doubler)
@@ -475,6 +618,14 @@ def test_a_predictor_keeps_its_face_without_being_made() -> None:
     assert model.calls_of({"x": np.array([1, 2])}) == [{"x": 1}, {"x": 2}]
     with pytest.raises(RuntimeError, match="worker processes"):
         model.run([{"x": 1}])
+
+
+def test_predict_may_be_a_coroutine(template: Template) -> None:
+    async def scenario() -> None:
+        async with running(template, functools.partial(load, "AddAsync")) as pool:
+            assert answers(await pool.outcomes(1, 2, 3)) == [2, 3, 4]
+
+    run(scenario)
 
 
 def test_what_load_raises_is_raised_here_with_its_traceback(template: Template, tmp_path: Path) -> None:

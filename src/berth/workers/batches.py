@@ -1,19 +1,20 @@
-"""The bookkeeping of batches on their way through workers: what is still owed, and what is tried again.
+"""The bookkeeping of work on its way through workers: what is still owed, and what is tried again.
 
 A `Submission` is a batch as the batcher gave it; a `Piece` is what one worker runs of it at once: at first all, after a
-worker ended under it each request alone. pool.py moves pieces between workers.
+worker ended under it each request alone. A `Stream` is one call of a predict that yields. pool.py moves pieces and
+streams between workers.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
-from berth.executor import Failed, FailureKind, Finished, Group, Outcome, new_error_id
+from berth.executor import Done, Failed, FailureKind, Finished, Group, Outcome, Sink, new_error_id
 
-Done = Callable[[Finished], None]
 Wanted = Callable[[int], bool]
 
 
@@ -60,7 +61,7 @@ class Submission:
             self._done(Finished(outcomes, self._seconds, self._busy, self._runs))
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True, eq=False):
     """Groups of a submission that one worker runs together; `ended` workers ended while they ran (then it is one)."""
 
     submission: Submission
@@ -94,6 +95,31 @@ class Piece(msgspec.Struct, frozen=True):
     def fail(self, failed: Failed) -> None:
         """None of them is answered."""
         self.submission.settle(self.indices, [failed] * len(self.indices))
+
+
+class Stream(msgspec.Struct, frozen=True, eq=False):
+    """One call whose items go to a sink as they come; `ended` workers ended while they ran it."""
+
+    call: Any
+    sink: Sink
+    ended: int = 0
+
+    @property
+    def groups(self) -> list[Group]:
+        """What there is to run."""
+        return [[self.call]]
+
+    def alone(self, ended: int) -> Iterator[Stream]:
+        """Itself, after one more worker."""
+        yield Stream(self.call, self.sink, ended)
+
+    def still_wanted(self) -> Stream | None:
+        """Itself: its sink says with the first item whether anybody listens."""
+        return self
+
+    def fail(self, failed: Failed) -> None:
+        """There are no more items."""
+        self.sink.close(failed)
 
 
 def failure(text: str, trace: str = "") -> Failed:

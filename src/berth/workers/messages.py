@@ -17,11 +17,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from berth.workers.shared_memory import INLINE, Inbox, Outbox
 
 LARGE = 16 * 1024  # bytes from which a buffer goes through the arena
-LOAD, LOADED, LOAD_FAILED, RUN, RAN = range(5)
+
+LOAD, RUN, STREAM, NEXT, STOP = range(5)  # what the server asks
+LOADED, LOAD_FAILED, RAN, ITEM, STREAMED = range(5, 10)  # what a worker answers
 
 _HEADER = struct.Struct("=BIIQ")  # kind, sequence, length of the envelope (0: there is none), of what follows it
 _READ = 64 * 1024
@@ -77,7 +80,9 @@ class Outgoing(msgspec.Struct, frozen=True):
         if not held and len(self.parts) == 1 and inline:
             return [_HEADER.pack(self.kind, self.sequence, 0, len(inline[0])) + inline[0]]
         envelope = _encode_envelope(_Envelope(self.parts, held))
-        return [_HEADER.pack(self.kind, self.sequence, len(envelope), sum(map(len, inline))) + envelope, *inline]
+        length = sum(map(len, inline))
+        head = _HEADER.pack(self.kind, self.sequence, len(envelope), length) + envelope
+        return [b"".join((head, *inline))] if length < LARGE else [head, *inline]
 
 
 def pack(kind: int, sequence: int, value: Any, outbox: Outbox) -> Outgoing:
@@ -141,7 +146,7 @@ class Reader:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._start = b""
-        self._whole: bytearray | None = None
+        self._whole: memoryview | None = None
         self._filled = 0
 
     def read(self) -> Frame | None:
@@ -165,13 +170,13 @@ class Reader:
             raise ProtocolError(f"{len(data) - total} bytes after a message")
         if envelope_length > _ENVELOPE_LIMIT or body_length > _BODY_LIMIT:
             raise ProtocolError(f"a message of {envelope_length} and {body_length} bytes")
-        self._whole, self._filled = bytearray(total), len(data)
+        # Not a bytearray, whose zeros would have to be written first, for milliseconds.
+        self._whole, self._filled = memoryview(np.empty(total, np.uint8).data), len(data)
         self._whole[: len(data)] = data
         return None
 
-    def _read_on(self, whole: bytearray) -> Frame | None:
-        with memoryview(whole) as view:
-            received = self._socket.recv_into(view[self._filled : self._filled + _READ_LARGE])
+    def _read_on(self, whole: memoryview) -> Frame | None:
+        received = self._socket.recv_into(whole[self._filled : self._filled + _READ_LARGE])
         if not received:
             raise EOFError
         self._filled += received

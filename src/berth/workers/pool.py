@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from berth.errors import ModelError
-from berth.executor import Failed, Group, Outcome
+from berth.executor import Done, Failed, Group, Outcome, Sink
 from berth.model import Model
-from berth.workers.batches import Done, Piece, Submission, Wanted, failure
+from berth.workers.batches import Piece, Stream, Submission, Wanted, failure
 from berth.workers.process import Description, LoadFailure
 from berth.workers.quarantine import ENOUGH, Quarantine
 from berth.workers.template import Template
@@ -61,7 +61,7 @@ class WorkerPool:
         self._tick_s = min(TICK_S, settings.batch_timeout / 4 or TICK_S)
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
-        self._waiting: deque[Piece] = deque()
+        self._waiting: deque[Piece | Stream] = deque()
         self._quarantine = Quarantine()
         self._failures = 0  # processes in a row that ended without an answer
         self._last_failure = ""
@@ -157,6 +157,15 @@ class WorkerPool:
             self._waiting.append(Piece(submission, tuple(range(len(groups)))))
         self._pump()
 
+    def stream(self, call: Any, sink: Sink) -> None:
+        """Run a predict that yields; each item goes to the sink as it comes. After the first it is not begun again."""
+        ended = self._quarantine.ended_by([call])
+        if ended >= ENOUGH:
+            self._loop.call_soon(sink.close, self._refused())
+            return
+        self._waiting.append(Stream(call, sink, ended))
+        self._pump()
+
     def _submit_warily(self, submission: Submission) -> None:
         """What has ended workers fails, what may have runs alone, the rest together."""
         clean: list[int] = []
@@ -195,7 +204,7 @@ class WorkerPool:
         for piece in waiting:
             piece.fail(failure(text))
 
-    def ran(self, worker: Worker, piece: Piece, answer: Any) -> None:
+    def ran(self, worker: Worker, piece: Piece | Stream, answer: Any) -> None:
         """A worker has run a piece."""
         if worker.answered == 1:
             self._failures = 0
@@ -208,6 +217,8 @@ class WorkerPool:
             piece.fail(failure(f"the answer cannot be taken over from the worker process: {answer!r}"))
         elif isinstance(answer, Failed):
             piece.fail(answer)
+        elif isinstance(piece, Stream):
+            piece.sink.close(None)
         else:
             outcomes, seconds, busy, runs = answer
             piece.submission.took(seconds, busy, runs)
@@ -253,11 +264,11 @@ class WorkerPool:
             return
         self._event("error", "worker could not load the model", worker=worker.name, traceback=failed.trace)
 
-    def returned(self, piece: Piece) -> None:
+    def returned(self, piece: Piece | Stream) -> None:
         """A piece was sent to a worker that had ended."""
         self._waiting.appendleft(piece)
 
-    def ended(self, worker: Worker, piece: Piece | None, reason: str) -> None:
+    def ended(self, worker: Worker, piece: Piece | Stream | None, reason: str, *, again: bool) -> None:
         """A worker's process is gone."""
         self._workers.remove(worker)
         if worker in self._idle:
@@ -272,7 +283,7 @@ class WorkerPool:
         if not (self._closing or (worker.retiring and piece is None)):
             self._count_failure(worker, reason)
         if piece is not None:
-            self._try_again(piece, worker, reason)
+            self._try_again(piece, worker, reason, again=again)
         if self._closing:
             self._fail_waiting("the server is stopping")
         self._fill()
@@ -307,19 +318,23 @@ class WorkerPool:
         staying = [worker for worker in self._workers if not worker.retiring and worker.replaces not in self._workers]
         return self.capacity - len(staying)
 
-    def _try_again(self, piece: Piece, worker: Worker, reason: str) -> None:
+    def _try_again(self, piece: Piece | Stream, worker: Worker, reason: str, *, again: bool) -> None:
         """A worker ended while it ran this piece: each of its requests gets one more chance, alone."""
         ended = piece.ended + 1
-        if len(piece.indices) == 1:
-            self._quarantine.blame(piece.groups[0], ended)
+        groups = piece.groups
         if self._closing or not self.alive:
             piece.fail(failure(f"the worker process {reason}"))
+            return
+        if len(groups) == 1:
+            self._quarantine.blame(groups[0], ended)
+        if not again:
+            piece.fail(failure(f"the worker process {reason}", f"{worker.name} {reason} in the middle of a stream"))
         elif ended >= ENOUGH:
             self.counts["quarantined"] += 1
             text = f"this input ended {ended} worker processes (the last one {reason}) and is not tried again"
             piece.fail(failure(text, f"{worker.name} {reason} while it ran this input alone; quarantined"))
         else:
-            self.counts["requeued"] += len(piece.indices)
+            self.counts["requeued"] += len(groups)
             self._waiting.extendleft(reversed(list(piece.alone(ended))))
 
     def _refused(self) -> Failed:

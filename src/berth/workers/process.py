@@ -10,19 +10,24 @@ import gc
 import pickle
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
 
 from berth.errors import ModelError
-from berth.executor import Failed, FailureKind, Group, Outcome, new_error_id, run_batch
+from berth.executor import Failed, FailureKind, Group, Outcome, failure_of, new_error_id, run_batch
 from berth.model import Model
+from berth.predictors import wait_here
 from berth.tensors import TensorSpec
 from berth.workers.messages import (
+    ITEM,
     LOAD_FAILED,
     LOADED,
+    NEXT,
     RAN,
+    STREAM,
+    STREAMED,
     Buffer,
     Frame,
     Outgoing,
@@ -104,7 +109,7 @@ def run_worker(connection: socket.socket, arena: Arena) -> None:
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
     while (frame := line.receive()) is not None:
-        line.send(_answer(line, model, frame))
+        line.send(_stream(line, model, frame) if frame.kind == STREAM else _answer(line, model, frame))
         del frame
 
 
@@ -143,6 +148,52 @@ def _answer(line: _Line, model: Model, frame: Frame) -> Outgoing:
         return line.pack(RAN, sequence, (finished.outcomes, *facts))
     except Exception:
         return line.pack(RAN, sequence, ([_that_travels(outcome) for outcome in finished.outcomes], *facts))
+
+
+def _stream(line: _Line, model: Model, frame: Frame) -> Outgoing:
+    """Send the items of one call; its end is the answer. While an item is on its way the next one is computed."""
+    failed: Failed | None = None
+    asked = True
+    try:
+        with contextlib.closing(_iterate(model.stream(line.open(frame)))) as items:
+            for value in items:
+                if not asked:
+                    asked = True
+                    if not _asks_on(line):
+                        break
+                message = line.pack(ITEM, frame.sequence, value)
+                del value
+                line.send(message)
+                asked = False
+    except BaseException as error:
+        failed = failure_of(error)
+    if not asked:
+        _asks_on(line)
+    return line.pack(STREAMED, frame.sequence, failed)
+
+
+def _iterate(items: Any) -> Generator[Any, None, None]:
+    """The items of an iterator of either kind."""
+    if not hasattr(items, "__aiter__"):
+        with contextlib.closing(items):
+            yield from items
+        return
+    try:
+        while True:
+            yield wait_here(_next(items))
+    except StopAsyncIteration:
+        return
+    finally:
+        wait_here(items.aclose())
+
+
+async def _next(items: Any) -> Any:
+    return await anext(items)
+
+
+def _asks_on(line: _Line) -> bool:
+    order = line.receive()
+    return order is not None and order.kind == NEXT
 
 
 def _unreadable(error: Exception) -> Any:

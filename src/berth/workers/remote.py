@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from berth.config import ModelSettings
 from berth.model import Model, PredictorModel, TensorModel
-from berth.predictors import _MARK, Predictor, find_predictor
+from berth.predictors import Predictor, find_predictor, kind_of, takes_lists
 from berth.signature import signature_of
 from berth.tensors import Array, TensorSpec
 from berth.workers.process import Description
@@ -25,10 +25,10 @@ class RemotePredictor(PredictorModel):
     def __init__(self, predictor: type[Any]) -> None:
         predict = inspect.getattr_static(predictor, "predict")
         bound = types.MethodType(predict, predictor) if inspect.isfunction(predict) else predictor.predict
-        rows = bool(getattr(bound, _MARK, False))
-        signature = signature_of(bound, rows=rows)
+        rows, kind = takes_lists(bound), kind_of(bound)
+        signature = signature_of(bound, rows=rows, streams=kind.streams)
         signature.schemas()  # a hint without a schema stops the start, not the first look at /docs
-        super().__init__(Predictor(_elsewhere, signature, rows))
+        super().__init__(Predictor(_elsewhere, signature, kind, rows, _elsewhere))
 
     def run(self, calls: Sequence[Any]) -> NoReturn:
         """Never called: the pool runs it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import io
 import os
 import select
 import signal
@@ -105,6 +106,7 @@ class _Template:
                 os.close(descriptor)
             self._control.close()
             _reseed()
+            _print_by_line()
             if not faulthandler.is_enabled():
                 faulthandler.enable()  # a crash in native code shows where in Python it happened
             connection, arena = _open(*descriptors)
@@ -187,6 +189,13 @@ def _reseed() -> None:
     random: Any = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()
+
+
+def _print_by_line() -> None:
+    """What a model prints is seen at once, and not lost with its process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
 
 
 def _let_go_of_sockets(own: int) -> None:

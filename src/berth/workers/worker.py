@@ -5,7 +5,9 @@ It tells the pool what happens; every decision is the pool's.
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import math
 import os
 import time
 from collections.abc import Callable
@@ -13,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from berth.model import Model
-from berth.workers.batches import Piece
+from berth.workers.batches import Piece, Stream
 from berth.workers.channel import Channel
-from berth.workers.messages import LOAD, LOAD_FAILED, LOADED, RAN, RUN, Frame
+from berth.workers.messages import ITEM, LOAD, LOAD_FAILED, LOADED, NEXT, RAN, RUN, STOP, STREAM, STREAMED, Frame
 from berth.workers.orders import Exited, Forked
 from berth.workers.process import Description, LoadFailure
 from berth.workers.template import Template
@@ -41,14 +43,14 @@ class Owner(Protocol):
     def load_failed(self, worker: Worker, failure: LoadFailure) -> None:
         """The model's load raised; the process ends."""
 
-    def ran(self, worker: Worker, piece: Piece, answer: Any) -> None:
+    def ran(self, worker: Worker, piece: Piece | Stream, answer: Any) -> None:
         """It has run a piece and is idle; the answer is an exception where it could not be read."""
 
-    def returned(self, piece: Piece) -> None:
+    def returned(self, piece: Piece | Stream) -> None:
         """A piece that a worker never began, because it ended before."""
 
-    def ended(self, worker: Worker, piece: Piece | None, reason: str) -> None:
-        """Its process is gone; it had this piece."""
+    def ended(self, worker: Worker, piece: Piece | Stream | None, reason: str, *, again: bool) -> None:
+        """Its process is gone; it had this piece, which may be run `again` if nothing of it has gone out."""
 
 
 class Worker:
@@ -63,8 +65,10 @@ class Worker:
         self.memory_limit = 0
         self._template = template
         self._owner = owner
-        self._piece: Piece | None = None
+        self._piece: Piece | Stream | None = None
+        self._spoken = False  # an item of the stream has gone out, so it cannot be begun again
         self._sequence = 0
+        self._unreadable: Exception | None = None
         self._why = ""
         self._read_all = True
         self._began, self._limit = 0.0, 0.0
@@ -86,13 +90,23 @@ class Worker:
         """Have it load the model; the callable travels by its name."""
         self._channel.send(LOAD, self._sequence, load)
 
-    def run(self, piece: Piece, limit: float) -> None:
-        """Have it run a piece within so many seconds. Raises what pickling the groups raises, and stays idle then."""
+    def run(self, piece: Piece | Stream, limit: float) -> None:
+        """Have it run a piece within so many seconds, or each item of a stream.
+
+        Raises what pickling the input raises, and stays idle then.
+        """
         self._sequence += 1
-        self._channel.send(RUN, self._sequence, piece.groups)
-        self._piece = piece
+        self._piece, self._spoken = piece, False
         self.state = State.BUSY
         self._began, self._limit = time.monotonic(), limit
+        try:
+            if isinstance(piece, Stream):
+                self._channel.send(STREAM, self._sequence, piece.call)
+            else:
+                self._channel.send(RUN, self._sequence, piece.groups)
+        except Exception:
+            self._piece, self.state = None, State.IDLE
+            raise
 
     def retire(self) -> None:
         """End after the piece that it has."""
@@ -134,11 +148,11 @@ class Worker:
         self._channel.close()
         self.state = State.ENDING
         piece = self._take_piece()
-        if piece is not None and not self._read_all:
+        if piece is not None and not self._read_all and not self._spoken:
             self._owner.returned(piece)
             piece = None
         reason = f"{self._why} and {news.reason}" if self._why else news.reason
-        self._owner.ended(self, piece, reason)
+        self._owner.ended(self, piece, reason, again=not self._spoken)
 
     def _lost(self, why: str, read_all: bool) -> None:
         self._read_all = read_all
@@ -154,8 +168,10 @@ class Worker:
             value = error
         kind = frame.kind
         del frame
-        if kind == RAN and self._piece is not None:
+        if kind in (RAN, STREAMED) and self._piece is not None:
             self._ran(value)
+        elif kind == ITEM and isinstance(self._piece, Stream):
+            self._pass_on(self._piece, value)
         elif kind == LOADED and self.state is State.LOADING and isinstance(value, Description):
             self.state = State.IDLE
             self._owner.loaded(self, value)
@@ -172,8 +188,28 @@ class Worker:
         self.state = State.IDLE
         if self.retiring:
             self.retire()
+        value, self._unreadable = self._unreadable or value, None
         self._owner.ran(self, piece, value)
 
-    def _take_piece(self) -> Piece | None:
+    def _pass_on(self, stream: Stream, value: Any) -> None:
+        """An item goes to the caller; the next is asked for when the caller has room for it."""
+        self._spoken = True
+        if isinstance(value, Exception):
+            self._unreadable = value
+            self._ask_on(stream, listening=False)
+            return
+        self._began = math.inf
+        if not stream.sink.full:
+            self._ask_on(stream, listening=stream.sink.item(value))
+            return
+        waiting = asyncio.get_running_loop().run_in_executor(None, stream.sink.item, value)
+        waiting.add_done_callback(lambda done: self._ask_on(stream, listening=done.result()))
+
+    def _ask_on(self, stream: Stream, *, listening: bool) -> None:
+        if self._piece is stream:
+            self._began = time.monotonic()
+            self._channel.send(NEXT if listening else STOP, self._sequence, None)
+
+    def _take_piece(self) -> Piece | Stream | None:
         piece, self._piece = self._piece, None
         return piece
