@@ -10,18 +10,28 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from time import perf_counter
 
-from berth.executor import Executor, Finished, run_batch
+from berth.executor import Executor, Finished, Group, ThreadExecutor, run_batch
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.work import Work
 
-Deliver = Callable[[list[Work], Finished], None]
-
 QUICK_S = 0.002  # a model whose recent runs took less is run on the loop: the hand-over would cost more
 WARM = 20  # runs before that is judged
 _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """The most rows of a batch, and how long (seconds) one waits to reach them."""
+
+    largest: int
+    delay: float = 0.0
+
+
+ALONE = BatchSizes(1)
 
 
 class Batcher:
@@ -32,24 +42,23 @@ class Batcher:
         model: Model,
         executor: Executor,
         metrics: ModelMetrics,
-        deliver: Deliver,
-        *,
-        max_rows: int,
-        max_delay: float,
+        deliver: Callable[[list[Work], Finished], None],
+        sizes: BatchSizes,
     ) -> None:
         self._model = model
         self._executor = executor
         self._metrics = metrics
         self._deliver = deliver
         self._steady = model.steady
-        self._max_rows = max_rows if model.joins else 1
-        self._max_delay = max_delay if model.joins else 0.0
+        self._sizes = sizes if model.joins else ALONE
+        self._max_rows = self._sizes.largest
+        self._max_delay = self._sizes.delay
         self._loop = asyncio.get_running_loop()
         self._groups: dict[Hashable, deque[Work]] = {}
         self._waiting = 0
         self._planned: asyncio.Handle | None = None
-        self._running = False
-        self._usual = 0.0 if model.steady else float("inf")
+        self._running = 0
+        self._usual = 0.0 if model.steady and isinstance(executor, ThreadExecutor) else float("inf")
         self._warm = 0
 
     @property
@@ -74,7 +83,7 @@ class Batcher:
         group.append(work)
         self._waiting += work.rows
         if self._planned is None:
-            if not self._running:
+            if self._running < self._executor.capacity:
                 self._plan()
         elif self._max_delay and self._waiting >= self._max_rows:
             self._planned.cancel()
@@ -88,26 +97,28 @@ class Batcher:
 
     def _dispatch(self) -> None:
         self._planned = None
-        if self._running:
-            return
-        works = self._next_batch()
-        if not works:
-            return
-        now = perf_counter()
-        rows = sum([work.rows for work in works])
-        self._metrics.queue.observe_all([now - work.arrived for work in works])
-        self._metrics.batch.observe(rows)
-        groups = [work.calls for work in works]
-        if self._usual < QUICK_S and self._warm > WARM and rows <= self._max_rows:
-            finished = run_batch(self._model, groups)
-            self._finish(works, finished, finished.seconds)
-            return
-        self._running = True
-        self._executor.submit(self._model, groups, self._loop, lambda finished: self._returned(works, finished))
+        while self._running < self._executor.capacity:
+            works = self._next_batch()
+            if not works:
+                return
+            now = perf_counter()
+            rows = sum([work.rows for work in works])
+            self._metrics.queue.observe_all([now - work.arrived for work in works])
+            self._metrics.batch.observe(rows)
+            groups = [work.calls for work in works]
+            if self._usual < QUICK_S and self._warm > WARM and rows <= self._max_rows:
+                finished = run_batch(self._model, groups)
+                self._finish(works, finished, finished.seconds)
+                return
+            self._running += 1
+            self._submit(works, groups)
 
-    def _returned(self, works: list[Work], finished: Finished) -> None:
-        self._running = False
-        self._finish(works, finished, finished.busy)
+    def _submit(self, works: list[Work], groups: list[Group]) -> None:
+        def done(finished: Finished) -> None:
+            self._running -= 1
+            self._finish(works, finished, finished.busy)
+
+        self._executor.submit(groups, done, lambda index: not works[index].done)
 
     def _next_batch(self) -> list[Work]:
         """The oldest work and those that may run with it, up to the limit; those given up meanwhile are dropped."""

@@ -52,6 +52,7 @@ class Limits:
     max_batch_size: int
     max_batch_delay: float
     max_queue: int
+    max_concurrency: int
     request_timeout: float
     keep_alive: float
     header_timeout: float
@@ -103,6 +104,7 @@ def read_config(environment: Mapping[str, str]) -> Config:
             max_batch_size=values["BERTH_MAX_BATCH_SIZE"],
             max_batch_delay=values["BERTH_MAX_BATCH_DELAY_MS"] / 1000,
             max_queue=values["BERTH_MAX_QUEUE"],
+            max_concurrency=values["BERTH_MAX_CONCURRENCY"],
             request_timeout=values["BERTH_REQUEST_TIMEOUT_S"],
             keep_alive=values["BERTH_KEEP_ALIVE_S"],
             header_timeout=values["BERTH_HEADER_TIMEOUT_S"],
@@ -225,6 +227,7 @@ _SETTINGS: dict[str, _Setting] = {
     "BERTH_MAX_BATCH_SIZE": _Setting("64", _whole(1, 1_000_000)),
     "BERTH_MAX_BATCH_DELAY_MS": _Setting("0", _number(0, 60_000)),
     "BERTH_MAX_QUEUE": _Setting("1024", _whole(1, 1_000_000)),
+    "BERTH_MAX_CONCURRENCY": _Setting("64", _whole(1, 100_000)),
     "BERTH_REQUEST_TIMEOUT_S": _Setting("60", _number(0.001, 86_400)),
     "BERTH_KEEP_ALIVE_S": _Setting("620", _number(0.1, 86_400)),
     "BERTH_HEADER_TIMEOUT_S": _Setting("10", _number(0.1, 3_600)),

@@ -1,8 +1,8 @@
-"""One thread that loads the model and runs it; the event loop only parses and writes.
+"""Where batches run: the interface, and the usual kind, one thread that loads the model and runs it.
 
-The same thread does both, because some frameworks tie a model to the thread that made it. A batch that fails is run
-again member by member, so that one bad item fails only itself. batching.py submits; results come back to the loop in
-one call per batch.
+The same thread does both, because some frameworks tie a model to the thread that made it; the event loop only parses
+and writes. A batch that fails is halved until the guilty are found, so that one bad item fails only itself. batching.py
+submits; results come back to the loop in one call per batch. async_executor.py and workers/ are the other kinds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -57,26 +57,69 @@ class Finished(msgspec.Struct, frozen=True):
     runs: int
 
 
+Done = Callable[[Finished], None]
+
+
+class Sink(Protocol):
+    """Where the items of a stream go; every method may be called from any thread."""
+
+    @property
+    def full(self) -> bool:
+        """Whether `item` would wait."""
+
+    def item(self, value: Any) -> bool:
+        """One more item; waits while the caller reads slowly. False: nobody listens any more, so stop."""
+
+    def close(self, failed: Failed | None) -> None:
+        """There are no more items; `failed` says why when it is not the end."""
+
+
+class Executor(Protocol):
+    """Where one model runs. All methods are called on the event loop, and none of them waits."""
+
+    capacity: int  # batches and streams that run at once
+
+    @property
+    def why_not_ready(self) -> str:
+        """Why it takes no batches at the moment; empty when it does."""
+
+    def submit(self, groups: Sequence[Group], done: Done, wanted: Callable[[int], bool] | None = None) -> None:
+        """Run a batch; `done` is called on the loop, later. `wanted`: whether anybody waits for a group any more."""
+
+    def stream(self, call: Any, sink: Sink) -> None:
+        """Run a predict that yields."""
+
+    async def close(self, patience: float) -> None:
+        """End, after so many seconds for what still runs."""
+
+
 def run_batch(model: Model, groups: Sequence[Group]) -> Finished:
-    """Run the groups together; when that fails, one by one."""
+    """Run the groups together; when that fails, in halves, down to the ones that are to blame."""
     started, worked = time.perf_counter(), time.thread_time()
-    runs = 1
-    outcomes: list[Outcome]
+    outcomes, runs = _run(model, groups)
+    return Finished(outcomes, time.perf_counter() - started, time.thread_time() - worked, runs)
+
+
+def _run(model: Model, groups: Sequence[Group]) -> tuple[list[Outcome], int]:
     try:
-        outcomes = _run_together(model, groups)
+        return _run_together(model, groups), 1
     except BaseException as error:  # a predictor that calls sys.exit() must not end the thread
         if len(groups) == 1:
-            outcomes = [_failed(error)]
-        else:
-            outcomes = [_run_alone(model, group) for group in groups]
-            runs += len(groups)
-    return Finished(outcomes, time.perf_counter() - started, time.thread_time() - worked, runs)
+            return [failure_of(error)], 1
+    middle = len(groups) // 2
+    first, first_runs = _run(model, groups[:middle])
+    second, second_runs = _run(model, groups[middle:])
+    return first + second, 1 + first_runs + second_runs
 
 
 def _run_together(model: Model, groups: Sequence[Group]) -> list[Outcome]:
     if len(groups) == 1:
         return [model.run(groups[0])]
-    answers = model.run([call for group in groups for call in group])
+    return cut(model.run([call for group in groups for call in group]), groups)
+
+
+def cut(answers: list[Any], groups: Sequence[Group]) -> list[Outcome]:
+    """The answers of a batch, request by request."""
     if len(answers) == len(groups):  # one call each, the usual case
         return [[answer] for answer in answers]
     outcomes: list[Outcome] = []
@@ -88,14 +131,8 @@ def _run_together(model: Model, groups: Sequence[Group]) -> list[Outcome]:
     return outcomes
 
 
-def _run_alone(model: Model, group: Group) -> Outcome:
-    try:
-        return model.run(group)
-    except BaseException as error:
-        return _failed(error)
-
-
-def _failed(error: BaseException) -> Failed:
+def failure_of(error: BaseException) -> Failed:
+    """An exception of the model as an outcome."""
     kind = FailureKind.INPUT if isinstance(error, InputError) else FailureKind.MODEL
     return Failed(kind, str(error), new_error_id(), "".join(traceback.format_exception(error)))
 
@@ -105,13 +142,18 @@ def new_error_id() -> str:
     return os.urandom(6).hex()
 
 
-class Executor:
-    """The model's thread. `load` first, then `submit` batches; all methods are called by the event loop's thread."""
+class ThreadExecutor:
+    """The model's thread. `load` first; `attach` when there is a loop; then batches and streams, one at a time."""
+
+    capacity = 1
+    why_not_ready = ""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
+        self._model: Model
+        self._loop: asyncio.AbstractEventLoop
 
     def load(self, load: Callable[[], Model]) -> Model:
         """Run `load` in the model's thread and wait for it, however long it takes; its exception is raised here."""
@@ -119,7 +161,8 @@ class Executor:
 
         def job() -> None:
             try:
-                loaded.put(load())
+                self._model = load()
+                loaded.put(self._model)
             except BaseException as error:
                 loaded.put(error)
 
@@ -129,18 +172,41 @@ class Executor:
             raise result
         return result
 
-    def submit(
-        self, model: Model, groups: Sequence[Group], loop: asyncio.AbstractEventLoop, done: Callable[[Finished], None]
-    ) -> None:
-        """Run a batch in the model's thread; `done` is called on the loop."""
+    def attach(self) -> None:
+        """Bring results to the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def submit(self, groups: Sequence[Group], done: Done, _: Callable[[int], bool] | None = None) -> None:
+        """Run a batch in the model's thread."""
 
         def job() -> None:
-            finished = run_batch(model, groups)
+            finished = run_batch(self._model, groups)
             with contextlib.suppress(RuntimeError):  # the loop is closed: the drain gave this batch up
-                loop.call_soon_threadsafe(done, finished)
+                self._loop.call_soon_threadsafe(done, finished)
 
         self._jobs.put(job)
 
+    def stream(self, call: Any, sink: Sink) -> None:
+        """Run a generator in the model's thread."""
+
+        def job() -> None:
+            failed: Failed | None = None
+            try:
+                with contextlib.closing(self._model.stream(call)) as items:
+                    for value in items:
+                        if not sink.item(value):
+                            break
+            except BaseException as error:
+                failed = failure_of(error)
+            sink.close(failed)
+
+        self._jobs.put(job)
+
+    async def close(self, patience: float) -> None:
+        """Let the thread end after what is queued; it is a daemon, so nobody waits for one that hangs."""
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join, patience)
+
     def _work(self) -> None:
-        while True:
-            self._jobs.get()()
+        while (job := self._jobs.get()) is not None:
+            job()

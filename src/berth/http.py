@@ -11,6 +11,7 @@ import asyncio
 import enum
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -18,7 +19,7 @@ import httptools
 from berth.answers import REQUEST_ID, Exchange
 from berth.application import Application
 from berth.config import Limits
-from berth.protocols.base import JSON, Express, Head, Response
+from berth.protocols.base import JSON, Express, Head, Headers, Response
 
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
@@ -73,6 +74,10 @@ class Heads:
             self._cache.clear()
             self.json = self.of(200, JSON)
 
+    def before_length(self, status: int, content_type: bytes) -> bytes:
+        """Everything up to the header that says how long the body is."""
+        return self.of(status, content_type).removesuffix(b"\r\nContent-Length: ")
+
     def of(self, status: int, content_type: bytes) -> bytes:
         """Everything up to the value of Content-Length."""
         head = self._cache.get((status, content_type))
@@ -124,17 +129,45 @@ class _HttpHead(Head):
 
 
 class _HttpExchange(Exchange):
-    """A request on its connection; `data` is its answer once it is there, `last` that it ends the connection."""
+    """A request on its connection.
+
+    `data` is what of its answer has not been written, `whole` that there is no more to come, `last` that the answer
+    ends the connection, `chunked` that a stream's pieces are framed.
+    """
 
     connection: Connection | None = None
-    data: bytes | None = None
+    data: bytes = b""
+    whole: bool = False
     last: bool = False
+    chunked: bool = True
 
     def answer(self, response: Response) -> None:
         """Format the answer and send it when its turn has come."""
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.answered(self, response)
+
+    def begin(self, response: Response) -> None:
+        """Begin a stream."""
+        if self.connection is not None:
+            self.connection.begin(self, response)
+
+    def send(self, data: bytes) -> bool:
+        """Another piece of a stream."""
+        return self.connection is None or self.connection.send(self, data)
+
+    def end(self, data: bytes = b"", _: Headers = ()) -> None:
+        """The end of a stream."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.end(self, data)
+
+    def on_room(self, callback: Callable[[], object]) -> None:
+        """Call back when the caller reads again, or is gone."""
+        if self.connection is None:
+            callback()
+        else:
+            self.connection.on_room(callback)
 
 
 class Connection(asyncio.Protocol):
@@ -151,6 +184,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._reading = True
         self._writable = True
+        self._on_room: list[Callable[[], object]] = []
         self._transport: asyncio.Transport
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
@@ -170,10 +204,13 @@ class Connection(asyncio.Protocol):
         """Gone, by either side: nobody waits for the answers any more."""
         self._server.connections.discard(self)
         for exchange in self._exchanges:
-            if exchange.data is None:
+            exchange.connection = None
+            if not exchange.whole:
                 self._application.give_up(exchange)
         self._exchanges.clear()
         self._phase = _LINGER
+        self._writable = True
+        self._call_back()
 
     def data_received(self, data: bytes) -> None:
         """Parse; whole requests go to the application from within.
@@ -219,6 +256,7 @@ class Connection(asyncio.Protocol):
         """The caller caught up."""
         self._writable = True
         self._regulate()
+        self._call_back()
 
     # -- httptools calls these ----------------------------------------------------------------------------------------
 
@@ -354,18 +392,67 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
         else:
             exchange.data = data
+            exchange.whole = True
             self._flush()
         if not self._reading:
             self._regulate()
         self._since = server.now
 
+    def begin(self, exchange: _HttpExchange, response: Response) -> None:
+        """The head of a stream, and its first piece."""
+        exchange.last = not exchange.head.keep_alive
+        exchange.chunked = self._parser.get_http_version() != "1.0"
+        if not exchange.chunked:
+            exchange.last = True
+        lines = [b"%b: %b" % header for header in response.headers]
+        lines += [b"Transfer-Encoding: chunked"] if exchange.chunked else []
+        lines += [b"Connection: close"] if exchange.last else []
+        start = self._server.heads.before_length(response.status, response.content_type)
+        exchange.data += b"\r\n".join([start, *lines]) + b"\r\n\r\n"
+        self.send(exchange, response.body)
+
+    def send(self, exchange: _HttpExchange, data: bytes) -> bool:
+        """A piece of a stream; False while the caller reads too slowly."""
+        if data:
+            exchange.data += b"%x\r\n%b\r\n" % (len(data), data) if exchange.chunked else data
+        self._flush()
+        return self._writable and not exchange.data
+
+    def end(self, exchange: _HttpExchange, data: bytes) -> None:
+        """The end of a stream."""
+        self.send(exchange, data)
+        exchange.data += b"0\r\n\r\n" if exchange.chunked else b""
+        exchange.whole = True
+        if self._server.draining and exchange is self._exchanges[-1]:
+            exchange.last = True
+        self._flush()
+        if not self._reading:
+            self._regulate()
+        self._since = self._server.now
+
+    def on_room(self, callback: Callable[[], object]) -> None:
+        """Call back when more of a stream may be sent."""
+        self._on_room.append(callback)
+
     def _flush(self) -> None:
         exchanges = self._exchanges
-        while exchanges and exchanges[0].data is not None:
-            first = exchanges.popleft()
-            self._transport.write(cast(bytes, first.data))
+        while exchanges:
+            first = exchanges[0]
+            if first.data:
+                self._transport.write(first.data)
+                first.data = b""
+            if not first.whole:
+                break
+            exchanges.popleft()
             if first.last:
                 self._finish()
+        self._call_back()
+
+    def _call_back(self) -> None:
+        if self._on_room and self._writable:
+            waiting, self._on_room = self._on_room, []
+            for callback in waiting:
+                callback()
 
     def _format(self, exchange: _HttpExchange, response: Response) -> bytes:
         start = self._server.heads.of(response.status, response.content_type)

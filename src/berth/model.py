@@ -7,6 +7,7 @@ as named tensors; how those become calls, and answers become tensors, is the mod
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from berth.backends.base import Backend, Options, load_backend
 from berth.config import ModelSettings
 from berth.errors import InputError, ModelError
-from berth.predictors import Predictor, load_predictor
+from berth.predictors import Kind, Predictor, Wait, load_predictor, wait_here
 from berth.rows import RowCodec
 from berth.signature import Call, Signature, signature_of_tensors
 from berth.tensors import Array, Packing, TensorBatch, TensorRows, TensorSpec
@@ -28,7 +29,7 @@ class Model(Protocol):
 
     `joins`: calls of different requests may run together. `steady`: the time of a run depends on nothing but its rows.
     `rowwise`: each row of a V2 tensor is a call of its own. `packing`: a call may also be
-    rows of its only input, packed as bytes.
+    rows of its only input, packed as bytes. `streams`: an answer is several items, one after the other.
     """
 
     signature: Signature
@@ -39,6 +40,7 @@ class Model(Protocol):
     steady: bool
     rowwise: bool
     packing: Packing | None
+    streams: bool
 
     def key(self, call: Any) -> Hashable:
         """Calls with equal keys may run together."""
@@ -48,6 +50,12 @@ class Model(Protocol):
 
     def run(self, calls: Sequence[Any]) -> list[Any]:
         """One answer per call; raises when any of them fails."""
+
+    async def run_async(self, calls: Sequence[Any]) -> list[Any]:
+        """The same where predict is a coroutine, on the loop that loaded it."""
+
+    def stream(self, call: Any) -> Any:
+        """What predict yields: an iterator, or an asynchronous one."""
 
     def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """One inference of single rows, packed as `packing` says; only where there is a packing."""
@@ -67,6 +75,8 @@ class Model(Protocol):
 
 class TensorModel:
     """A backend's model: a call is a dict of arrays, or rows packed as bytes where `packing` says how."""
+
+    streams = False
 
     def __init__(self, backend: Backend) -> None:
         self.platform = backend.platform
@@ -118,6 +128,14 @@ class TensorModel:
                 raise ModelError(f"output {name!r}: expected {total} rows for {total} rows of input, got {len(array)}")
         return answer
 
+    async def run_async(self, calls: Sequence[Any]) -> list[Any]:
+        """Never called: a backend is no coroutine."""
+        return self.run(calls)
+
+    def stream(self, call: Any) -> Any:
+        """Never called: a backend answers once."""
+        raise NotImplementedError
+
     def _join(self, calls: Sequence[Any]) -> dict[str, Array]:
         if self.packing is None:
             return {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
@@ -159,9 +177,11 @@ class PredictorModel:
         self.joins = predictor.batched
         self.steady = False
         self.rowwise = True
+        self.streams = predictor.kind.streams
         self._codec = RowCodec(predictor.signature)
         self.inputs = self._codec.inputs
         self.outputs = self._codec.outputs
+        self._predictor = predictor
         self._predict = predictor.predict
         self._names = tuple(item.name for item in self.signature.inputs)
 
@@ -174,18 +194,43 @@ class PredictorModel:
         return 1
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
-        """Call by call, or all at once for a `@batched` predict."""
+        """Call by call, or all at once for a `@batched` predict; what yields gives a list."""
+        if self._predictor.kind is not Kind.PLAIN:
+            return self._run_to_the_end(calls)
         if not self.joins:
             return [self._predict(**call) for call in calls]
-        answers = self._predict(**{name: [call[name] for call in calls] for name in self._names})
-        if not isinstance(answers, list | tuple | np.ndarray) or len(answers) != len(calls):
-            got = f"{len(answers)} answers" if hasattr(answers, "__len__") else type(answers).__name__
-            raise ModelError(f"a @batched predict returns one answer per item: expected {len(calls)}, got {got}")
-        return list(answers)
+        return self._checked(self._predict(**self._lists(calls)), len(calls))
+
+    async def run_async(self, calls: Sequence[Call]) -> list[Any]:
+        """All calls at once, or as lists for a `@batched` predict."""
+        if not self.joins:
+            return list(await asyncio.gather(*(self._predict(**call) for call in calls)))
+        return self._checked(await self._predict(**self._lists(calls)), len(calls))
 
     def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """Never called: there is no packing."""
         raise NotImplementedError
+
+    def stream(self, call: Call) -> Any:
+        """What predict yields."""
+        return self._predict(**call)
+
+    def _run_to_the_end(self, calls: Sequence[Call]) -> list[Any]:
+        kind = self._predictor.kind
+        if kind is Kind.STREAM:
+            return [list(self._predict(**call)) for call in calls]
+        if kind is Kind.ASYNC:
+            return list(self._predictor.wait(self.run_async(calls)))
+        return [self._predictor.wait(_collect(self._predict(**call))) for call in calls]
+
+    def _lists(self, calls: Sequence[Call]) -> dict[str, list[Any]]:
+        return {name: [call[name] for call in calls] for name in self._names}
+
+    def _checked(self, answers: Any, count: int) -> list[Any]:
+        if not isinstance(answers, list | tuple | np.ndarray) or len(answers) != count:
+            got = f"{len(answers)} answers" if hasattr(answers, "__len__") else type(answers).__name__
+            raise ModelError(f"a @batched predict returns one answer per item: expected {count}, got {got}")
+        return list(answers)
 
     def prepare(self, call: Call) -> Call:
         """As it is: the signature has checked it."""
@@ -205,9 +250,16 @@ class PredictorModel:
         return self.signature.encode(answer)
 
 
-def load_model(settings: ModelSettings) -> Model:
-    """Load what the settings name; ModelError, or whatever the user's own `load` raises."""
+async def _collect(items: Any) -> list[Any]:
+    return [item async for item in items]
+
+
+def load_model(settings: ModelSettings, wait: Wait | None = None) -> Model:
+    """Load what the settings name; ModelError, or whatever the user's own `load` raises.
+
+    `wait` runs the coroutines of an asynchronous predictor; by default a loop of its own does.
+    """
     if settings.predictor:
-        return PredictorModel(load_predictor(settings.predictor))
+        return PredictorModel(load_predictor(settings.predictor, wait or wait_here))
     options = Options(settings.threads, settings.options)
     return TensorModel(load_backend(settings.format, Path(settings.weights), options))

@@ -6,9 +6,13 @@ request. model.py wraps the result.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import enum
+import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,27 +29,85 @@ def batched(predict: _Function) -> _Function:
     return predict
 
 
+class Kind(enum.Enum):
+    """What kind of function `predict` is."""
+
+    PLAIN = "def ... return"
+    STREAM = "def ... yield"
+    ASYNC = "async def ... return"
+    ASYNC_STREAM = "async def ... yield"
+
+    @property
+    def streams(self) -> bool:
+        """Whether it yields."""
+        return self in (Kind.STREAM, Kind.ASYNC_STREAM)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it runs on an event loop."""
+        return self in (Kind.ASYNC, Kind.ASYNC_STREAM)
+
+
+Wait = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded predictor: its bound `predict`, its signature, and whether it takes lists."""
+    """A loaded predictor: its bound `predict`, its signature, its kind, and whether it takes lists.
+
+    `wait` runs a coroutine of it to its end where no event loop runs.
+    """
 
     predict: Callable[..., Any]
     signature: Signature
+    kind: Kind
     batched: bool
+    wait: Wait
 
 
-def load_predictor(reference: str) -> Predictor:
+def load_predictor(reference: str, wait: Wait) -> Predictor:
     """Import "module:Class", read its signature, then make one and `load()` it."""
     predictor = find_predictor(reference)
     instance = predictor()
     predict = instance.predict
-    rows = bool(getattr(predict, _MARK, False))
-    signature = signature_of(predict, rows=rows)
+    rows = takes_lists(predict)
+    kind = kind_of(predict)
+    signature = signature_of(predict, rows=rows, streams=kind.streams)
     signature.schemas()  # a hint without a schema stops the start, not the first look at /docs
     load = getattr(instance, "load", None)
-    if load is not None:
+    if inspect.iscoroutinefunction(load):
+        if not kind.asynchronous:
+            raise ModelError(f"{reference}: load is async def and predict is not; make both the same")
+        wait(load())
+    elif load is not None:
         load()
-    return Predictor(predict, signature, rows)
+    return Predictor(predict, signature, kind, rows, wait)
+
+
+@functools.cache
+def _runner() -> asyncio.Runner:
+    runner = asyncio.Runner()
+    atexit.register(runner.close)
+    return runner
+
+
+def wait_here(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end on the one loop that commands have for it."""
+    return _runner().run(work)
+
+
+def kind_of(predict: Callable[..., Any]) -> Kind:
+    """The kind of a predict method."""
+    if inspect.isasyncgenfunction(predict):
+        return Kind.ASYNC_STREAM
+    if inspect.iscoroutinefunction(predict):
+        return Kind.ASYNC
+    return Kind.STREAM if inspect.isgeneratorfunction(predict) else Kind.PLAIN
+
+
+def takes_lists(predict: Callable[..., Any]) -> bool:
+    """Whether it is marked as @batched."""
+    return bool(getattr(predict, _MARK, False))
 
 
 def find_predictor(reference: str) -> type[Any]:
@@ -69,5 +131,5 @@ def _check_predict(reference: str, predictor: type[Any]) -> None:
     predict = getattr(predictor, "predict", None)
     if not callable(predict):
         raise ModelError(f"{reference} has no predict method")
-    if inspect.iscoroutinefunction(predict) or inspect.isgeneratorfunction(predict):
-        raise ModelError(f"{reference}: predict must be an ordinary method; async def and yield are not served")
+    if takes_lists(predict) and kind_of(predict).streams:
+        raise ModelError(f"{reference}: a @batched predict returns a list; one that yields takes one call at a time")

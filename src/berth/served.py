@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 from berth.admission import Admission
 from berth.answers import Answers
-from berth.batching import Batcher
+from berth.batching import Batcher, BatchSizes
 from berth.config import Limits
 from berth.executor import Executor
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.protocols.base import Refusal
+from berth.streams import StreamQueue
 from berth.tensors import Array
 from berth.work import Work
 
@@ -42,14 +43,13 @@ class ServedModel:
         self.max_rows = limits.max_batch_size
         self._answers = answers
         self._admission = Admission(limits.max_queue, limits.request_timeout)
-        self._batcher = Batcher(
-            model,
-            executor,
-            metrics,
-            answers.deliver,
-            max_rows=limits.max_batch_size,
-            max_delay=limits.max_batch_delay,
-        )
+        self.executor = executor
+        sizes = BatchSizes(limits.max_batch_size, limits.max_batch_delay)
+        self._batcher: Batcher | StreamQueue
+        if model.streams:
+            self._batcher = StreamQueue(executor, metrics, answers)
+        else:
+            self._batcher = Batcher(model, executor, metrics, answers.deliver, sizes)
         self._loop = asyncio.get_running_loop()
         self._expiry: asyncio.TimerHandle | None = None
         self._expires = float("inf")
@@ -77,7 +77,11 @@ class ServedModel:
             self.metrics.failures["REJECTED"] += 1
             text = f"the queue is full ({len(self._admission)} requests, BERTH_MAX_QUEUE); try again"
             raise Refusal(503, text, ((b"Retry-After", b"1"),))
-        self._batcher.submit(work)
+        try:
+            self._batcher.submit(work)
+        except Refusal:
+            self._admission.release(work)
+            raise
         if work.deadline < self._expires:
             self._plan_expiry(work.deadline)
 
@@ -93,7 +97,8 @@ class ServedModel:
         """An express lane has answered a batch of single rows, which ran for `seconds`."""
         self.metrics.batch.observe(count)
         self.metrics.express += count
-        self._batcher.ran(seconds, 1)
+        if isinstance(self._batcher, Batcher):
+            self._batcher.ran(seconds, 1)
         self._answers.count_plain(self.metrics, route, count)
 
     def release(self, work: Work) -> Any:

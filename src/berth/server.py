@@ -22,14 +22,16 @@ from berth import memory
 from berth.activation import Activation, activate
 from berth.answers import RUN, Answers
 from berth.application import Application, Face
+from berth.async_executor import AsyncExecutor
 from berth.config import Config, ListenSettings
 from berth.errors import ConfigError
-from berth.executor import Executor
+from berth.executor import ThreadExecutor
 from berth.health import Health, State
 from berth.http import Connection, Server
 from berth.log import Log
 from berth.metrics import Metrics
 from berth.model import Model, load_model
+from berth.predictors import find_predictor, kind_of
 from berth.protocols.native import Native
 from berth.protocols.openapi import OpenApi
 from berth.protocols.probes import Probes
@@ -48,6 +50,9 @@ GC_THRESHOLDS = (
 _POLL_S = 0.02
 
 
+LocalExecutor = ThreadExecutor | AsyncExecutor
+
+
 @dataclass(frozen=True)
 class Listeners:
     """The sockets to serve on; `activation` is who handed them over, if somebody did."""
@@ -61,8 +66,12 @@ def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises what `load` raises."""
     signal.signal(signal.SIGTERM, _stop_while_loading)
     listeners = open_listeners(config.listen)
-    executor = Executor()
-    model = executor.load(lambda: load_model(config.model))
+    try:
+        executor, model = _load(config)
+    except BaseException:
+        for listener in listeners.sockets:
+            listener.close()
+        raise
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
     memory.release()
@@ -107,7 +116,16 @@ class _Parts:
         self.log.tick()
 
 
-async def _serve(config: Config, model: Model, executor: Executor, listeners: Listeners, log: Log) -> int:
+def _load(config: Config) -> tuple[LocalExecutor, Model]:
+    """The model, and the executor that it was loaded in."""
+    if config.model.predictor and kind_of(find_predictor(config.model.predictor).predict).asynchronous:
+        asynchronous = AsyncExecutor(config.limits.max_concurrency)
+        return asynchronous, asynchronous.load(lambda: load_model(config.model, asynchronous.wait))
+    thread = ThreadExecutor()
+    return thread, thread.load(lambda: load_model(config.model))
+
+
+async def _serve(config: Config, model: Model, executor: LocalExecutor, listeners: Listeners, log: Log) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -158,8 +176,9 @@ async def _tick_until(stop: asyncio.Event, server: Server, parts: _Parts) -> Non
             continue
 
 
-def _application(config: Config, model: Model, executor: Executor, parts: _Parts) -> Application:
+def _application(config: Config, model: Model, executor: LocalExecutor, parts: _Parts) -> Application:
     answers = Answers(parts.metrics, parts.log)
+    executor.attach()
     identity = (config.model.name, config.model.version)
     served = ServedModel(identity, model, executor, answers, parts.metrics.of(*identity), config.limits)
     repository = parts.repository

@@ -10,7 +10,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -104,8 +114,11 @@ class Signature:
         return {"Output": output, **components}
 
 
-def signature_of(predict: Callable[..., Any], *, rows: bool = False) -> Signature:
-    """The signature of a predictor's bound `predict`; with `rows` every hint is a list and its element counts."""
+def signature_of(predict: Callable[..., Any], *, rows: bool = False, streams: bool = False) -> Signature:
+    """The signature of a predictor's bound `predict`.
+
+    With `rows` every hint is a list and its element counts; with `streams` the output is what the iterator yields.
+    """
     try:
         hints = get_type_hints(predict, include_extras=True)
     except (NameError, TypeError) as error:
@@ -116,6 +129,8 @@ def signature_of(predict: Callable[..., Any], *, rows: bool = False) -> Signatur
     output = hints.get("return", Any)
     if rows:
         output = _element(output, "the return value of predict") if output is not Any else Any
+    if streams:
+        output = _yielded(output)
     return Signature(inputs, translate_output(output), inspect.getdoc(predict) or "")
 
 
@@ -159,6 +174,15 @@ def _parameter(item: inspect.Parameter, hints: Mapping[str, Any], *, rows: bool)
 def _element(hint: Any, where: str) -> Any:
     if get_origin(hint) is not list or len(get_args(hint)) != 1:
         raise SignatureError(f"{where}: a @batched predict takes and returns lists; write list[...], got {hint!r}")
+    return get_args(hint)[0]
+
+
+def _yielded(hint: Any) -> Any:
+    if hint is Any:
+        return Any
+    kinds = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
+    if get_origin(hint) not in kinds or not get_args(hint):
+        raise SignatureError(f"a predict that yields returns Iterator[...] or AsyncIterator[...], got {hint!r}")
     return get_args(hint)[0]
 
 

@@ -29,12 +29,29 @@ class Queue(Protocol):
         """End the life of a batch's works; their exchanges are the caller's to part."""
 
 
+class StreamEncoder(Protocol):
+    """How a protocol writes a stream."""
+
+    def head(self) -> Any:
+        """The `Response` whose status and content type begin the stream, and whose body may."""
+
+    def item(self, answer: Any) -> bytes:
+        """One item."""
+
+    def end(self) -> bytes:
+        """What follows the last item."""
+
+    def failed(self, status: int, text: str) -> bytes:
+        """What is said when the stream breaks off after its head was sent."""
+
+
 class Work(msgspec.Struct, eq=False):
     """One request for the model.
 
     `encode` turns the answers into the protocol's response, `input_status` is the protocol's word for bad input, and
-    `timeout` (seconds) is the caller's own deadline. `rows` are counted by the batcher where they are 0. The rest is
-    filled in on the way; `arrived` and `deadline` are on the performance counter's clock.
+    `timeout` (seconds) is the caller's own deadline. `rows` are counted by the batcher where they are 0.
+    With `stream`, a predictor that yields is answered item by item; without, `items` collects them. The rest is filled
+    in on the way; `arrived` and `deadline` are on the performance counter's clock.
     """
 
     queue: Queue
@@ -45,5 +62,8 @@ class Work(msgspec.Struct, eq=False):
     rows: int = 0
     arrived: float = 0.0
     deadline: float = 0.0
+    stream: StreamEncoder | None = None
+    begun: bool = False
+    items: list[Any] = []
     done: bool = False
     exchange: Any = None

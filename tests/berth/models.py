@@ -170,7 +170,7 @@ class NoHints:
 
 
 class Stream:
-    def predict(self, x: int):  # type: ignore[no-untyped-def]
+    def predict(self, x: int) -> list[int]:  # type: ignore[misc]
         yield x
 
 

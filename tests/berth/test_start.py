@@ -76,7 +76,7 @@ def test_every_setting_has_a_default_that_is_valid() -> None:
         ({"PREDICTOR": "models:Colour"}, ["no predict method"]),
         ({"PREDICTOR": "models:NoHints"}, ["parameter 'x'", "type hint"]),
         ({"PREDICTOR": "models:BareArray"}, ["parameter 'x'", "Tensor"]),
-        ({"PREDICTOR": "models:Stream"}, ["yield"]),
+        ({"PREDICTOR": "models:Stream"}, ["yields", "Iterator"]),
         ({"FORMAT": "tensorflow", "WEIGHTS": "."}, ["no backend 'tensorflow'", "onnx, sklearn"]),
         ({"FORMAT": "onnx", "WEIGHTS": "nothing.onnx"}, ["no such file: nothing.onnx"]),
     ],

@@ -1,7 +1,8 @@
 """`POST /predict`: typed JSON, or multipart/form-data for files, by the model's own signature.
 
-The answer's body is the return value itself as JSON. application.py mounts the routes; wrong types, missing and extra
-fields are 422 with the path of the field, malformed JSON is 400.
+The answer's body is the return value itself as JSON; a predictor that yields answers with Server-Sent Events, or with
+JSON lines or one JSON array for callers that accept only those. Wrong types, missing and extra fields are 422 with the
+path of the field, malformed JSON is 400. application.py mounts the routes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from berth.errors import InputError
 from berth.files import File
 from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
+from berth.protocols.streaming import choose_stream
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.signature import Call
@@ -59,7 +61,10 @@ class Prediction:
                 call = self._signature.convert(self._form(parse_parts(request.body, parse_boundary(content_type))))
             else:
                 call = self._json(request.body)
-            return Work(self._served, [self._model.prepare(call)], self._encode, INPUT_STATUS)
+            work = Work(self._served, [self._model.prepare(call)], self._encode, INPUT_STATUS)
+            if self._model.streams:
+                work.stream = choose_stream(request.headers.get(b"accept", b""), self._model.encode)
+            return work
         except InputError as error:
             raise refuse_input(error, INPUT_STATUS) from error
 
@@ -70,6 +75,8 @@ class Prediction:
             raise Refusal(400, f"the body is not valid JSON: {error}") from error
 
     def _encode(self, answers: list[Any]) -> Response:
+        if self._model.streams:
+            return Response(b"[" + b",".join(map(self._model.encode, answers)) + b"]")
         return Response(self._model.encode(answers[0]))
 
     def _form(self, parts: list[Part]) -> dict[str, Any]:

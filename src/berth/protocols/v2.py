@@ -10,22 +10,30 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 import berth
 from berth.errors import InputError
 from berth.health import Health
 from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Route, json_response
-from berth.protocols.v2_codec import InferRequest, Inputs, Outputs, ShortWay, Wanted, parse_infer_request
+from berth.protocols.streaming import Events
+from berth.protocols.v2_codec import (
+    INPUT_STATUS,
+    InferRequest,
+    Inputs,
+    Outputs,
+    ShortWay,
+    Wanted,
+    parse_infer_request,
+    timeout_of,
+)
 from berth.protocols.v2_express import ExpressLane
+from berth.protocols.v2_generate import Generation
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.tensors import Array, TensorSpec
 from berth.work import Work
 
-INPUT_STATUS = 400
 INFER = "v2.infer"  # the route's name in logs and metrics
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "generate")
 _HEADER_LENGTH = b"inference-header-content-length"
 _MODELS = "/v2/models/"
 
@@ -85,6 +93,18 @@ class V2:
         """Ask the model."""
         return served.made(Inference).handle
 
+    def infer_stream(self, served: ServedModel) -> Handler:
+        """Ask the model, and hear each item as an event."""
+        return served.made(Inference).handle_stream
+
+    def generate(self, served: ServedModel) -> Handler:
+        """Ask the model with plain JSON."""
+        return served.made(Generation).generate
+
+    def generate_stream(self, served: ServedModel) -> Handler:
+        """The same, item by item."""
+        return served.made(Generation).generate_stream
+
     def _describe_server(self, _: Request) -> Response:
         return json_response(self._server)
 
@@ -96,6 +116,9 @@ _ACTIONS: dict[str, tuple[str, str, Callable[[V2, ServedModel], Handler]]] = {
     "": ("v2.metadata", "GET", V2.metadata),
     "/ready": ("v2.model_ready", "GET", V2.ready),
     "/infer": (INFER, "POST", V2.infer),
+    "/infer_stream": ("v2.infer_stream", "POST", V2.infer_stream),
+    "/generate": ("v2.generate", "POST", V2.generate),
+    "/generate_stream": ("v2.generate_stream", "POST", V2.generate_stream),
 }
 
 
@@ -131,6 +154,12 @@ class Inference:
         except InputError as error:
             raise Refusal(INPUT_STATUS, str(error)) from error
 
+    def handle_stream(self, request: Request) -> Work:
+        """As `handle`, answered with an event per item; binary tensors are not for events."""
+        work = self.handle(request)
+        work.stream = Events(lambda answer: self._outputs.encode_all(self._model.tensors_of([answer])))
+        return work
+
     def _json(self, body: bytes) -> Work:
         if self._short is not None:
             found = self._short.read(body)
@@ -150,7 +179,7 @@ class Inference:
             return Work(self._served, calls, self._encode_usual, INPUT_STATUS, None, rows)
         wanted = self._outputs.wanted(message)
         encode = functools.partial(self._encode, wanted)
-        return Work(self._served, calls, encode, INPUT_STATUS, _timeout(message.parameters), rows)
+        return Work(self._served, calls, encode, INPUT_STATUS, timeout_of(message.parameters), rows)
 
     def _raw(self, body: bytes) -> Work:
         calls = self._model.calls_of(self._inputs.decode_raw(body))
@@ -181,13 +210,3 @@ def _header_length(text: bytes, body: int) -> int:
         got = text.decode("latin-1")
         raise InputError(f"Inference-Header-Content-Length: expected a number from 0 to {body}, got {got!r}")
     return int(text)
-
-
-def _timeout(parameters: dict[str, Any] | None) -> float | None:
-    """The caller's own deadline: V2's reserved parameter `timeout`, in microseconds."""
-    timeout = (parameters or {}).get("timeout")
-    if timeout is None:
-        return None
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise InputError(f"parameter 'timeout': expected microseconds, got {msgspec.json.encode(timeout).decode()}")
-    return timeout / 1e6 if timeout else None

@@ -19,6 +19,7 @@ import numpy as np
 from berth.errors import InputError
 from berth.tensors import DTYPES, Array, Packing, Shape, TensorRows, TensorSpec, coerce, fits
 
+INPUT_STATUS = 400
 _NO_DATA = msgspec.Raw(b"")
 _NO_JSON = frozenset({"FP16", "BF16"})
 Parameters = dict[str, Any]
@@ -437,3 +438,13 @@ def _to_blob(array: Array) -> bytes:
         data = item.encode() if isinstance(item, str) else bytes(item)
         pieces += (struct.pack("<I", len(data)), data)
     return b"".join(pieces)
+
+
+def timeout_of(parameters: dict[str, Any] | None) -> float | None:
+    """The caller's own deadline: V2's reserved parameter `timeout`, in microseconds."""
+    timeout = (parameters or {}).get("timeout")
+    if timeout is None:
+        return None
+    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
+        raise InputError(f"parameter 'timeout': expected microseconds, got {msgspec.json.encode(timeout).decode()}")
+    return timeout / 1e6 if timeout else None

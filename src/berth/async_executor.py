@@ -1,0 +1,118 @@
+"""The executor of predictors with `async def predict`: an event loop of their own, in a thread of its own.
+
+Many calls are under way at once, up to `capacity`; a call that blocks delays its like, and never the server's health
+checks, deadlines or other models. served.py chooses it by what the predictor is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import uvloop
+
+from berth.executor import Done, Failed, Finished, Group, Outcome, Sink, cut, failure_of
+from berth.model import Model
+
+
+class AsyncExecutor:
+    """A loop that loads the model and runs its coroutines."""
+
+    why_not_ready = ""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._running = uvloop.new_event_loop()
+        self._first: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+        self._model: Model
+        self._loop: asyncio.AbstractEventLoop
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine of `load` to its end."""
+        return self._running.run_until_complete(work)
+
+    def load(self, load: Callable[[], Model]) -> Model:
+        """Run `load` in the loop's thread and wait for it; its exception is raised here."""
+        loaded: queue.SimpleQueue[Model | BaseException] = queue.SimpleQueue()
+
+        def job() -> None:
+            try:
+                self._model = load()
+                loaded.put(self._model)
+            except BaseException as error:
+                loaded.put(error)
+
+        self._first.put(job)
+        result = loaded.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def attach(self) -> None:
+        """Bring results to the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def submit(self, groups: Sequence[Group], done: Done, _: Callable[[int], bool] | None = None) -> None:
+        """Await a batch."""
+        self._spawn(self._run(groups, done))
+
+    def stream(self, call: Any, sink: Sink) -> None:
+        """Iterate over what predict yields."""
+        self._spawn(self._stream(call, sink))
+
+    async def close(self, patience: float) -> None:
+        """Wait so many seconds for what runs, and end the thread."""
+        done = asyncio.run_coroutine_threadsafe(self._finish(patience), self._running)
+        await asyncio.wrap_future(done)
+        self._running.call_soon_threadsafe(self._running.stop)
+        await asyncio.to_thread(self._thread.join, patience)
+
+    async def _finish(self, patience: float) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=patience)
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self._running)
+        self._first.get()()
+        self._running.run_forever()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._running)
+
+    async def _run(self, groups: Sequence[Group], done: Done) -> None:
+        started = time.perf_counter()
+        outcomes, runs = await self._outcomes(groups)
+        seconds = time.perf_counter() - started
+        with contextlib.suppress(RuntimeError):  # the server's loop is closed: the drain gave this batch up
+            self._loop.call_soon_threadsafe(done, Finished(outcomes, seconds, seconds, runs))
+
+    async def _outcomes(self, groups: Sequence[Group]) -> tuple[list[Outcome], int]:
+        try:
+            return cut(await self._model.run_async([call for group in groups for call in group]), groups), 1
+        except BaseException as error:
+            if len(groups) == 1:
+                return [failure_of(error)], 1
+        middle = len(groups) // 2
+        first, first_runs = await self._outcomes(groups[:middle])
+        second, second_runs = await self._outcomes(groups[middle:])
+        return first + second, 1 + first_runs + second_runs
+
+    async def _stream(self, call: Any, sink: Sink) -> None:
+        failed: Failed | None = None
+        try:
+            async with contextlib.aclosing(self._model.stream(call)) as items:
+                async for value in items:
+                    listening = await asyncio.to_thread(sink.item, value) if sink.full else sink.item(value)
+                    if not listening:
+                        break
+        except BaseException as error:
+            failed = failure_of(error)
+        sink.close(failed)
