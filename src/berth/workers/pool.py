@@ -24,7 +24,7 @@ from berth.workers.worker import State, Worker
 
 MIB = 1024 * 1024
 TICK_S = 1.0
-BACK_OFF_S = 0.05  # after the first process that ended without an answer; doubled for each further one
+BACK_OFF_S = 0.05  # after the first process that proved nothing; doubled for each further one
 BACK_OFF_LIMIT_S = 30.0
 HOPELESS = 3  # so many in a row, and nobody is kept waiting for a worker
 GROWTH = 1.25  # a watermark below what a fresh worker needs would replace workers for ever
@@ -63,7 +63,7 @@ class WorkerPool:
         self._idle: list[Worker] = []
         self._waiting: deque[Piece | Stream] = deque()
         self._quarantine = Quarantine()
-        self._failures = 0  # processes in a row that ended without an answer
+        self._failures = 0  # processes in a row that ended before they had proved anything
         self._last_failure = ""
         self._restart: asyncio.TimerHandle | None = None
         self._ticking: asyncio.TimerHandle | None = None
@@ -290,8 +290,8 @@ class WorkerPool:
         self._pump()
 
     def _count_failure(self, worker: Worker, reason: str) -> None:
-        self._failures = 0 if worker.answered else self._failures + 1
-        if worker.answered or not self._last_failure:
+        self._failures = 0 if worker.proven else self._failures + 1
+        if worker.proven or not self._last_failure:
             self._last_failure = reason
         if worker.replaces is not None:
             self._next_replacement = self._loop.time() + REPLACE_PAUSE_S

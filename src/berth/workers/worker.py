@@ -22,6 +22,7 @@ from berth.workers.orders import Exited, Forked
 from berth.workers.process import Description, LoadFailure
 from berth.workers.template import Template
 
+PROVEN_S = 10.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -70,6 +71,7 @@ class Worker:
         self._sequence = 0
         self._unreadable: Exception | None = None
         self._why = ""
+        self._loaded = math.inf
         self._read_all = True
         self._began, self._limit = 0.0, 0.0
         self._channel = Channel(arena_bytes, self._received, self._lost)
@@ -80,6 +82,11 @@ class Worker:
     def name(self) -> str:
         """For the log."""
         return f"worker {self._number} (process {self.pid})"
+
+    @property
+    def proven(self) -> bool:
+        """Whether it has answered, or stood ready for a while: its end says nothing of the next one's chances."""
+        return self.answered > 0 or time.monotonic() - self._loaded > PROVEN_S
 
     @property
     def serving(self) -> bool:
@@ -173,7 +180,7 @@ class Worker:
         elif kind == ITEM and isinstance(self._piece, Stream):
             self._pass_on(self._piece, value)
         elif kind == LOADED and self.state is State.LOADING and isinstance(value, Description):
-            self.state = State.IDLE
+            self.state, self._loaded = State.IDLE, time.monotonic()
             self._owner.loaded(self, value)
         elif kind == LOAD_FAILED and isinstance(value, LoadFailure):
             self.state = State.ENDING
