@@ -80,7 +80,7 @@ class WorkerPool:
         return self._template.alive and not self._closing
 
     @property
-    def why_not_alive(self) -> str:
+    def why_dead(self) -> str:
         """Why not; empty when it is."""
         if self._closing:
             return "the workers were stopped"
@@ -96,7 +96,7 @@ class WorkerPool:
         """Why not; empty when it is."""
         if self.ready:
             return ""
-        why = self.why_not_alive or "no worker process has loaded the model"
+        why = self.why_dead or "no worker process has loaded the model"
         return f"{why}; the last one {self._last_failure}" if self._last_failure else why
 
     # Life.
@@ -153,9 +153,14 @@ class WorkerPool:
         submission = Submission(groups, done, wanted)
         if self._quarantine:
             self._submit_warily(submission)
+            self._pump()
+            return
+        piece = Piece(submission, tuple(range(len(groups))))
+        if self._idle and not self._waiting:
+            self._hand_over(piece)
         else:
-            self._waiting.append(Piece(submission, tuple(range(len(groups)))))
-        self._pump()
+            self._waiting.append(piece)
+            self._pump()
 
     def stream(self, call: Any, sink: Sink) -> None:
         """Run a predict that yields; each item goes to the sink as it comes. After the first it is not begun again."""
@@ -186,14 +191,16 @@ class WorkerPool:
             self._loop.call_soon(self._fail_waiting, self.why_not_ready)
         while self._waiting and self._idle:
             piece = self._waiting.popleft().still_wanted()
-            if piece is None:
-                continue
-            worker = self._idle.pop()
-            try:
-                worker.run(piece, self._settings.batch_timeout)
-            except Exception as error:  # a value that cannot be pickled
-                self._idle.append(worker)
-                self._loop.call_soon(piece.fail, failure(f"the input cannot be handed to a worker process: {error}"))
+            if piece is not None:
+                self._hand_over(piece)
+
+    def _hand_over(self, piece: Piece | Stream) -> None:
+        worker = self._idle.pop()
+        try:
+            worker.run(piece, self._settings.batch_timeout)
+        except Exception as error:  # a value that cannot be pickled
+            self._idle.append(worker)
+            self._loop.call_soon(piece.fail, failure(f"the input cannot be handed to a worker process: {error}"))
 
     def _hopeless(self) -> bool:
         """Whether waiting for a worker makes no sense."""
