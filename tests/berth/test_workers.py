@@ -912,6 +912,9 @@ def test_a_quarantine_forgets_after_a_while_and_what_was_cleared() -> None:
     quarantine.blame(second, 1)
     assert quarantine.ended_by([{"x": np.arange(10_000)}]) == 2
     assert quarantine.ended_by([{"x": np.arange(1, 10_001)}]) == 0
+    alike = np.arange(10_000)
+    alike.view(np.uint8)[1] += 1  # between the bytes of the sample
+    assert quarantine.ended_by([{"x": alike}]) == 0
     quarantine.clear(second)
     assert quarantine.ended_by(second) == 0
     now = KEPT_S + 1

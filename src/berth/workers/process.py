@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from berth import memory
 from berth.errors import ModelError
 from berth.executor import Failed, FailureKind, Group, Outcome, failure_of, new_error_id, run_batch
 from berth.model import Model
@@ -108,6 +109,7 @@ def run_worker(connection: socket.socket, arena: Arena) -> None:
         return
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
+    memory.release()
     while (frame := line.receive()) is not None:
         line.send(_stream(line, model, frame) if frame.kind == STREAM else _answer(line, model, frame))
         del frame
