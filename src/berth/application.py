@@ -6,11 +6,12 @@ when a model has run. No sockets here, and no waiting: everything is a callback 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from berth.answers import Answers, Exchange
@@ -19,6 +20,7 @@ from berth.protocols.encoding import decompress
 from berth.work import Work
 
 MAX_PATHS = 1024
+Outcome = Response | Work | Coroutine[Any, Any, Response]
 
 
 class Face(Protocol):
@@ -40,6 +42,7 @@ class Application:
         self._paths: dict[bytes, Route] = {}
         self._answers = answers
         self._limit = max_body_bytes
+        self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self.heads: dict[bytes, Head] = {}  # first lines that have been parsed before; the transports keep them here
 
@@ -61,10 +64,25 @@ class Application:
                 outcome.queue.submit(outcome)
             elif type(outcome) is Response:
                 self._answers.answer(exchange, outcome)
+            elif asyncio.iscoroutine(outcome):
+                self._answer_later(exchange, outcome)
         except Refusal as refusal:
             self._answers.refusal(exchange, refusal)
         except Exception as error:
             self._answers.fault(exchange, error)
+
+    def _answer_later(self, exchange: Exchange, work: Coroutine[Any, Any, Response]) -> None:
+        async def answer() -> None:
+            try:
+                self._answers.answer(exchange, await work)
+            except Refusal as refusal:
+                self._answers.refusal(exchange, refusal)
+            except Exception as error:
+                self._answers.fault(exchange, error)
+
+        task = asyncio.ensure_future(answer())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def refuse(self, exchange: Exchange, status: int, text: str) -> None:
         """Answer a request that never became whole (too large, malformed, too slow)."""
@@ -114,6 +132,6 @@ class Application:
                 return route
         raise Refusal(404, f"no route {text}; see /docs, or /openapi.json for the routes of this server")
 
-    def _decompressed(self, handler: Handler, request: Request) -> Response | Work:
+    def _decompressed(self, handler: Handler, request: Request) -> Outcome:
         request.body = decompress(request.body, request.head.headers[b"content-encoding"], self._limit)
         return handler(request)

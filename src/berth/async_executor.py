@@ -24,6 +24,7 @@ class AsyncExecutor:
     """A loop that loads the model and runs its coroutines."""
 
     why_not_ready = ""
+    why_dead = ""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,26 @@ from berth.errors import ConfigError
 
 MIB = 1024 * 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """How one model is served: batches, its queue, where it runs, what is remembered. Times in seconds.
+
+    0 `workers`: in the server's own process. 0 bytes of `worker_memory`: no watermark. 0 `cache_bytes`: no cache.
+    """
+
+    max_batch_size: int = 64
+    batch_sizes: tuple[int, ...] = ()
+    max_batch_delay: float = 0.0
+    max_queue: int = 1024
+    max_queue_bytes: int = 256 * MIB
+    max_concurrency: int = 64
+    request_timeout: float = 60.0
+    workers: int = 0
+    worker_memory: int = 0
+    cache_bytes: int = 0
+    cache_ttl: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,8 @@ class ModelSettings:
     weights: str
     options: Mapping[str, Any]
     threads: int
+    serving: ServingSettings = field(default_factory=ServingSettings)
+    at_start: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,13 +68,10 @@ class ListenSettings:
 
 @dataclass(frozen=True)
 class Limits:
-    """Every bound of the server: bytes, rows, requests and seconds."""
+    """Every bound of the server that is not a model's: bytes, connections and seconds."""
 
     max_body_bytes: int
-    max_batch_size: int
-    max_batch_delay: float
-    max_queue: int
-    max_concurrency: int
+    max_connections: int
     request_timeout: float
     keep_alive: float
     header_timeout: float
@@ -63,11 +82,17 @@ class Limits:
 class Config:
     """Everything that the environment says."""
 
-    model: ModelSettings
+    models: tuple[ModelSettings, ...]
     listen: ListenSettings
     limits: Limits
     goldens: Path
     log_level: str
+    model_control: bool
+
+    @property
+    def model(self) -> ModelSettings:
+        """The first model: what a request without a name means, and what the commands ask."""
+        return self.models[0]
 
 
 @dataclass(frozen=True)
@@ -80,6 +105,51 @@ def read_config(environment: Mapping[str, str]) -> Config:
     """The configuration; ConfigError names the setting, what is wrong with it and what would be right."""
     _refuse_unknown(environment)
     values = {name: _value(name, setting, environment) for name, setting in _SETTINGS.items()}
+    serving = _serving(values)
+    if values["BERTH_MODELS"]:
+        models = _several(values["BERTH_MODELS"], environment, serving)
+    else:
+        models = (_only(values, serving),)
+    return Config(
+        models=models,
+        listen=ListenSettings(
+            host=values["BERTH_HOST"],
+            port=_port(environment, values["BERTH_PORT"]),
+            socket=values["BERTH_SOCKET"],
+            activation=values["BERTH_ACTIVATION_SOCKET"],
+        ),
+        limits=Limits(
+            max_body_bytes=values["BERTH_MAX_BODY_BYTES"],
+            max_connections=values["BERTH_MAX_CONNECTIONS"],
+            request_timeout=values["BERTH_REQUEST_TIMEOUT_S"],
+            keep_alive=values["BERTH_KEEP_ALIVE_S"],
+            header_timeout=values["BERTH_HEADER_TIMEOUT_S"],
+            drain_timeout=values["BERTH_DRAIN_TIMEOUT_S"],
+        ),
+        goldens=Path(values["BERTH_GOLDENS"]),
+        log_level=values["BERTH_LOG_LEVEL"],
+        model_control=values["BERTH_MODEL_CONTROL"],
+    )
+
+
+def _serving(values: Mapping[str, Any]) -> ServingSettings:
+    sizes = values["BERTH_BATCH_SIZES"]
+    return ServingSettings(
+        max_batch_size=sizes[-1] if sizes else values["BERTH_MAX_BATCH_SIZE"],
+        batch_sizes=sizes,
+        max_batch_delay=values["BERTH_MAX_BATCH_DELAY_MS"] / 1000,
+        max_queue=values["BERTH_MAX_QUEUE"],
+        max_queue_bytes=values["BERTH_MAX_QUEUE_BYTES"],
+        max_concurrency=values["BERTH_MAX_CONCURRENCY"],
+        request_timeout=values["BERTH_REQUEST_TIMEOUT_S"],
+        workers=values["BERTH_WORKERS"],
+        worker_memory=values["BERTH_WORKER_MEMORY_BYTES"],
+        cache_bytes=values["BERTH_CACHE_BYTES"],
+        cache_ttl=values["BERTH_CACHE_TTL_S"],
+    )
+
+
+def _only(values: Mapping[str, Any], serving: ServingSettings) -> ModelSettings:
     model = ModelSettings(
         name=values["BERTH_MODEL_NAME"],
         version=values["BERTH_MODEL_VERSION"],
@@ -89,30 +159,75 @@ def read_config(environment: Mapping[str, str]) -> Config:
         weights=values["BERTH_WEIGHTS"],
         options=values["BERTH_OPTIONS"],
         threads=values["BERTH_THREADS"],
+        serving=serving,
     )
     _check_model(model)
-    return Config(
-        model=model,
-        listen=ListenSettings(
-            host=values["BERTH_HOST"],
-            port=_port(environment, values["BERTH_PORT"]),
-            socket=values["BERTH_SOCKET"],
-            activation=values["BERTH_ACTIVATION_SOCKET"],
-        ),
-        limits=Limits(
-            max_body_bytes=values["BERTH_MAX_BODY_BYTES"],
-            max_batch_size=values["BERTH_MAX_BATCH_SIZE"],
-            max_batch_delay=values["BERTH_MAX_BATCH_DELAY_MS"] / 1000,
-            max_queue=values["BERTH_MAX_QUEUE"],
-            max_concurrency=values["BERTH_MAX_CONCURRENCY"],
-            request_timeout=values["BERTH_REQUEST_TIMEOUT_S"],
-            keep_alive=values["BERTH_KEEP_ALIVE_S"],
-            header_timeout=values["BERTH_HEADER_TIMEOUT_S"],
-            drain_timeout=values["BERTH_DRAIN_TIMEOUT_S"],
-        ),
-        goldens=Path(values["BERTH_GOLDENS"]),
-        log_level=values["BERTH_LOG_LEVEL"],
-    )
+    return model
+
+
+def _several(path: str, environment: Mapping[str, str], serving: ServingSettings) -> tuple[ModelSettings, ...]:
+    """The models of a file. Its keys are the settings' names, in lower case, without BERTH_ and BERTH_MODEL_.
+
+    What an entry leaves out is as the environment says.
+    """
+    for name in _OF_ONE_MODEL:
+        if name in environment:
+            raise ConfigError(f"{name} and BERTH_MODELS: set one of them, not both")
+    try:
+        entries = msgspec.json.decode(Path(path).read_bytes(), type=list[dict[str, Any]])
+    except OSError as error:
+        raise ConfigError(f"BERTH_MODELS: {path} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"BERTH_MODELS: {path}: expected a JSON array of models: {error}") from error
+    if not entries:
+        raise ConfigError(f"BERTH_MODELS: {path} names no model")
+    models = tuple(_entry(f"BERTH_MODELS: {path}: [{index}]", entry, serving) for index, entry in enumerate(entries))
+    if len({(model.name, model.version) for model in models}) < len(models):
+        raise ConfigError(f"BERTH_MODELS: {path}: two models have the same name and version")
+    return models
+
+
+def _entry(where: str, entry: Mapping[str, Any], serving: ServingSettings) -> ModelSettings:
+    values: dict[str, Any] = {name: setting.parse(setting.default) for name, setting in _OF_ONE_MODEL.items()}
+    given: dict[str, Any] = {}
+    at_start = entry.get("at_start", True)
+    if not isinstance(at_start, bool):
+        raise ConfigError(f"{where}.at_start: expected true or false, got {at_start!r}")
+    for key, value in entry.items():
+        if key == "at_start":
+            continue
+        name, known = _KEYS.get(key, ("", None))
+        if known is None:
+            near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{where}.{key}: no such key; did you mean {near}?")
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        try:
+            given[name] = known.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{where}.{key}: {error}, got {text!r}") from error
+    try:
+        model = _only(values | given, serving)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    overrides = _serving({**_as_values(serving), **given})
+    return replace(model, serving=overrides, at_start=at_start)
+
+
+def _as_values(serving: ServingSettings) -> dict[str, Any]:
+    """The settings that a `ServingSettings` was made from."""
+    return {
+        "BERTH_MAX_BATCH_SIZE": serving.max_batch_size,
+        "BERTH_BATCH_SIZES": serving.batch_sizes,
+        "BERTH_MAX_BATCH_DELAY_MS": serving.max_batch_delay * 1000,
+        "BERTH_MAX_QUEUE": serving.max_queue,
+        "BERTH_MAX_QUEUE_BYTES": serving.max_queue_bytes,
+        "BERTH_MAX_CONCURRENCY": serving.max_concurrency,
+        "BERTH_REQUEST_TIMEOUT_S": serving.request_timeout,
+        "BERTH_WORKERS": serving.workers,
+        "BERTH_WORKER_MEMORY_BYTES": serving.worker_memory,
+        "BERTH_CACHE_BYTES": serving.cache_bytes,
+        "BERTH_CACHE_TTL_S": serving.cache_ttl,
+    }
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
@@ -204,13 +319,29 @@ def _options(text: str) -> dict[str, Any]:
         raise ValueError(f"expected a JSON object ({error})") from error
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.strip("[]").split(",")) if text.strip("[] ") else ()
+    except ValueError as error:
+        raise ValueError("expected whole numbers, smallest first, for example 1,8,64") from error
+    if any(size < 1 for size in sizes) or list(sizes) != sorted(set(sizes)):
+        raise ValueError("expected whole numbers, smallest first, for example 1,8,64")
+    return sizes
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("expected on or off")
+    return text == "on"
+
+
 def _log_level(text: str) -> str:
     if text not in LOG_LEVELS:
         raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}")
     return text
 
 
-_SETTINGS: dict[str, _Setting] = {
+_OF_ONE_MODEL: dict[str, _Setting] = {
     "BERTH_MODEL_NAME": _Setting("model", _text),
     "BERTH_MODEL_VERSION": _Setting("1", _text),
     "BERTH_MODEL_DESCRIPTION": _Setting(""),
@@ -218,20 +349,39 @@ _SETTINGS: dict[str, _Setting] = {
     "BERTH_FORMAT": _Setting("", _format),
     "BERTH_WEIGHTS": _Setting(""),
     "BERTH_OPTIONS": _Setting("{}", _options),
+    "BERTH_THREADS": _Setting("1", _whole(1, 1024)),
+}
+_OF_SERVING: dict[str, _Setting] = {
+    "BERTH_MAX_BATCH_SIZE": _Setting("64", _whole(1, 1_000_000)),
+    "BERTH_BATCH_SIZES": _Setting("", _sizes),
+    "BERTH_MAX_BATCH_DELAY_MS": _Setting("0", _number(0, 60_000)),
+    "BERTH_MAX_QUEUE": _Setting("1024", _whole(1, 1_000_000)),
+    "BERTH_MAX_QUEUE_BYTES": _Setting(str(256 * MIB), _whole(1, 2**40)),
+    "BERTH_MAX_CONCURRENCY": _Setting("64", _whole(1, 100_000)),
+    "BERTH_REQUEST_TIMEOUT_S": _Setting("60", _number(0.001, 86_400)),
+    "BERTH_WORKERS": _Setting("0", _whole(0, 1024)),
+    "BERTH_WORKER_MEMORY_BYTES": _Setting("0", _whole(0, 2**40)),
+    "BERTH_CACHE_BYTES": _Setting("0", _whole(0, 2**40)),
+    "BERTH_CACHE_TTL_S": _Setting("60", _number(0.001, 31_536_000)),
+}
+_KEYS = {
+    name.removeprefix("BERTH_").removeprefix("MODEL_").lower(): (name, setting)
+    for name, setting in (_OF_ONE_MODEL | _OF_SERVING).items()
+}
+_SETTINGS: dict[str, _Setting] = {
+    **_OF_ONE_MODEL,
+    **_OF_SERVING,
+    "BERTH_MODELS": _Setting(""),
     "BERTH_GOLDENS": _Setting("goldens", _text),
     "BERTH_HOST": _Setting("0.0.0.0", _text),  # noqa: S104  a container's own network, or none
     "BERTH_PORT": _Setting("8080", _whole(1, 65535)),
     "BERTH_SOCKET": _Setting(""),
     "BERTH_ACTIVATION_SOCKET": _Setting("/run/berth/activate.sock"),
     "BERTH_MAX_BODY_BYTES": _Setting(str(64 * MIB), _whole(1, 2**31 - 1)),
-    "BERTH_MAX_BATCH_SIZE": _Setting("64", _whole(1, 1_000_000)),
-    "BERTH_MAX_BATCH_DELAY_MS": _Setting("0", _number(0, 60_000)),
-    "BERTH_MAX_QUEUE": _Setting("1024", _whole(1, 1_000_000)),
-    "BERTH_MAX_CONCURRENCY": _Setting("64", _whole(1, 100_000)),
-    "BERTH_REQUEST_TIMEOUT_S": _Setting("60", _number(0.001, 86_400)),
+    "BERTH_MAX_CONNECTIONS": _Setting("10000", _whole(1, 1_000_000)),
     "BERTH_KEEP_ALIVE_S": _Setting("620", _number(0.1, 86_400)),
     "BERTH_HEADER_TIMEOUT_S": _Setting("10", _number(0.1, 3_600)),
     "BERTH_DRAIN_TIMEOUT_S": _Setting("25", _number(0, 3_600)),
-    "BERTH_THREADS": _Setting("1", _whole(1, 1024)),
+    "BERTH_MODEL_CONTROL": _Setting("off", _switch),
     "BERTH_LOG_LEVEL": _Setting("info", _log_level),
 }

@@ -83,6 +83,10 @@ class Executor(Protocol):
     def why_not_ready(self) -> str:
         """Why it takes no batches at the moment; empty when it does."""
 
+    @property
+    def why_dead(self) -> str:
+        """Why it never will again; empty when it may."""
+
     def submit(self, groups: Sequence[Group], done: Done, wanted: Callable[[int], bool] | None = None) -> None:
         """Run a batch; `done` is called on the loop, later. `wanted`: whether anybody waits for a group any more."""
 
@@ -147,6 +151,7 @@ class ThreadExecutor:
 
     capacity = 1
     why_not_ready = ""
+    why_dead = ""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

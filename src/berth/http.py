@@ -35,6 +35,7 @@ _REASONS = {
     405: b"Method Not Allowed",
     408: b"Request Timeout",
     413: b"Content Too Large",
+    403: b"Forbidden",
     415: b"Unsupported Media Type",
     422: b"Unprocessable Content",
     429: b"Too Many Requests",

@@ -21,11 +21,24 @@ class Repository:
         for versions in self._models.values():
             yield from versions.values()
 
-    def add(self, served: ServedModel) -> None:
-        """A version that has been loaded; it is the one that its name means from now on."""
+    def add(self, served: ServedModel) -> ServedModel | None:
+        """A version that has been loaded; it is the one that its name means from now on. What it replaces is given."""
         versions = self._models.setdefault(served.name, {})
-        versions.pop(served.version, None)
+        old = versions.pop(served.version, None)
         versions[served.version] = served
+        return old
+
+    @property
+    def why_unready(self) -> str:
+        """Why requests are not wanted: no model, or one that nothing runs just now."""
+        if not self._models:
+            return "no model is loaded"
+        return next((served.why_unready for served in self if served.why_unready), "")
+
+    @property
+    def why_dead(self) -> str:
+        """Why only a new server helps; nothing when it need not."""
+        return next((served.executor.why_dead for served in self if served.executor.why_dead), "")
 
     def remove(self, served: ServedModel) -> None:
         """Take a version out; requests that it has in flight are answered."""

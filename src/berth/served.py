@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from berth.admission import Admission
 from berth.answers import Answers
 from berth.batching import Batcher, BatchSizes
-from berth.config import Limits
+from berth.config import ModelSettings
 from berth.executor import Executor
 from berth.metrics import ModelMetrics
 from berth.model import Model
@@ -30,21 +30,22 @@ class ServedModel:
 
     def __init__(
         self,
-        identity: tuple[str, str],
+        settings: ModelSettings,
         model: Model,
         executor: Executor,
         answers: Answers,
         metrics: ModelMetrics,
-        limits: Limits,
     ) -> None:
-        self.name, self.version = identity
+        serving = settings.serving
+        self.settings = settings
+        self.name, self.version = settings.name, settings.version
         self.model = model
         self.metrics = metrics
-        self.max_rows = limits.max_batch_size
+        self.max_rows = serving.max_batch_size
         self._answers = answers
-        self._admission = Admission(limits.max_queue, limits.request_timeout)
+        self._admission = Admission(serving.max_queue, serving.request_timeout)
         self.executor = executor
-        sizes = BatchSizes(limits.max_batch_size, limits.max_batch_delay)
+        sizes = BatchSizes(serving.max_batch_size, serving.max_batch_delay)
         self._batcher: Batcher | StreamQueue
         if model.streams:
             self._batcher = StreamQueue(executor, metrics, answers)
@@ -60,6 +61,12 @@ class ServedModel:
     def in_flight(self) -> int:
         """How many requests it still owes an answer."""
         return len(self._admission)
+
+    @property
+    def why_unready(self) -> str:
+        """Why it cannot answer at the moment; nothing when it can."""
+        why = self.executor.why_not_ready
+        return f"model {self.name!r}: {why}" if why else ""
 
     def made(self, make: Callable[[ServedModel], _Made]) -> _Made:
         """What a protocol needs for this model, made once and kept as long as the model."""

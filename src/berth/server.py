@@ -1,4 +1,4 @@
-"""The life of a server, from the environment to the exit code: listen, load, serve, drain.
+"""The life of a server, from the configuration to the exit code: listen, load, serve, drain.
 
 `serve` reads like its runbook. `__main__` calls it; everything it starts is in the modules that it names.
 """
@@ -10,90 +10,56 @@ import gc
 import os
 import signal
 import socket
-import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import uvloop
 
 from berth import memory
-from berth.activation import Activation, activate
 from berth.answers import RUN, Answers
 from berth.application import Application, Face
-from berth.async_executor import AsyncExecutor
-from berth.config import Config, ListenSettings
-from berth.errors import ConfigError
-from berth.executor import ThreadExecutor
+from berth.config import Config
 from berth.health import Health, State
 from berth.http import Connection, Server
+from berth.listeners import Listeners, open_listeners
+from berth.loading import Loader
 from berth.log import Log
 from berth.metrics import Metrics
-from berth.model import Model, load_model
-from berth.predictors import find_predictor, kind_of
+from berth.predictors import find_predictor
 from berth.protocols.native import Native
 from berth.protocols.openapi import OpenApi
 from berth.protocols.probes import Probes
 from berth.protocols.v2 import V2
+from berth.protocols.v2_repository import V2Repository
 from berth.repository import Repository
-from berth.served import ServedModel
+from berth.workers.template import Template
 
 BACKLOG = 2048
 TICK_S = 0.5
 QUIET_S = 0.25  # how long a draining server goes on accepting, so that nobody is refused who had not heard yet
-GC_THRESHOLDS = (
-    20_000,
-    20,
-    50,
-)  # requests are freed by reference counts; the default would search for cycles all the time
+# Requests are freed by reference counts; the collector's default would search for cycles all the time.
+GC_THRESHOLDS = (20_000, 20, 50)
 _POLL_S = 0.02
-
-
-LocalExecutor = ThreadExecutor | AsyncExecutor
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """The sockets to serve on; `activation` is who handed them over, if somebody did."""
-
-    sockets: tuple[socket.socket, ...]
-    activation: Activation | None
-    addresses: tuple[str, ...]
 
 
 def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises what `load` raises."""
     signal.signal(signal.SIGTERM, _stop_while_loading)
+    template = _fork_template(config)
     listeners = open_listeners(config.listen)
-    try:
-        executor, model = _load(config)
-    except BaseException:
-        for listener in listeners.sockets:
-            listener.close()
-        raise
-    gc.collect()
-    gc.freeze()  # what is loaded stays: the collector need not look at it again
-    memory.release()
-    gc.set_threshold(*GC_THRESHOLDS)
     log = Log(config.log_level, prefix=RUN)
     log.start()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, model, executor, listeners, log))
+            return runner.run(_serve(config, template, listeners, log))
+    except BaseException:
+        listeners.close()
+        raise
     finally:
+        if template is not None:
+            template.close()
         log.close()
-
-
-def open_listeners(settings: ListenSettings) -> Listeners:
-    """Take the listeners that an engine offers, or bind our own; ConfigError when an address cannot be had."""
-    activation = activate(settings.activation)
-    if activation is not None:
-        names = tuple(f"activated:{index}" for index in range(len(activation.listeners)))
-        return Listeners(activation.listeners, activation, names)
-    if settings.socket:
-        return Listeners((_bind_unix(settings.socket),), None, (f"unix:{settings.socket}",))
-    return Listeners((_bind_tcp(settings.host, settings.port),), None, (f"http://{settings.host}:{settings.port}",))
 
 
 @dataclass(frozen=True)
@@ -104,6 +70,8 @@ class _Parts:
     metrics: Metrics
     log: Log
     repository: Repository
+    loader: Loader
+    application: Application
 
     @property
     def in_flight(self) -> int:
@@ -116,29 +84,59 @@ class _Parts:
         self.log.tick()
 
 
-def _load(config: Config) -> tuple[LocalExecutor, Model]:
-    """The model, and the executor that it was loaded in."""
-    if config.model.predictor and kind_of(find_predictor(config.model.predictor).predict).asynchronous:
-        asynchronous = AsyncExecutor(config.limits.max_concurrency)
-        return asynchronous, asynchronous.load(lambda: load_model(config.model, asynchronous.wait))
-    thread = ThreadExecutor()
-    return thread, thread.load(lambda: load_model(config.model))
+def _fork_template(config: Config) -> Template | None:
+    """The process that forks workers, if any model wants them; before threads, loops and sockets, after imports."""
+    wanted = [model for model in config.models if model.serving.workers]
+    for model in wanted:
+        if model.predictor:
+            find_predictor(model.predictor)
+    return Template() if wanted else None
 
 
-async def _serve(config: Config, model: Model, executor: LocalExecutor, listeners: Listeners, log: Log) -> int:
+async def _serve(config: Config, template: Template | None, listeners: Listeners, log: Log) -> int:
     loop = asyncio.get_running_loop()
+    parts = _assemble(config, template, log)
+    await parts.loader.load_at_start()
+    _settle_memory()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    parts = _Parts(Health(), Metrics(), log, Repository())
-    server = Server(_application(config, model, executor, parts), config.limits)
+    server = Server(parts.application, config.limits)
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
     parts.health.state = State.READY
     if listeners.activation is not None:
         listeners.activation.ready()
     log.event("info", "ready", model=config.model.name, version=config.model.version, listeners=listeners.addresses)
     await _tick_until(stop, server, parts)
-    return await _drain(server, accepting, parts)
+    code = await _drain(server, accepting, parts)
+    await parts.loader.close(1.0)
+    return code
+
+
+def _assemble(config: Config, template: Template | None, log: Log) -> _Parts:
+    metrics, health, repository = Metrics(), Health(), Repository()
+    answers = Answers(metrics, log)
+    loader = Loader(config.models, repository, answers, metrics, log, template)
+    faces: list[Face] = [
+        Native(repository),
+        V2(repository, health),
+        V2Repository(repository, loader, allowed=config.model_control),
+        Probes(health, metrics),
+        OpenApi(repository),
+    ]
+    application = Application(faces, answers, config.limits.max_body_bytes)
+    loader.changed = application.forget
+    health.why_dead = lambda: repository.why_dead
+    health.why_unready = lambda: repository.why_unready
+    return _Parts(health, metrics, log, repository, loader, application)
+
+
+def _settle_memory() -> None:
+    """What is loaded stays: the collector need not look at it again, and what loading needed is given back."""
+    gc.collect()
+    gc.freeze()
+    memory.release()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _drain(server: Server, accepting: Sequence[asyncio.Server], parts: _Parts) -> int:
@@ -176,56 +174,11 @@ async def _tick_until(stop: asyncio.Event, server: Server, parts: _Parts) -> Non
             continue
 
 
-def _application(config: Config, model: Model, executor: LocalExecutor, parts: _Parts) -> Application:
-    answers = Answers(parts.metrics, parts.log)
-    executor.attach()
-    identity = (config.model.name, config.model.version)
-    served = ServedModel(identity, model, executor, answers, parts.metrics.of(*identity), config.limits)
-    repository = parts.repository
-    repository.add(served)
-    faces: list[Face] = [
-        Native(repository),
-        V2(repository, parts.health),
-        Probes(parts.health, parts.metrics),
-        OpenApi(repository, config.model),
-    ]
-    return Application(faces, answers, config.limits.max_body_bytes)
-
-
 async def _accept(server: Server, listener: socket.socket) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(lambda: Connection(server), sock=listener, backlog=BACKLOG)
     return await loop.create_server(lambda: Connection(server), sock=listener, backlog=BACKLOG)
-
-
-def _bind_tcp(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"BERTH_HOST, BERTH_PORT: cannot listen on {host} port {port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
-
-
-def _bind_unix(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if stat.S_ISSOCK(Path(path).stat().st_mode):
-            Path(path).unlink()  # left behind by a server that was killed
-    except FileNotFoundError:
-        pass
-    try:
-        listener.bind(path)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"BERTH_SOCKET: cannot listen on {path}: {error.strerror or error}") from error
-    listener.setblocking(False)
-    return listener
 
 
 def _stop_while_loading(number: int, _: object) -> None:

@@ -65,7 +65,7 @@ def test_every_setting_has_a_default_that_is_valid() -> None:
     assert config.listen.activation == "/run/berth/activate.sock"
     assert config.limits.keep_alive == 620
     assert config.limits.max_body_bytes == 64 * 1024 * 1024
-    assert config.limits.max_batch_delay == 0
+    assert config.model.serving.max_batch_delay == 0
 
 
 @pytest.mark.parametrize(

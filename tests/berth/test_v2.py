@@ -40,7 +40,13 @@ def outputs(answer: Answer) -> dict[str, Any]:
 def test_the_server_describes_itself(onnx_server: Berth) -> None:
     answer = onnx_server.get("/v2").json
     assert answer["name"] == "berth"
-    assert answer["extensions"] == ["binary_tensor_data"]
+    assert answer["extensions"] == [
+        "binary_tensor_data",
+        "generate",
+        "model_configuration",
+        "model_repository",
+        "statistics",
+    ]
     assert onnx_server.get("/v2/models").json == {"models": ["double"]}
 
 

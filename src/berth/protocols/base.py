@@ -1,12 +1,13 @@
 """What every protocol speaks: `Request` in, `Response` or `Work` out, `Refusal` for everything that is wrong.
 
-A protocol is a set of routes. A handler either answers at once (`Response`), or gives `Work` for a model together with
-the function that turns answers into a `Response`. application.py dispatches; the transports turn both into bytes.
+A protocol is a set of routes. A handler answers at once (`Response`), or gives `Work` for a model together with the
+function that turns answers into a `Response`, or, for the rare slow thing, a coroutine. application.py dispatches; the
+transports turn both into bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,7 +89,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
         self.headers = headers
 
 
-Handler = Callable[[Request], "Response | Work"]
+Handler = Callable[[Request], "Response | Work | Coroutine[Any, Any, Response]"]
 
 
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:

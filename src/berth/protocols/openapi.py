@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from berth.config import ModelSettings
 from berth.model import Model
 from berth.protocols.base import HTML, Handler, Response, Route
 from berth.protocols.page import content_security_policy, render_page
@@ -31,9 +30,8 @@ _ERRORS = {
 class OpenApi:
     """The description of a model's HTTP interface: at `/` for the first model, below `/models/{name}` for any."""
 
-    def __init__(self, repository: Repository, settings: ModelSettings) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._settings = settings
 
     def routes(self) -> list[Route]:
         """None: every path depends on what is loaded."""
@@ -61,7 +59,7 @@ class OpenApi:
         return lambda _: response
 
     def _describe(self, served: ServedModel) -> dict[str, Any]:
-        return describe_model(served.model, served.name, served.version, self._settings.description)
+        return describe_model(served.model, served.name, served.version, served.settings.description)
 
 
 def describe_model(model: Model, name: str, version: str, description: str) -> dict[str, Any]:

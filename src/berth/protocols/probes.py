@@ -31,7 +31,8 @@ class Probes:
         """None of its paths names a model."""
 
     def _live(self, _: Request) -> Response:
-        return self._live_response
+        why = self._health.why_dead()
+        return json_response({"live": False, "error": why}, 503) if why else self._live_response
 
     def _ready(self, _: Request) -> Response:
         if self._health.ready:

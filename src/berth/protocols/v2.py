@@ -27,13 +27,14 @@ from berth.protocols.v2_codec import (
 )
 from berth.protocols.v2_express import ExpressLane
 from berth.protocols.v2_generate import Generation
+from berth.protocols.v2_repository import config_of, statistics_of
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.tensors import Array, TensorSpec
 from berth.work import Work
 
 INFER = "v2.infer"  # the route's name in logs and metrics
-EXTENSIONS = ("binary_tensor_data", "generate")
+EXTENSIONS = ("binary_tensor_data", "generate", "model_configuration", "model_repository", "statistics")
 _HEADER_LENGTH = b"inference-header-content-length"
 _MODELS = "/v2/models/"
 
@@ -52,6 +53,7 @@ class V2:
             Route("/v2", "v2.server", {"GET": self._describe_server}),
             Route("/v2/", "v2.server", {"GET": self._describe_server}),
             Route("/v2/models", "v2.models", {"GET": self._names}),
+            Route("/v2/models/stats", "v2.stats", {"GET": self._statistics}),
         ]
 
     def resolve(self, path: str) -> Route | None:
@@ -83,11 +85,20 @@ class V2:
         """Whether the model wants requests."""
 
         def handler(_: Request) -> Response:
-            if self._health.ready:
+            why = self._health.why_dead() or served.why_unready or self._health.why_not
+            if not why:
                 return json_response({"name": served.name, "ready": True})
-            return json_response({"name": served.name, "ready": False, "error": self._health.why_not}, 503)
+            return json_response({"name": served.name, "ready": False, "error": why}, 503)
 
         return handler
+
+    def config(self, served: ServedModel) -> Handler:
+        """How the model is served."""
+        return lambda _: json_response(config_of(served))
+
+    def statistics(self, served: ServedModel) -> Handler:
+        """What was counted for the model."""
+        return lambda _: json_response({"model_stats": [statistics_of(served)]})
 
     def infer(self, served: ServedModel) -> Handler:
         """Ask the model."""
@@ -108,6 +119,9 @@ class V2:
     def _describe_server(self, _: Request) -> Response:
         return json_response(self._server)
 
+    def _statistics(self, _: Request) -> Response:
+        return json_response({"model_stats": [statistics_of(served) for served in self._repository]})
+
     def _names(self, _: Request) -> Response:
         return json_response({"models": list(dict.fromkeys(served.name for served in self._repository))})
 
@@ -115,6 +129,8 @@ class V2:
 _ACTIONS: dict[str, tuple[str, str, Callable[[V2, ServedModel], Handler]]] = {
     "": ("v2.metadata", "GET", V2.metadata),
     "/ready": ("v2.model_ready", "GET", V2.ready),
+    "/config": ("v2.config", "GET", V2.config),
+    "/stats": ("v2.stats", "GET", V2.statistics),
     "/infer": (INFER, "POST", V2.infer),
     "/infer_stream": ("v2.infer_stream", "POST", V2.infer_stream),
     "/generate": ("v2.generate", "POST", V2.generate),

@@ -1,0 +1,34 @@
+"""Predictors for worker processes and for servers of several models."""
+
+import os
+import pathlib
+import signal
+import time
+
+import berth
+
+
+class Spin:
+    def predict(self, seconds: float, value: int = 0) -> dict[str, int]:
+        """Pure Python for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        return {"value": value, "pid": os.getpid()}
+
+
+class Fragile:
+    @berth.batched
+    def predict(self, value: list[int]) -> list[dict[str, int]]:
+        """Ends its process at 13."""
+        if 13 in value:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [{"value": item, "pid": os.getpid()} for item in value]
+
+
+class Versioned:
+    def load(self) -> None:
+        self.text = pathlib.Path(os.environ["VERSION_FILE"]).read_text()
+
+    def predict(self, x: int) -> str:
+        return f"{self.text} {x}"
