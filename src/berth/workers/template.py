@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from berth.workers.template_process import run_template
 News = Forked | Exited
 _CLOSE_S = 5.0
 _POLL_S = 0.005
+_BEHIND_S = 5.0  # a template forks a hundred workers in less
 _LOST = "ended with the process that forks the workers"
 
 
@@ -76,8 +78,14 @@ class Template:
             self._tell_lost()
             return
         try:
-            socket.send_fds(self._control, [encode(order)], descriptors)
-        except OSError:  # it is gone, or has not read hundreds of orders
+            while True:
+                try:
+                    socket.send_fds(self._control, [encode(order)], descriptors)
+                    return
+                except BlockingIOError:  # hundreds of workers were asked for at once
+                    if not select.select([], [self._control], [], _BEHIND_S)[1]:
+                        raise
+        except OSError:  # it is gone, or hangs
             self._lose()
 
     def _attach(self) -> None:
