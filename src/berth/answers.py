@@ -128,6 +128,8 @@ class Answers:
                     self._stream_once(exchange, work.stream, outcome)
                     continue
                 response: Response = work.encode(outcome)
+                if work.cache_status:
+                    response = _with_cache_status(response, work)
                 route = self._answer_simply(exchange, response)
                 if route is None:
                     self.answer(exchange, response)
@@ -267,6 +269,13 @@ class Answers:
     def _log_failure(self, message: str, exchange: Exchange, error_id: str, trace: str) -> None:
         fields = {"request_id": exchange.request_id, "route": exchange.route.name, "error_id": error_id}
         self._log.event("error", message, **fields, traceback=trace)
+
+
+def _with_cache_status(response: Response, work: Work) -> Response:
+    headers = (*response.headers, (b"Cache-Status", work.cache_status))
+    if work.age is not None:
+        headers += ((b"Age", b"%d" % work.age),)
+    return msgspec.structs.replace(response, headers=headers)
 
 
 def _compressed(response: Response, accepted: bytes) -> Response:

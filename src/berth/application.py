@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import math
 from collections.abc import Coroutine, Sequence
 from time import perf_counter
 from typing import Any, Protocol
@@ -61,6 +62,8 @@ class Application:
             if type(outcome) is Work:
                 exchange.work = outcome
                 outcome.exchange = exchange
+                if head.timeout is not None and (outcome.timeout is None or outcome.timeout > head.timeout):
+                    outcome.timeout = head.timeout
                 outcome.queue.submit(outcome)
             elif type(outcome) is Response:
                 self._answers.answer(exchange, outcome)
@@ -115,7 +118,8 @@ class Application:
             raise Refusal(405, text, ((b"Allow", allowed.encode()),))
         if b"content-encoding" in head.headers:
             handler = functools.partial(self._decompressed, handler)
-        elif method == "POST":
+        head.timeout = _timeout(head.headers)
+        if method == "POST" and head.timeout is None and b"content-encoding" not in head.headers:
             head.express = route.express
         head.handler = handler
         return handler
@@ -135,3 +139,19 @@ class Application:
     def _decompressed(self, handler: Handler, request: Request) -> Outcome:
         request.body = decompress(request.body, request.head.headers[b"content-encoding"], self._limit)
         return handler(request)
+
+
+def _timeout(headers: dict[bytes, bytes]) -> float | None:
+    """The caller's own deadline in seconds: X-Request-Timeout in seconds, or what a gateway says in milliseconds."""
+    for name, unit in ((b"x-request-timeout", 1.0), (b"x-envoy-expected-rq-timeout-ms", 0.001)):
+        text = headers.get(name)
+        if text is None:
+            continue
+        try:
+            seconds = float(text) * unit
+        except ValueError:
+            seconds = math.nan
+        if not seconds > 0:
+            raise Refusal(400, f"{name.decode()}: expected a number above 0, got {text.decode('latin-1')!r}")
+        return seconds
+    return None

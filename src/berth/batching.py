@@ -34,6 +34,14 @@ class BatchSizes:
 ALONE = BatchSizes(1)
 
 
+@dataclass(frozen=True)
+class _Urgent:
+    """The group of works of one priority, and what may run with them."""
+
+    priority: int
+    key: Hashable
+
+
 class Batcher:
     """The queue in front of the model."""
 
@@ -60,11 +68,17 @@ class Batcher:
         self._running = 0
         self._usual = 0.0 if model.steady and isinstance(executor, ThreadExecutor) else float("inf")
         self._warm = 0
+        self._row_seconds = 0.0  # of the executor, for each row of recent batches
 
     @property
     def idle_and_quick(self) -> bool:
         """Whether a batch could be run on the loop right now: nothing runs, nothing waits, and runs take no time."""
         return self._usual < QUICK_S and self._warm > WARM and not (self._running or self._groups or self._max_delay)
+
+    @property
+    def expected_wait(self) -> float:
+        """How long (seconds) what waits now will take, by what recent rows took."""
+        return self._waiting * self._row_seconds / self._executor.capacity
 
     def ran(self, seconds: float, runs: int) -> None:
         """A batch has run on the loop, here or in an express lane."""
@@ -75,6 +89,8 @@ class Batcher:
         """Queue a work; it runs with whatever else arrives in this turn of the loop."""
         model = self._model
         key = None if self._steady else model.key(work.calls[0])
+        if work.priority:
+            key = _Urgent(work.priority, key)
         if not work.rows:
             work.rows = sum(map(model.rows, work.calls))
         group = self._groups.get(key)
@@ -116,6 +132,8 @@ class Batcher:
     def _submit(self, works: list[Work], groups: list[Group]) -> None:
         def done(finished: Finished) -> None:
             self._running -= 1
+            rows = max(sum([work.rows for work in works]), 1)
+            self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             self._finish(works, finished, finished.busy)
 
         self._executor.submit(groups, done, lambda index: not works[index].done)
@@ -123,11 +141,12 @@ class Batcher:
     def _next_batch(self) -> list[Work]:
         """The oldest work and those that may run with it, up to the limit; those given up meanwhile are dropped."""
         while self._groups:
-            key = min(self._groups, key=self._age) if len(self._groups) > 1 else next(iter(self._groups))
+            key = min(self._groups, key=self._turn) if len(self._groups) > 1 else next(iter(self._groups))
             group = self._groups[key]
             works: list[Work] = []
             rows = 0
-            while group and (not works or rows + group[0].rows <= self._max_rows):
+            limit = self._share()
+            while group and (not works or rows + group[0].rows <= limit):
                 work = group.popleft()
                 self._waiting -= work.rows
                 if not work.done:
@@ -139,8 +158,13 @@ class Batcher:
                 return works
         return []
 
-    def _age(self, key: Hashable) -> float:
-        return self._groups[key][0].arrived
+    def _share(self) -> int:
+        """The most rows for the next batch: with several idle workers, what waits is shared among them."""
+        idle = self._executor.capacity - self._running
+        return self._max_rows if idle < 2 else min(self._max_rows, -(-self._waiting // idle))
+
+    def _turn(self, key: Hashable) -> tuple[float, float]:
+        return key.priority if isinstance(key, _Urgent) else float("inf"), self._groups[key][0].arrived
 
     def _finish(self, works: list[Work], finished: Finished, seconds: float) -> None:
         self._learn(seconds)

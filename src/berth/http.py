@@ -200,6 +200,8 @@ class Connection(asyncio.Protocol):
         """Accepted."""
         self._transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
+        if len(self._server.connections) > self._server.limits.max_connections:
+            self._refuse(503, f"too many connections (BERTH_MAX_CONNECTIONS={self._server.limits.max_connections})")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone, by either side: nobody waits for the answers any more."""

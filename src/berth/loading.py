@@ -110,7 +110,13 @@ class Loader:
             pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
             load = functools.partial(_load_warm, settings)
             pool = WorkerPool(self._template, load, pool_settings, self._log.event)
-            return pool, remote_model(settings, await pool.start())
+            description = await pool.start()
+            self._metrics.of(settings.name, settings.version).workers = pool.counts
+            try:
+                return pool, remote_model(settings, description)
+            except BaseException:
+                await pool.close(0.0)
+                raise
         if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
             asynchronous = AsyncExecutor(serving.max_concurrency)
             return await _load_in(asynchronous, functools.partial(_load_warm, settings, asynchronous.wait))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -70,6 +71,13 @@ class Histogram:
         yield f"{self.name}_count{{{labels}}} {total}"
 
 
+class CacheCounts(Protocol):
+    """What a response cache counts."""
+
+    hits: int
+    misses: int
+
+
 class ModelMetrics:
     """What is counted for one model."""
 
@@ -86,6 +94,8 @@ class ModelMetrics:
         self.successes = 0
         self.express = 0  # of the successes, those of the express lane
         self.runs = 0
+        self.cache: CacheCounts | None = None
+        self.workers: Counter[str] = Counter()  # what happened to worker processes
         self.pending: Callable[[], int] = int  # how many requests are in flight
 
     def ran(self, seconds: float, runs: int) -> None:
@@ -133,6 +143,19 @@ class Metrics:
         express = [(model.labels, model.express) for model in models]
         text = "Requests answered in one turn of the event loop, without queue or log line."
         yield from _samples("berth_express_requests_total", text, "counter", express)
+        events = [
+            (f'{model.labels},event="{event}"', count)
+            for model in models
+            for event, count in sorted(model.workers.items())
+        ]
+        if events:
+            yield from _samples("berth_worker_events_total", "What happened to worker processes.", "counter", events)
+        cached = [(model.labels, model.cache) for model in models if model.cache is not None]
+        if cached:
+            hits = [(labels, cache.hits) for labels, cache in cached]
+            misses = [(labels, cache.misses) for labels, cache in cached]
+            yield from _samples("berth_cache_hits_total", "Answers without a run.", "counter", hits)
+            yield from _samples("berth_cache_misses_total", "Questions that had to run.", "counter", misses)
         yield from _triton_lines(models)
 
 

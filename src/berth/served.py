@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from berth.admission import Admission
 from berth.answers import Answers
 from berth.batching import Batcher, BatchSizes
+from berth.cache import ResponseCache
 from berth.config import ModelSettings
-from berth.executor import Executor
+from berth.executor import Executor, Finished
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.protocols.base import Refusal
@@ -43,14 +44,19 @@ class ServedModel:
         self.metrics = metrics
         self.max_rows = serving.max_batch_size
         self._answers = answers
-        self._admission = Admission(serving.max_queue, serving.request_timeout)
+        self._admission = Admission(serving.max_queue, serving.max_queue_bytes, serving.request_timeout)
         self.executor = executor
+        self._cache: ResponseCache | None = None
+        if serving.cache_bytes and not model.streams:
+            self._cache = ResponseCache(model, serving.cache_bytes, serving.cache_ttl)
+            metrics.cache = self._cache
         sizes = BatchSizes(serving.max_batch_size, serving.max_batch_delay)
         self._batcher: Batcher | StreamQueue
         if model.streams:
             self._batcher = StreamQueue(executor, metrics, answers)
         else:
-            self._batcher = Batcher(model, executor, metrics, answers.deliver, sizes)
+            deliver = answers.deliver if self._cache is None else self._deliver_and_remember
+            self._batcher = Batcher(model, executor, metrics, deliver, sizes)
         self._loop = asyncio.get_running_loop()
         self._expiry: asyncio.TimerHandle | None = None
         self._expires = float("inf")
@@ -77,24 +83,54 @@ class ServedModel:
         return made
 
     def submit(self, work: Work) -> None:
-        """Take a work in; its answer comes later. Refusal (503) when the queue is full."""
+        """Take a work in; its answer comes later. Refusal (503) when there is no room or no time."""
         work.arrived = now = perf_counter()
         self.metrics.decode.observe(now - work.exchange.started)
-        if not self._admission.admit(work, now):
-            self.metrics.failures["REJECTED"] += 1
-            text = f"the queue is full ({len(self._admission)} requests, BERTH_MAX_QUEUE); try again"
-            raise Refusal(503, text, ((b"Retry-After", b"1"),))
+        work.size = len(work.exchange.body)
         try:
-            self._batcher.submit(work)
+            self._admission.admit(work, now, self._batcher.expected_wait)
         except Refusal:
-            self._admission.release(work)
+            self.metrics.failures["REJECTED"] += 1
             raise
+        if self._cache is None or not self._answered_from(self._cache, work, now):
+            try:
+                self._batcher.submit(work)
+            except Refusal:
+                self._admission.release(work)
+                raise
         if work.deadline < self._expires:
             self._plan_expiry(work.deadline)
 
+    def _answered_from(self, cache: ResponseCache, work: Work, now: float) -> bool:
+        """Whether nothing has to run for a work: it is answered now, or when somebody's equal question is."""
+        key = work.key = cache.key(work.calls)
+        if key is None:
+            return False
+        entry = cache.find(key, now)
+        if entry is None:
+            joined = cache.join(key, work)
+            work.cache_status = b"berth; fwd=miss; collapsed" if joined else b"berth; fwd=miss; stored"
+            return joined
+        age = now - entry.stored
+        work.cache_status = b"berth; hit; ttl=%d" % (cache.ttl - age)
+        work.age = int(age)
+        self._loop.call_soon(self._answers.deliver, [work], Finished([entry.answers], 0.0, 0.0, 0))
+        return True
+
+    def _deliver_and_remember(self, works: list[Work], finished: Finished) -> None:
+        assert self._cache is not None
+        works, outcomes = list(works), list(finished.outcomes)
+        now = perf_counter()
+        for work, outcome in zip(tuple(works), tuple(outcomes), strict=True):
+            if work.key is not None:
+                for follower in self._cache.settle(work.key, outcome, now):
+                    works.append(follower)
+                    outcomes.append(outcome)
+        self._answers.deliver(works, Finished(outcomes, finished.seconds, finished.busy, finished.runs))
+
     def idle_and_quick(self) -> bool:
         """Whether an express lane may run a batch right now."""
-        return self._batcher.idle_and_quick and self._answers.plain
+        return self._cache is None and self._batcher.idle_and_quick and self._answers.plain
 
     def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """Run single rows for an express lane; ModelError, or whatever the backend raises."""
@@ -112,6 +148,10 @@ class ServedModel:
         """End a work's life; its exchange, parted from it."""
         self._admission.release(work)
         exchange, work.exchange = work.exchange, None
+        if work.key is not None and self._cache is not None:
+            heir = self._cache.abandon(work.key, work)
+            if heir is not None:
+                self._batcher.submit(heir)
         return exchange
 
     def release_all(self, works: Sequence[Work]) -> None:

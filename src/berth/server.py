@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -90,6 +92,9 @@ def _fork_template(config: Config) -> Template | None:
     for model in wanted:
         if model.predictor:
             find_predictor(model.predictor)
+        else:
+            with contextlib.suppress(ModuleNotFoundError):  # the loader says it in words
+                importlib.import_module(f"berth.backends.{model.format}")
     return Template() if wanted else None
 
 

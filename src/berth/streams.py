@@ -37,6 +37,7 @@ class StreamQueue:
     """Works that stream: as many at once as the executor can, the others in order."""
 
     idle_and_quick = False
+    expected_wait = 0.0  # streams take as long as they take
 
     def __init__(self, executor: Executor, metrics: ModelMetrics, listener: Listener) -> None:
         self._executor = executor

@@ -50,6 +50,8 @@ class Work(msgspec.Struct, eq=False):
 
     `encode` turns the answers into the protocol's response, `input_status` is the protocol's word for bad input, and
     `timeout` (seconds) is the caller's own deadline. `rows` are counted by the batcher where they are 0.
+    `priority`: 1 goes before 2 and so on, 0 after all. `size` is the request's in bytes; `key`,
+    `cache_status` and `age` are the response cache's.
     With `stream`, a predictor that yields is answered item by item; without, `items` collects them. The rest is filled
     in on the way; `arrived` and `deadline` are on the performance counter's clock.
     """
@@ -60,10 +62,15 @@ class Work(msgspec.Struct, eq=False):
     input_status: int
     timeout: float | None = None
     rows: int = 0
+    priority: int = 0
+    size: int = 0
     arrived: float = 0.0
     deadline: float = 0.0
     stream: StreamEncoder | None = None
     begun: bool = False
+    key: bytes | None = None
+    cache_status: bytes = b""
+    age: int | None = None
     items: list[Any] = []
     done: bool = False
     exchange: Any = None

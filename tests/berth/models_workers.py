@@ -32,3 +32,16 @@ class Versioned:
 
     def predict(self, x: int) -> str:
         return f"{self.text} {x}"
+
+
+class Sleepy:
+    def load(self) -> None:
+        self.runs = 0
+
+    def predict(self, seconds: float, value: int = 0, text: str = "") -> dict[str, int]:
+        """One at a time, each so long."""
+        if seconds < 0:
+            raise berth.InputError("seconds: expected 0 or more")
+        self.runs += 1
+        time.sleep(seconds)
+        return {"value": value, "run": self.runs}

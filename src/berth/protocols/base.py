@@ -39,6 +39,7 @@ class Head(msgspec.Struct, eq=False):
     route: Route | None = None
     handler: Handler | None = None
     express: Express | None = None
+    timeout: float | None = None  # seconds, the caller's own
     declined: int = 0  # requests that the express lane could not take
 
 

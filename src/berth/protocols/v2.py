@@ -23,6 +23,7 @@ from berth.protocols.v2_codec import (
     ShortWay,
     Wanted,
     parse_infer_request,
+    priority_of,
     timeout_of,
 )
 from berth.protocols.v2_express import ExpressLane
@@ -195,7 +196,8 @@ class Inference:
             return Work(self._served, calls, self._encode_usual, INPUT_STATUS, None, rows)
         wanted = self._outputs.wanted(message)
         encode = functools.partial(self._encode, wanted)
-        return Work(self._served, calls, encode, INPUT_STATUS, timeout_of(message.parameters), rows)
+        timeout, priority = timeout_of(message.parameters), priority_of(message.parameters)
+        return Work(self._served, calls, encode, INPUT_STATUS, timeout, rows, priority)
 
     def _raw(self, body: bytes) -> Work:
         calls = self._model.calls_of(self._inputs.decode_raw(body))

@@ -448,3 +448,11 @@ def timeout_of(parameters: dict[str, Any] | None) -> float | None:
     if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
         raise InputError(f"parameter 'timeout': expected microseconds, got {msgspec.json.encode(timeout).decode()}")
     return timeout / 1e6 if timeout else None
+
+
+def priority_of(parameters: dict[str, Any] | None) -> int:
+    """V2's reserved parameter `priority`: 1 goes before 2 and so on; 0, the default, after all."""
+    priority = (parameters or {}).get("priority", 0)
+    if not isinstance(priority, int) or isinstance(priority, bool) or priority < 0:
+        raise InputError(f"parameter 'priority': expected 0 or more, got {msgspec.json.encode(priority).decode()}")
+    return priority
