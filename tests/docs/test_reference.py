@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from berth import config, http
-from berth.config import ModelSettings
-from berth.health import Health
+from berth import config, http, server
+from berth.application import Application
+from berth.log import Log
 from berth.metrics import Metrics
-from berth.model import load_model
-from berth.protocols.native import Native
-from berth.protocols.openapi import OpenApi
-from berth.protocols.probes import Probes
-from berth.protocols.v2 import V2
+from berth.protocols import v2
 from dockyard.build import content
 from dockyard.build.builder import Built
 from dockyard.spec.project import Build, Model, Project, Run, Serve, Table
@@ -77,29 +76,53 @@ def test_berths_settings_are_all_there_with_their_defaults() -> None:
     assert documented == {name: setting.default for name, setting in config._SETTINGS.items()}
 
 
-def test_berths_routes_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
+    """A server's routes, with one model in it; no sockets."""
     (tmp_path / "routes_predictor.py").write_text("class P:\n    def predict(self, x: int) -> int:\n        return x\n")
     monkeypatch.syspath_prepend(tmp_path)
-    settings = ModelSettings("NAME", "VERSION", "", "routes_predictor:P", "", "", {}, 1)
-    model, health = load_model(settings), Health()
-    v2 = V2(model, settings.name, settings.version, "", health)
-    faces = (Native(model), v2, Probes(health, Metrics("m", "1")), OpenApi(model, settings))
-    routes = {
-        (method, route.path.replace("NAME", "{name}").replace("VERSION", "{version}"))
-        for face in faces
-        for route in face.routes()
-        for method in route.handlers
-    }
-    assert {(row[0], unquoted(row[1])) for row in rows(BERTH, "Routes")} == routes
+    settings = {"BERTH_PREDICTOR": "routes_predictor:P", "BERTH_MODEL_NAME": "NAME", "BERTH_MODEL_VERSION": "VERSION"}
+
+    async def load() -> Application:
+        parts = server._assemble(config.read_config(settings), None, Log("error"))
+        await parts.loader.load_at_start()
+        loaded.append(parts)
+        return parts.application
+
+    loaded: list[server._Parts] = []
+    yield asyncio.run(load())
+    asyncio.run(loaded[0].loader.close(1.0))
+
+
+def test_berths_routes_are_all_there(application: Application) -> None:
+    documented = {(row[0], unquoted(row[1])) for row in rows(BERTH, "Routes")}
+    always = {(method, path) for path, route in application._fixed.items() for method in route.handlers}
+    assert always <= documented
+    for method, path in documented:
+        real = path.replace("{name}", "NAME").replace("{version}", "VERSION")
+        assert method in application._resolve(real.encode()).handlers, path
+    for action, (_, method, _) in v2._ACTIONS.items():
+        assert {(method, f"/v2/models/{{name}}{part}{action}") for part in ("", "/versions/{version}")} <= documented
 
 
 def test_berths_statuses_are_those_that_it_has_words_for() -> None:
     assert {int(row[0]) for row in rows(BERTH, "Status codes")} <= set(http._REASONS)
 
 
+@dataclass
+class Hits:
+    """What a cache counts."""
+
+    hits: int
+    misses: int
+
+
 def test_berths_metrics_are_all_there() -> None:
-    text = Metrics("m", "1").text().decode()
-    found = re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M)
+    metrics = Metrics()
+    model = metrics.of("m", "1")
+    model.workers["started"] += 1
+    model.cache = Hits(1, 1)
+    found = re.findall(r"^# TYPE (\S+) (\w+)$", metrics.text().decode(), re.M)
     assert [(unquoted(row[0]), row[1]) for row in rows(BERTH, "Metrics")] == found
 
 

@@ -67,18 +67,30 @@ class Serve(Table, frozen=True, kw_only=True):
 
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     max_batch_size: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    batch_sizes: tuple[Annotated[int, Meta(ge=1, le=65536)], ...] | None = None
     max_batch_delay_ms: Annotated[float, Meta(ge=0, le=60_000)] | None = None
     max_body_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     max_queue: Annotated[int, Meta(ge=1)] | None = None
+    max_queue_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     request_timeout_s: Annotated[float, Meta(gt=0)] | None = None
     drain_timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    workers: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    worker_memory_bytes: Annotated[int, Meta(ge=0)] | None = None
+    cache_bytes: Annotated[int, Meta(ge=0)] | None = None
+    cache_ttl_s: Annotated[float, Meta(gt=0)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] | None = None
 
     def environment(self) -> dict[str, str]:
         """The BERTH_* variables of the keys that were given."""
         values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {f"BERTH_{name.upper()}": f"{value}" for name, value in values.items() if value is not None}
+        return {f"BERTH_{name.upper()}": _text(value) for name, value in values.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Run(Table, frozen=True, kw_only=True):
