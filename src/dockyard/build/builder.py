@@ -69,9 +69,11 @@ def build(workshop: Workshop, options: Options) -> Built:
     source = source_of(workshop, request)
     platform = f"linux/{host_architecture()}"
     before = read_lock(workshop.project.path, platform)
-    lock = _settled(before, request, options) or _resolve(source, workshop, request, before, options)
+    settled = _settled(before, request, options)
+    draft = settled or _draft(source, workshop)
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(source.make, lock)
+        future = pool.submit(source.make, draft)  # it needs nothing that is still to be resolved
+        lock = settled or _resolve(source, workshop, request, before, options, draft)
         dependencies = _dependencies(workshop, lock, future)
         base = future.result()
     passed = _preflight(source, lock, base, dependencies, options)
@@ -110,12 +112,17 @@ def _settled(before: Lock | None, request: Request, options: Options) -> Lock | 
     return None
 
 
-def _resolve(source: BaseSource, workshop: Workshop, request: Request, before: Lock | None, options: Options) -> Lock:
-    """A new lock. Versions of the old one stay where they fit, unless an upgrade is asked for."""
+def _draft(source: BaseSource, workshop: Workshop) -> Lock:
+    """A lock that names the base and nothing else."""
     with workshop.progress.task("Resolving the base"):
-        lock = source.draft()
-        found = before.found_packages if before else ()
-        lock = _with_packages(source, lock, request.packages, found)
+        return source.draft()
+
+
+def _resolve(
+    source: BaseSource, workshop: Workshop, request: Request, before: Lock | None, options: Options, draft: Lock
+) -> Lock:
+    """The draft made whole. Versions of the old lock stay where they fit, unless an upgrade is asked for."""
+    lock = _with_packages(source, draft, request.packages, before.found_packages if before else ())
     with workshop.progress.task("Resolving Python dependencies"):
         previous = before.wheels if before and not options.upgrade else ()
         wheels = resolve_wheels(request.requirements, request.files, lock.target, previous, workshop.scratch)
