@@ -35,6 +35,7 @@ from dockyard.spec.load import load_project
 from tests.support.dockerd import docker_engine
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "file-type"
+IDLE_S = 3.0  # after the first answer
 SAMPLE = "file=@" + str(EXAMPLE / "goldens" / "python.txt")
 
 
@@ -83,7 +84,7 @@ async def measure_engine(engine: Engine, subject: Subject, runs: int) -> dict[st
             asked = time.perf_counter()
             await asyncio.to_thread(predict, address, inputs)
             answer = ready + time.perf_counter() - asked
-            await asyncio.sleep(1)
+            await asyncio.sleep(IDLE_S)
             memory = _resident()
         finally:
             await engine.remove(container.id)

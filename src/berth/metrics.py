@@ -117,6 +117,11 @@ class Metrics:
         """The counts of a model; a version that is loaded again goes on counting where it stopped."""
         return self._models.setdefault((model, version), ModelMetrics(model, version))
 
+    @property
+    def successes(self) -> int:
+        """Requests answered well, of all models."""
+        return sum(model.successes for model in self._models.values())
+
     def fold(self) -> None:
         """Count what the histograms have collected; called every second or so, which bounds their memory."""
         for model in self._models.values():

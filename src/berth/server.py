@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvloop
 
@@ -74,6 +74,7 @@ class _Parts:
     repository: Repository
     loader: Loader
     application: Application
+    settling: memory.Settling = field(default_factory=memory.Settling)
 
     @property
     def in_flight(self) -> int:
@@ -81,9 +82,10 @@ class _Parts:
         return sum(served.in_flight for served in self.repository)
 
     def tick(self) -> None:
-        """Twice a second: count what was collected, begin a new second of the log."""
+        """Twice a second: count what was collected, begin a new second of the log, give back memory when quiet."""
         self.metrics.fold()
         self.log.tick()
+        self.settling.look(self.metrics.successes, self.in_flight)
 
 
 def _fork_template(config: Config) -> Template | None:

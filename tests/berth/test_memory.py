@@ -6,6 +6,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from berth import memory
+
 PROGRAM = """
 import re, numpy, onnxruntime
 from berth.memory import release
@@ -28,3 +32,12 @@ def test_pages_of_files_are_let_go_and_everything_still_works() -> None:
     assert done.returncode == 0, done.stderr
     before, after = map(int, re.findall(r"\d+", done.stdout))
     assert after < before / 2
+
+
+def test_once_more_at_the_first_quiet_moment_after_the_first_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+    monkeypatch.setattr(memory, "release", lambda: released.append(seen))
+    settling = memory.Settling()
+    for seen in enumerate(((0, 0), (0, 0), (3, 0), (5, 1), (5, 1), (5, 0), (5, 0), (6, 0), (6, 0))):
+        settling.look(*seen[1])
+    assert released == [(5, (5, 0))]
