@@ -68,8 +68,6 @@ def measure(*, runs: int = 5) -> dict[str, object]:
             seconds, built = bench.build()
             cold.append(seconds)
             sizes = {layer["title"]: layer["size"] for layer in built["layers"]} | {"image": built["size"]}
-            if number:
-                shutil.rmtree(bench.home)
         bench = Bench(project, folder / "home-0")
         bench.build()
         edits = [_edited(bench, number) for number in range(runs)]
