@@ -61,10 +61,10 @@ def test_one_bad_item_fails_only_itself(batched: Berth) -> None:
         ask(batched, x=2, slow=0),
     )
     assert bad.status == 500
-    assert good.json == {"x": 1, "batch": 1}
+    assert good.json["x"] == 1  # whom a half is shared with depends on who came first
     assert refused.status == 422
     assert refused.json["error"] == "x: expected 0 or more"
-    assert fine.json == {"x": 2, "batch": 1}
+    assert fine.json["x"] == 2
 
 
 def test_rows_of_one_v2_request_are_one_batch(batched: Berth) -> None:
@@ -77,7 +77,7 @@ def test_rows_of_one_v2_request_are_one_batch(batched: Berth) -> None:
 
 
 def test_different_shapes_run_apart() -> None:
-    with serving(**predictor("BatchedArrays", MAX_BATCH_DELAY_MS="150")) as server:
+    with serving(**predictor("BatchedArrays", MAX_BATCH_DELAY_MS="400")) as server:
         short, long = ask(server, x=[1.0, 2.0]), ask(server, x=[1.0, 2.0, 3.0])
         answers = together(short, long, short, long, long)
         assert [answer.json for answer in answers] == [
@@ -98,7 +98,7 @@ def test_a_batch_delay_gathers_requests_and_ends_early_when_the_batch_is_full() 
 
 
 def test_onnx_rows_of_several_requests_are_joined_and_cut_again(weights: Path) -> None:
-    with serving(FORMAT="onnx", WEIGHTS=str(weights / "wide.onnx"), MAX_BATCH_DELAY_MS="100") as server:
+    with serving(FORMAT="onnx", WEIGHTS=str(weights / "wide.onnx"), MAX_BATCH_DELAY_MS="400") as server:
         asks = [ask(server, x=[[value, 1.0]] * (value + 1)) for value in range(4)] + [ask(server, x=[[1.0, 2.0, 3.0]])]
         answers = together(*asks)
         assert [answer.json["y"] for answer in answers[:4]] == [[[value * 2, 2]] * (value + 1) for value in range(4)]
