@@ -81,7 +81,7 @@ def install_wheels(wheels: Sequence[Wheel], target: Target, folder: Path, scratc
         pins.write_text("".join(f"{wheel.line()}\n" for wheel in wheels))
         command = [
             *_uv("pip", "install"), "--require-hashes", "--no-build", "--no-deps", "--no-installer-metadata",
-            "--no-compile-bytecode", "--link-mode", "copy", "--target", str(folder),
+            "--no-compile-bytecode", "--link-mode", "hardlink", "--target", str(folder),
             "--python-platform", target.wheel_platform, "--python-version", target.python, "--requirement", str(pins),
         ]  # fmt: skip
         done = run(command, environment=os.environ, deadline=900)
@@ -157,12 +157,18 @@ def _neutral_scripts(folder: Path, records: Path) -> None:
     for row in rows:
         path = folder / row[0]
         if "bin" in Path(row[0]).parts and path.is_file() and (content := _neutral_script(path.read_bytes())):
-            path.write_bytes(content)
+            _replace(path, content)
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             row[1:] = [f"sha256={digest}", str(len(content))]
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(sorted(rows))
-    records.write_text(out.getvalue(), encoding="utf-8")
+    _replace(records, out.getvalue().encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file anew: what was installed is a link into uv's cache, and must stay as it is there."""
+    path.unlink()
+    path.write_bytes(content)
 
 
 def _neutral_script(content: bytes) -> bytes | None:
