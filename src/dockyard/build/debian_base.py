@@ -155,9 +155,13 @@ def _files(
     folder = workshop.cache / "packages"
     folder.mkdir(parents=True, exist_ok=True)
     files = {package: folder / f"{package.sha256}.deb" for package in packages}
-    if missing := {package: file for package, file in files.items() if not file.exists()}:
+    if missing := {package: file for package, file in files.items() if not _is_whole(package, file)}:
         importlib.import_module("dockyard.build.fetching").fetch(missing, sources, workshop.progress)
     return files
+
+
+def _is_whole(package: DebianPackage, file: Path) -> bool:
+    return file.is_file() and file.stat().st_size == package.size
 
 
 def _finish(root: Path, architecture: str) -> None:
