@@ -1,4 +1,4 @@
-"""What goes wrong around a command: files, folders, disks, names. Each is told, with no traceback and nothing half done."""
+"""What goes wrong around a command (files, folders, disks, names): told without a traceback, nothing left half done."""
 
 from __future__ import annotations
 
