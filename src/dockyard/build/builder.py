@@ -65,6 +65,7 @@ class Passed:
 def build(workshop: Workshop, options: Options) -> Built:
     """Build the project's image, give it its name in the store, and write the lock if it is new."""
     started = time.monotonic()
+    workshop.sweep()
     files = find_files(workshop.project)
     request = request_of(workshop.project)
     source = source_of(workshop, request)

@@ -152,7 +152,7 @@ def _files(
     packages: Sequence[DebianPackage], sources: Sequence[Source], workshop: Workshop
 ) -> dict[DebianPackage, Path]:
     """Every package's file, in the cache or fetched into it."""
-    folder = workshop.cache / "packages"
+    folder = workshop.packages
     folder.mkdir(parents=True, exist_ok=True)
     files = {package: folder / f"{package.sha256}.deb" for package in packages}
     if missing := {package: file for package, file in files.items() if not _is_whole(package, file)}:
