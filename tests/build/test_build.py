@@ -240,6 +240,19 @@ def test_a_predictor_module_that_is_not_there_is_named(tmp_path: Path, home: Hom
         build_in(folder, home)
 
 
+def test_a_class_that_its_module_does_not_have_is_named_with_those_it_has(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, MANIFEST.replace("predictor:Adder", "predictor:Ader"))
+    with pytest.raises(ProjectError, match="no class 'Ader'") as caught:
+        build_in(folder, home)
+    assert "it has Adder" in caught.value.remedy
+
+
+@pytest.mark.parametrize("line", ["from other import Adder", "from other import *", "Adder = make()"])
+def test_a_class_that_comes_from_elsewhere_is_not_refused(tmp_path: Path, home: Home, line: str) -> None:
+    folder = write_adder(tmp_path, predictor=f"{line}\n")
+    assert build_in(folder, home).image
+
+
 @pytest.mark.parametrize(
     ("requirements", "said"),
     [
