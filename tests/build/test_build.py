@@ -355,8 +355,9 @@ def left_over(home: Home) -> list[Path]:
     ]
 
 
-# How a build is ended, and the exit codes that it may have then.
-ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+# How a build is ended, and the exit codes that it may have then. Python itself sometimes turns 130 into its own end by
+# SIGINT (when Ctrl-C falls into an `exec`), which shells call 130 as well.
+ENDS = {signal.SIGINT: (130, -signal.SIGINT), signal.SIGTERM: (143,), signal.SIGKILL: (-signal.SIGKILL,)}
 
 
 @pytest.mark.parametrize("ending", ENDS, ids=lambda ending: ending.name)
@@ -381,7 +382,7 @@ def test_a_build_that_is_ended_at_any_moment_leaves_the_store_usable(
         if process.returncode == 0:
             break
         ended += 1
-        assert process.returncode == ENDS[ending], stderr.decode()
+        assert process.returncode in ENDS[ending], stderr.decode()
         assert b"Traceback" not in stderr, stderr.decode()
         assert all(named.image.digest == expected for named in Layout.create(own.images).images())
         assert ending is signal.SIGKILL or [path for path in left_over(own) if path.is_dir()] == []

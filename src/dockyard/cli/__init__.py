@@ -78,7 +78,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, _TerminatedError):
         click.echo("\nstopped", err=True)
         code = stopped.code
     except BrokenPipeError:
@@ -92,6 +92,10 @@ def main() -> None:
     sys.exit(code)
 
 
+class _TerminatedError(BaseException):
+    """SIGTERM has come. No KeyboardInterrupt: with one of those, in some places, Python ends itself by SIGINT."""
+
+
 class _Stopped:
     """SIGTERM ends a command as Ctrl-C does, so that everything it has begun is undone; it exits with 143."""
 
@@ -102,8 +106,8 @@ class _Stopped:
         """Hand it to whatever handles Ctrl-C now: asyncio has a handler of its own while it runs."""
         self.code = 143
         interrupted = signal.getsignal(signal.SIGINT)
-        if not callable(interrupted):
-            raise KeyboardInterrupt
+        if not callable(interrupted) or interrupted is signal.default_int_handler:
+            raise _TerminatedError
         interrupted(signal.SIGINT, frame)
 
 
