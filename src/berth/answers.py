@@ -38,6 +38,13 @@ class Exchange(Request):
     work: Work | None = None
 
     @property
+    def server_timing(self) -> bytes:
+        """The value of Server-Timing; empty for what no model was asked."""
+        if not self.queued:
+            return self.timing
+        return b"queue;dur=%.3f, %b" % (self.queued * 1000, self.timing)
+
+    @property
     def route(self) -> Route:
         """Where the request went."""
         return self.head.route or NO_ROUTE
@@ -91,7 +98,12 @@ class Answers:
         work, exchange.work = exchange.work, None  # parted: a cycle of the two would have to wait for the collector
         head = exchange.head
         route = (head.route or NO_ROUTE).name
-        self._counts["" if work is None else work.queue.metrics.labels, route, status] += 1
+        metrics = _metrics_of(head.route, work)
+        self._counts["" if metrics is None else metrics.labels, route, status] += 1
+        if metrics is not None and work is None and status >= 400 and status != 405:
+            metrics.failures["OTHER"] += 1  # refused before it was work for the model
+        if metrics is not None and not exchange.timing:
+            exchange.timing = b"total;dur=%.3f" % ((perf_counter() - exchange.started) * 1000)
         log = self._log
         if log.access_budget > 0 or status >= 400:
             identity = exchange.request_id if REQUEST_ID in head.headers else exchange.number
@@ -107,7 +119,9 @@ class Answers:
         """Answer everyone whose work was in a batch and who still waits."""
         queue = works[0].queue
         queue.release_all(works)
-        timing = b'predict;dur=%.3f;desc="%d requests"' % (finished.seconds * 1000, len(works))
+        timing = b"cache;desc=hit"
+        if finished.runs:
+            timing = b'predict;dur=%.3f;desc="%d requests"' % (finished.seconds * 1000, len(works))
         now = perf_counter()
         began = now - finished.seconds
         encoded: list[float] = []
@@ -118,27 +132,26 @@ class Answers:
             if exchange is None:
                 continue
             work.exchange = None
+            exchange.queued = began - work.arrived
+            exchange.timing = timing
             if isinstance(outcome, Failed):
                 self._failed(exchange, work, outcome)
                 continue
-            exchange.queued = began - work.arrived
-            exchange.timing = timing
             try:
                 if work.stream is not None:
                     self._stream_once(exchange, work.stream, outcome)
-                    continue
-                response: Response = work.encode(outcome)
-                if work.cache_status:
-                    response = _with_cache_status(response, work)
-                route = self._answer_simply(exchange, response)
-                if route is None:
-                    self.answer(exchange, response)
                 else:
-                    routes.append(route)
-            except InputError as error:
-                self.refuse(exchange, work.input_status, str(error))
+                    response: Response = work.encode(outcome)
+                    if work.cache_status:
+                        response = _with_cache_status(response, work)
+                    route = self._answer_simply(exchange, response)
+                    if route is None:
+                        self.answer(exchange, response)
+                    else:
+                        routes.append(route)
             except Exception as error:
-                self.fault(exchange, error)
+                self._not_encoded(exchange, work, error)
+                continue
             before, now = now, perf_counter()
             encoded.append(now - before)
             whole.append(now - exchange.started)
@@ -146,6 +159,7 @@ class Answers:
         metrics.encode.observe_all(encoded)
         metrics.request.observe_all(whole)
         metrics.successes += len(whole) - len(routes)
+        metrics.computed += finished.seconds * len(whole)
         for route, count in Counter(routes).items():
             self.count_plain(metrics, route, count)
 
@@ -185,6 +199,8 @@ class Answers:
             piece = work.stream.item(value)
             if not work.begun:
                 work.begun = True
+                seconds = perf_counter() - work.arrived - exchange.queued
+                exchange.timing = b'predict;dur=%.3f;desc="first item"' % (seconds * 1000)
                 exchange.begin(work.stream.head())
             work.deadline = perf_counter() + (work.deadline - work.arrived)
             work.arrived = perf_counter()
@@ -197,31 +213,40 @@ class Answers:
         """A stream is at its end."""
         exchange: Exchange = work.queue.release(work)
         metrics = work.queue.metrics
-        if not work.begun:
-            self._answer_whole(exchange, work, failed)
-        elif failed is None:
-            self._finish(exchange, 200, work.stream.end() if work.stream else b"")
-        else:
+        if failed is not None and work.begun:
             status, text = self._count_failure(exchange, work, failed)
             self._finish(exchange, status, work.stream.failed(status, text) if work.stream else b"")
-        if failed is None:
-            metrics.successes += 1
-            metrics.request.observe(perf_counter() - exchange.started)
-
-    def _answer_whole(self, exchange: Exchange, work: Work, failed: Failed | None) -> None:
-        """A stream of which nothing has been sent: an ordinary answer."""
+            return
         if failed is not None:
             self._failed(exchange, work, failed)
             return
+        if work.begun:
+            self._finish(exchange, 200, work.stream.end() if work.stream else b"")
+        elif not self._answer_whole(exchange, work):
+            return
+        metrics.successes += 1
+        metrics.request.observe(perf_counter() - exchange.started)
+
+    def _answer_whole(self, exchange: Exchange, work: Work) -> bool:
+        """A stream of which nothing has been sent: an ordinary answer. Whether it could be encoded."""
         try:
             if work.stream is None:
                 self.answer(exchange, work.encode(work.items))
             else:  # it yielded nothing
                 exchange.begin(work.stream.head())
                 self._finish(exchange, 200, work.stream.end())
-        except InputError as error:
-            self.refuse(exchange, work.input_status, str(error))
         except Exception as error:
+            self._not_encoded(exchange, work, error)
+            return False
+        return True
+
+    def _not_encoded(self, exchange: Exchange, work: Work, error: Exception) -> None:
+        """The model has answered, and the protocol cannot write it down."""
+        wrong_input = isinstance(error, InputError)
+        work.queue.metrics.failures["OTHER" if wrong_input else "BACKEND"] += 1
+        if wrong_input:
+            self.refuse(exchange, work.input_status, str(error))
+        else:
             self.fault(exchange, error)
 
     def _finish(self, exchange: Exchange, status: int, data: bytes) -> None:
@@ -269,6 +294,13 @@ class Answers:
     def _log_failure(self, message: str, exchange: Exchange, error_id: str, trace: str) -> None:
         fields = {"request_id": exchange.request_id, "route": exchange.route.name, "error_id": error_id}
         self._log.event("error", message, **fields, traceback=trace)
+
+
+def _metrics_of(route: Route | None, work: Work | None) -> ModelMetrics | None:
+    """The counts of the model that a request was for, if it was for one."""
+    if work is not None:
+        return work.queue.metrics
+    return None if route is None else route.metrics
 
 
 def _with_cache_status(response: Response, work: Work) -> Response:

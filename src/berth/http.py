@@ -408,6 +408,7 @@ class Connection(asyncio.Protocol):
         if not exchange.chunked:
             exchange.last = True
         lines = [b"%b: %b" % header for header in response.headers]
+        lines += [b"Server-Timing: " + exchange.server_timing] if exchange.timing else []
         lines += [b"Transfer-Encoding: chunked"] if exchange.chunked else []
         lines += [b"Connection: close"] if exchange.last else []
         start = self._server.heads.before_length(response.status, response.content_type)
@@ -466,7 +467,7 @@ class Connection(asyncio.Protocol):
     def _other_headers(self, exchange: _HttpExchange, response: Response) -> bytes:
         lines = [b"%b: %b" % header for header in response.headers]
         if exchange.timing:
-            lines.append(b"Server-Timing: queue;dur=%.3f, %b" % (exchange.queued * 1000, exchange.timing))
+            lines.append(b"Server-Timing: " + exchange.server_timing)
         if exchange.last:
             lines.append(b"Connection: close")
         if response.status >= 500 or REQUEST_ID in exchange.headers:

@@ -62,6 +62,7 @@ class ServedModel:
         self._expires = float("inf")
         self._made: dict[Any, Any] = {}
         metrics.pending = self._admission.__len__
+        metrics.waiting = lambda: self._batcher.waiting
 
     @property
     def in_flight(self) -> int:
@@ -97,6 +98,7 @@ class ServedModel:
                 self._batcher.submit(work)
             except Refusal:
                 self._admission.release(work)
+                self.metrics.failures["OTHER"] += 1
                 raise
         if work.deadline < self._expires:
             self._plan_expiry(work.deadline)
@@ -139,6 +141,7 @@ class ServedModel:
     def answered_plainly(self, route: str, count: int, seconds: float) -> None:
         """An express lane has answered a batch of single rows, which ran for `seconds`."""
         self.metrics.batch.observe(count)
+        self.metrics.computed += seconds * count
         self.metrics.express += count
         if isinstance(self._batcher, Batcher):
             self._batcher.ran(seconds, 1)

@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import uvloop
 
@@ -109,6 +110,7 @@ async def _serve(config: Config, template: Template | None, listeners: Listeners
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(parts.application, config.limits)
+    parts.metrics.connections = server.connections.__len__
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
     parts.health.state = State.READY
     if listeners.activation is not None:
@@ -174,11 +176,12 @@ async def _tick_until(stop: asyncio.Event, server: Server, parts: _Parts) -> Non
     while not stop.is_set():
         server.tick(loop.time())
         parts.tick()
+        due = perf_counter() + TICK_S
         try:
             async with asyncio.timeout(TICK_S):
                 await stop.wait()
         except TimeoutError:
-            continue
+            parts.metrics.lag.observe(max(0.0, perf_counter() - due))
 
 
 async def _accept(server: Server, listener: socket.socket) -> asyncio.Server:

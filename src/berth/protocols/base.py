@@ -15,6 +15,7 @@ import msgspec
 
 from berth.errors import InputError
 from berth.executor import Failed, FailureKind
+from berth.metrics import ModelMetrics
 from berth.work import Work
 
 JSON = b"application/json"
@@ -129,13 +130,14 @@ ErrorShape = Callable[[int, str, Headers], Response]
 @dataclass(frozen=True)
 class Route:
     """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look,
-    `express` a short way for its POSTs."""
+    `express` a short way for its POSTs, `metrics` the counts of the model that its POSTs ask."""
 
     path: str
     name: str
     handlers: dict[str, Handler]
     error: ErrorShape = error_response
     express: Express | None = None
+    metrics: ModelMetrics | None = None
 
 
 def failure_text(failed: Failed) -> str:

@@ -42,7 +42,9 @@ class Native:
             served, action = self._repository.split(path[len("/models/") :])
         else:
             return None
-        return Route(path, "predict", {"POST": served.made(Prediction).handle}) if action == "/predict" else None
+        if action != "/predict":
+            return None
+        return Route(path, "predict", {"POST": served.made(Prediction).handle}, metrics=served.metrics)
 
 
 class Prediction:

@@ -67,7 +67,8 @@ class V2:
             return None
         name, method, make = found
         express = served.made(Inference).express if action == "/infer" else None
-        return Route(path, name, {method: make(self, served)}, express=express)
+        metrics = served.metrics if method == "POST" else None
+        return Route(path, name, {method: make(self, served)}, express=express, metrics=metrics)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""
