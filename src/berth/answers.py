@@ -17,25 +17,34 @@ import msgspec
 
 from berth.errors import InputError
 from berth.executor import Failed, FailureKind, Finished, failure_of, new_error_id
-from berth.log import Log
+from berth.info import NOTHING, Info
+from berth.log import Access, Log
 from berth.metrics import Metrics, ModelMetrics
 from berth.protocols.base import Headers, Refusal, Request, Response, Route, failure_text
 from berth.protocols.encoding import choose, compress
+from berth.tracing import Span, Traced, Tracer
 from berth.work import StreamEncoder, Work
 
 REQUEST_ID = b"x-request-id"
 RUN = os.urandom(4).hex()  # tells the request ids of one process from those of the next
 NO_ROUTE = Route("", "unknown", {})
+_MAX_TRACED_TEXT = 1024  # characters of a path or the like in a span
 
 
 class Exchange(Request):
-    """A request with the place where its answer goes; `queued` (seconds) and `timing` go into Server-Timing."""
+    """A request with the place where its answer goes.
+
+    `queued` (seconds) and `timing` go into Server-Timing; `span` is there when the request is traced; `sent` counts the
+    bytes of a stream.
+    """
 
     number: int = 0
     started: float = 0.0
     queued: float = 0.0
     timing: bytes = b""
     work: Work | None = None
+    span: Span | None = None
+    sent: int = 0
 
     @property
     def server_timing(self) -> bytes:
@@ -56,6 +65,13 @@ class Exchange(Request):
         if given is not None and len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable():
             return given.decode("ascii")
         return f"{RUN}-{self.number:x}"
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that the request belongs to; empty when it is of none."""
+        if self.span is not None:
+            return self.span.trace_id
+        return "" if self.head.trace is None else self.head.trace.trace_id
 
     def answer(self, response: Response) -> None:
         """Send the answer; called exactly once, or `begin` instead."""
@@ -81,20 +97,28 @@ class Exchange(Request):
 class Answers:
     """Everything that can become of an exchange."""
 
-    def __init__(self, metrics: Metrics, log: Log) -> None:
+    def __init__(self, metrics: Metrics, log: Log, tracer: Tracer | None = None, info: Info = NOTHING) -> None:
         self._counts = metrics.answers
         self._log = log
+        self.info = info
+        self.tracer = tracer
 
     def answer(self, exchange: Exchange, response: Response) -> None:
         """Count, log and send."""
         accepted = exchange.head.headers.get(b"accept-encoding")
         if accepted is not None and response.status == 200:
             response = _compressed(response, accepted)
-        self._note(exchange, response.status)
+        if exchange.head.info:
+            response = self._informed(exchange, response)
+        self._note(exchange, response.status, len(response.body))
         exchange.answer(response)
 
-    def _note(self, exchange: Exchange, status: int) -> None:
-        """Count and log."""
+    def _informed(self, exchange: Exchange, response: Response) -> Response:
+        of = _metrics_of(exchange.head.route, exchange.work)
+        return self.info.add(response, of, asked=b"prefer" in exchange.headers)
+
+    def _note(self, exchange: Exchange, status: int, sent: int) -> None:
+        """Count, log and trace an answer of so many bytes."""
         work, exchange.work = exchange.work, None  # parted: a cycle of the two would have to wait for the collector
         head = exchange.head
         route = (head.route or NO_ROUTE).name
@@ -107,9 +131,14 @@ class Answers:
         log = self._log
         if log.access_budget > 0 or status >= 400:
             identity = exchange.request_id if REQUEST_ID in head.headers else exchange.number
-            log.access(identity, head.method, route, status, perf_counter() - exchange.started)
+            model, version = ("", "") if metrics is None else (metrics.model, metrics.version)
+            what = (head.method, route, status, model, version)
+            seconds = perf_counter() - exchange.started
+            log.access(Access(identity, what, seconds, len(exchange.body), sent, exchange.trace_id))
         else:
             log.access_skipped += 1
+        if exchange.span is not None and self.tracer is not None:
+            self.tracer.finish(_traced(exchange, exchange.span, status, sent, metrics))
 
     def refuse(self, exchange: Exchange, status: int, text: str, headers: Headers = ()) -> None:
         """Answer with an error, in the shape of the exchange's route."""
@@ -134,6 +163,8 @@ class Answers:
             work.exchange = None
             exchange.queued = began - work.arrived
             exchange.timing = timing
+            if exchange.span is not None and finished.runs:
+                exchange.span.ran(finished.seconds, len(works))
             if isinstance(outcome, Failed):
                 self._failed(exchange, work, outcome)
                 continue
@@ -183,7 +214,7 @@ class Answers:
     def _answer_simply(self, exchange: Exchange, response: Response) -> str | None:
         """Send an answer that needs no line in the log and no encoding; its route, which the caller counts."""
         head = exchange.head
-        if not self.plain or response.status != 200 or b"accept-encoding" in head.headers:
+        if not self.plain or response.status != 200 or not head.ordinary or exchange.span is not None:
             return None
         exchange.work = None
         exchange.answer(response)
@@ -201,18 +232,25 @@ class Answers:
                 work.begun = True
                 seconds = perf_counter() - work.arrived - exchange.queued
                 exchange.timing = b'predict;dur=%.3f;desc="first item"' % (seconds * 1000)
-                exchange.begin(work.stream.head())
+                self._begin(exchange, work.stream)
             work.deadline = perf_counter() + (work.deadline - work.arrived)
             work.arrived = perf_counter()
+            exchange.sent += len(piece)
             return exchange.send(piece)
         except Exception as error:
             self.stream_end(work, failure_of(error))
             return True
 
+    def _begin(self, exchange: Exchange, stream: StreamEncoder) -> None:
+        head: Response = stream.head()
+        exchange.begin(self._informed(exchange, head) if exchange.head.info else head)
+
     def stream_end(self, work: Work, failed: Failed | None) -> None:
         """A stream is at its end."""
         exchange: Exchange = work.queue.release(work)
         metrics = work.queue.metrics
+        if exchange.span is not None:
+            exchange.span.ran(perf_counter() - exchange.span.arrived - exchange.queued, 1)
         if failed is not None and work.begun:
             status, text = self._count_failure(exchange, work, failed)
             self._finish(exchange, status, work.stream.failed(status, text) if work.stream else b"")
@@ -233,7 +271,7 @@ class Answers:
             if work.stream is None:
                 self.answer(exchange, work.encode(work.items))
             else:  # it yielded nothing
-                exchange.begin(work.stream.head())
+                self._begin(exchange, work.stream)
                 self._finish(exchange, 200, work.stream.end())
         except Exception as error:
             self._not_encoded(exchange, work, error)
@@ -251,7 +289,7 @@ class Answers:
 
     def _finish(self, exchange: Exchange, status: int, data: bytes) -> None:
         """Count, log and end a stream."""
-        self._note(exchange, status)
+        self._note(exchange, status, exchange.sent + len(data))
         exchange.end(data)
 
     def expire(self, work: Work) -> None:
@@ -293,7 +331,31 @@ class Answers:
 
     def _log_failure(self, message: str, exchange: Exchange, error_id: str, trace: str) -> None:
         fields = {"request_id": exchange.request_id, "route": exchange.route.name, "error_id": error_id}
+        metrics = _metrics_of(exchange.head.route, exchange.work)
+        if metrics is not None:
+            fields |= {"model": metrics.model, "version": metrics.version}
+        if exchange.trace_id:
+            fields["trace_id"] = exchange.trace_id
         self._log.event("error", message, **fields, traceback=trace)
+
+
+def _traced(exchange: Exchange, span: Span, status: int, sent: int, metrics: ModelMetrics | None) -> Traced:
+    head = exchange.head
+    return Traced(
+        span,
+        method=head.method.decode("latin-1"),
+        path=head.path[:_MAX_TRACED_TEXT].decode("latin-1"),
+        route=exchange.route.path,
+        user_agent=head.headers.get(b"user-agent", b"")[:_MAX_TRACED_TEXT].decode("latin-1"),
+        status=status,
+        started=exchange.started,
+        ended=perf_counter(),
+        queued=exchange.queued,
+        received=len(exchange.body),
+        sent=sent,
+        model="" if metrics is None else metrics.model,
+        version="" if metrics is None else metrics.version,
+    )
 
 
 def _metrics_of(route: Route | None, work: Work | None) -> ModelMetrics | None:

@@ -7,6 +7,7 @@ environment once and hands parts of the result to whoever needs them.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from berth.errors import ConfigError
+from berth.tracing import TraceSettings, read_trace_settings
 
 MIB = 1024 * 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -88,6 +90,9 @@ class Config:
     goldens: Path
     log_level: str
     model_control: bool
+    image_digest: str = ""
+    answer_info: bool = False
+    tracing: TraceSettings = field(default_factory=TraceSettings)
 
     @property
     def model(self) -> ModelSettings:
@@ -129,6 +134,9 @@ def read_config(environment: Mapping[str, str]) -> Config:
         goldens=Path(values["BERTH_GOLDENS"]),
         log_level=values["BERTH_LOG_LEVEL"],
         model_control=values["BERTH_MODEL_CONTROL"],
+        image_digest=values["BERTH_IMAGE_DIGEST"],
+        answer_info=values["BERTH_ANSWER_INFO"],
+        tracing=read_trace_settings(environment),
     )
 
 
@@ -335,6 +343,12 @@ def _switch(text: str) -> bool:
     return text == "on"
 
 
+def _digest(text: str) -> str:
+    if text and not re.fullmatch("sha256:[0-9a-f]{64}", text):
+        raise ValueError("expected sha256: and 64 hexadecimal digits")
+    return text
+
+
 def _log_level(text: str) -> str:
     if text not in LOG_LEVELS:
         raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}")
@@ -384,4 +398,6 @@ _SETTINGS: dict[str, _Setting] = {
     "BERTH_DRAIN_TIMEOUT_S": _Setting("25", _number(0, 3_600)),
     "BERTH_MODEL_CONTROL": _Setting("off", _switch),
     "BERTH_LOG_LEVEL": _Setting("info", _log_level),
+    "BERTH_ANSWER_INFO": _Setting("off", _switch),
+    "BERTH_IMAGE_DIGEST": _Setting("", _digest),
 }

@@ -276,8 +276,10 @@ class Connection(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._headers[name.lower()] = value
+        """One header; values of one name are a list (RFC 9110, section 5.3)."""
+        name = name.lower()
+        before = self._headers.get(name)
+        self._headers[name] = value if before is None else b"%b, %b" % (before, value)
 
     def on_headers_complete(self) -> None:
         """Decide on what the headers announce, before any of the body is read."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -125,6 +125,7 @@ class Metrics:
         text = "How late the event loop comes to what is due; looked at twice a second."
         self.lag = Histogram("berth_event_loop_lag_seconds", text, SECONDS)
         self.connections: Callable[[], int] = int  # how many are open
+        self.traces: Mapping[str, int] | None = None  # what became of traced requests
         facts = {"version": berth.__version__, "python": platform.python_version(), "image_digest": image_digest}
         self._info = ",".join(f'{name}="{_escape(value)}"' for name, value in facts.items())
         self.answers: Counter[tuple[str, str, int]] = Counter()  # by the model's labels, route and status
@@ -187,6 +188,9 @@ class Metrics:
         yield from _samples("berth_open_connections", "Connections now.", "gauge", [("", self.connections())])
         yield from _head(self.lag.name, self.lag.help, "histogram")
         yield from self.lag.lines("")
+        if self.traces is not None:
+            traced = [(f'outcome="{outcome}"', count) for outcome, count in sorted(self.traces.items())]
+            yield from _samples("berth_traced_requests_total", "Requests that were traced.", "counter", traced)
         for name, text, kind, value in process.facts():
             yield from _samples(name, text, kind, [("", value)])
 

@@ -16,6 +16,7 @@ import msgspec
 from berth.errors import InputError
 from berth.executor import Failed, FailureKind
 from berth.metrics import ModelMetrics
+from berth.tracing import TraceContext
 from berth.work import Work
 
 JSON = b"application/json"
@@ -41,6 +42,9 @@ class Head(msgspec.Struct, eq=False):
     handler: Handler | None = None
     express: Express | None = None
     timeout: float | None = None  # seconds, the caller's own
+    trace: TraceContext | None = None
+    info: bool = False  # the answer is to say which model it is of
+    ordinary: bool = False  # the answer is as the protocol makes it: not compressed, no header more
     declined: int = 0  # requests that the express lane could not take
 
 
