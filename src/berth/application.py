@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from berth.answers import Answers, Exchange
+from berth.config import Limits
 from berth.protocols.base import Handler, Head, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
 from berth.tracing import read_trace_context
@@ -38,12 +39,12 @@ class Face(Protocol):
 class Application:
     """All the routes of one server."""
 
-    def __init__(self, faces: Sequence[Face], answers: Answers, max_body_bytes: int) -> None:
+    def __init__(self, faces: Sequence[Face], answers: Answers, limits: Limits) -> None:
         self._faces = faces
         self._fixed = {route.path: route for face in faces for route in face.routes()}
         self._paths: dict[bytes, Route] = {}
         self._answers = answers
-        self._limit = max_body_bytes
+        self._limits = limits
         self._tracer = answers.tracer
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
@@ -102,7 +103,7 @@ class Application:
         exchange.number = next(self._numbers)
         exchange.head.trace = read_trace_context(exchange.head.headers)
         self._trace_stranger(exchange)
-        self._answers.refuse(exchange, status, text)
+        self._answers.refuse(exchange, status, text, ((b"Retry-After", b"1"),) if status == 503 else ())
 
     def _trace_stranger(self, exchange: Exchange) -> None:
         """Trace, for a caller who does, a request that found no handler."""
@@ -158,7 +159,8 @@ class Application:
         raise Refusal(404, f"no route {text}; see /docs, or /openapi.json for the routes of this server")
 
     def _decompressed(self, handler: Handler, request: Request) -> Outcome:
-        request.body = decompress(request.body, request.head.headers[b"content-encoding"], self._limit)
+        limits, encoding = self._limits, request.head.headers[b"content-encoding"]
+        request.body = decompress(request.body, encoding, limits.max_body_bytes, limits.max_ratio)
         return handler(request)
 
 

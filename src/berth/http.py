@@ -185,6 +185,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._reading = True
         self._writable = True
+        self._unsent, self._moved = 0, 0.0  # what the caller has not taken of its answers, and when that last changed
         self._on_room: list[Callable[[], object]] = []
         self._transport: asyncio.Transport
         self._url = b""
@@ -253,6 +254,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The caller reads its answers slowly: stop reading its requests."""
         self._writable = False
+        self._moved = self._server.now
         self._regulate()
 
     def resume_writing(self) -> None:
@@ -481,6 +483,9 @@ class Connection(asyncio.Protocol):
     def check_time(self, now: float) -> None:
         """Called about twice a second: end what takes too long."""
         limits, age = self._server.limits, now - self._since
+        if not self._writable and self._reads_nothing(now):
+            self._transport.abort()
+            return
         if self._phase is _LINGER:
             if age > LINGER_S and not self._exchanges:
                 self._transport.abort()
@@ -488,8 +493,21 @@ class Connection(asyncio.Protocol):
             self._refuse(408, f"the headers did not arrive within {limits.header_timeout:g} s")
         elif self._phase is _BODY and age > limits.request_timeout:
             self._refuse(408, f"the body did not arrive within {limits.request_timeout:g} s")
+        elif self._phase is _BODY and age > limits.header_timeout and self._too_slow(age):
+            self._refuse(408, f"expected {limits.min_body_rate} bytes of body a second (BERTH_MIN_BODY_RATE)")
         elif self._phase is _IDLE and not self._exchanges and age > limits.keep_alive:
             self._transport.close()
+
+    def _too_slow(self, age: float) -> bool:
+        """Whether the body trickles in; not while it is us who do not read."""
+        return self._reading and len(self._body) < self._server.limits.min_body_rate * age
+
+    def _reads_nothing(self, now: float) -> bool:
+        """Whether the caller has taken nothing of its answers for too long."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._moved = unsent, now
+        return now - self._moved > self._server.limits.request_timeout
 
     def close_if_idle(self) -> None:
         """Close when no answer is owed and no request has begun."""
@@ -546,6 +564,7 @@ class Connection(asyncio.Protocol):
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:
+                self._since = self._server.now
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()

@@ -102,9 +102,11 @@ class _Parts:
         return sum(served.in_flight for served in self.repository)
 
     def tick(self) -> None:
-        """Twice a second: count what was collected, begin a new second of the log, give back memory when quiet."""
+        """Twice a second: count what was collected, begin a new second of the log, look after models and memory."""
         self.metrics.fold()
         self.log.tick()
+        for served in self.repository:
+            served.look()
         self.settling.look(self.metrics.successes, self.in_flight)
 
 
@@ -179,7 +181,7 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
         Probes(health, metrics),
         OpenApi(repository),
     ]
-    application = Application(faces, answers, config.limits.max_body_bytes)
+    application = Application(faces, answers, config.limits)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead
     health.why_unready = lambda: repository.why_unready

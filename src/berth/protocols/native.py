@@ -15,6 +15,7 @@ from berth.errors import InputError
 from berth.files import File
 from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
+from berth.protocols.nesting import check_nesting
 from berth.protocols.streaming import choose_stream
 from berth.repository import Repository
 from berth.served import ServedModel
@@ -71,6 +72,10 @@ class Prediction:
             raise refuse_input(error, INPUT_STATUS) from error
 
     def _json(self, body: bytes) -> Call:
+        try:
+            check_nesting(body)
+        except InputError as error:
+            raise Refusal(400, str(error)) from error
         try:
             return self._signature.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
