@@ -137,8 +137,13 @@ class Answers:
             log.access(Access(identity, what, seconds, len(exchange.body), sent, exchange.trace_id))
         else:
             log.access_skipped += 1
+        if exchange.span is not None:
+            self.trace(exchange, status, sent)
+
+    def trace(self, exchange: Exchange, status: int, sent: int) -> None:
+        """Hand a traced request over, now that it has its answer of so many bytes, or nobody waits for one."""
         if exchange.span is not None and self.tracer is not None:
-            self.tracer.finish(_traced(exchange, exchange.span, status, sent, metrics))
+            self.tracer.finish(_traced(exchange, exchange.span, status, sent, exchange.route.metrics))
 
     def refuse(self, exchange: Exchange, status: int, text: str, headers: Headers = ()) -> None:
         """Answer with an error, in the shape of the exchange's route."""

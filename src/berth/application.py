@@ -19,7 +19,7 @@ from berth.answers import Answers, Exchange
 from berth.config import Limits
 from berth.protocols.base import Handler, Head, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
-from berth.tracing import read_trace_context
+from berth.tracing import HUNG_UP, read_trace_context
 from berth.work import Work
 
 MAX_PATHS = 1024
@@ -116,6 +116,7 @@ class Application:
         if work is not None and not work.done:
             work.queue.release(work)
             work.queue.metrics.failures["CANCELED"] += 1
+            self._answers.trace(exchange, HUNG_UP, exchange.sent)
 
     def _find(self, head: Head) -> Handler:
         """The handler for these first lines; remembered in them, so that the next request with them need not look."""

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 import berth
-from berth.tracing import Span, Traced, TraceSettings
+from berth.tracing import HUNG_UP, Span, Traced, TraceSettings
 
 MAX_WAITING = 2048
 BATCH = 512
@@ -161,7 +161,7 @@ def _spans(traced: Traced) -> Iterator[dict[str, Any]]:
     whole = _span(span, span.span_id, span.parent_id, name, (zero, traced.started, end))
     whole["kind"] = _SERVER
     whole["attributes"] = [_attribute(name, value) for name, value in _attributes(traced).items()]
-    if traced.status >= 500:
+    if _error_type(traced.status):
         whole["status"] = {"code": _ERROR}
     yield whole
     if not span.arrived:
@@ -201,7 +201,6 @@ def _attributes(traced: Traced) -> dict[str, str | int]:
         "http.request.method": traced.method,
         "url.path": traced.path,
         "url.scheme": "http",
-        "http.response.status_code": traced.status,
         "http.request.body.size": traced.received,
         "http.response.body.size": traced.sent,
     }
@@ -210,9 +209,17 @@ def _attributes(traced: Traced) -> dict[str, str | int]:
         "user_agent.original": traced.user_agent,
         "berth.model.name": traced.model,
         "berth.model.version": traced.version,
-        "error.type": str(traced.status) if traced.status >= 500 else "",
+        "error.type": _error_type(traced.status),
     }
+    if traced.status != HUNG_UP:
+        found["http.response.status_code"] = traced.status
     return found | {name: value for name, value in optional.items() if value}
+
+
+def _error_type(status: int) -> str:
+    if status == HUNG_UP:
+        return "canceled"
+    return str(status) if status >= 500 else ""
 
 
 def _attribute(name: str, value: str | int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2}
 _STATE_KEY = re.compile(r"[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13}")
 _STATE_VALUE = re.compile(r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
 MAX_STATE_MEMBERS = 32
+HUNG_UP = 0  # in place of a status: the caller did not wait for one
 _TRACES_PATH = "v1/traces"
 
 
@@ -84,7 +85,7 @@ class Traced(msgspec.Struct, frozen=True):
     path: str
     route: str  # its path; empty where no route was found
     user_agent: str
-    status: int
+    status: int  # or HUNG_UP
     started: float
     ended: float
     queued: float

@@ -355,6 +355,21 @@ def test_streams_and_workers_are_traced(collector: Collector) -> None:
     assert attributes(spans["POST /predict"])["http.response.body.size"] == len(answer.body)
 
 
+def test_a_caller_that_hangs_up_leaves_a_span_that_says_so(collector: Collector) -> None:
+    with serving(**predictor("Slow")) as server:
+        body = b'{"seconds":1.0}'
+        with server.connect() as connection:
+            head = f"POST /predict HTTP/1.1\r\nHost: x\r\ntraceparent: {SAMPLED}\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            deadline = time.monotonic() + DEADLINE_S
+            while not number(server, "berth_pending_requests"):
+                assert time.monotonic() < deadline
+        (span,) = collector.wait_for(1, "POST /predict")
+    assert attributes(span)["error.type"] == "canceled"
+    assert "http.response.status_code" not in attributes(span)
+    assert span.status.code == Status.STATUS_CODE_ERROR
+
+
 def test_a_collector_that_is_slow_or_refuses_costs_spans_and_nothing_else(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
