@@ -138,12 +138,12 @@ class Answers:
         else:
             log.access_skipped += 1
         if exchange.span is not None:
-            self.trace(exchange, status, sent)
+            self.trace(exchange, status, sent, metrics)
 
-    def trace(self, exchange: Exchange, status: int, sent: int) -> None:
+    def trace(self, exchange: Exchange, status: int, sent: int, metrics: ModelMetrics | None) -> None:
         """Hand a traced request over, now that it has its answer of so many bytes, or nobody waits for one."""
         if exchange.span is not None and self.tracer is not None:
-            self.tracer.finish(_traced(exchange, exchange.span, status, sent, exchange.route.metrics))
+            self.tracer.finish(_traced(exchange, exchange.span, status, sent, metrics))
 
     def refuse(self, exchange: Exchange, status: int, text: str, headers: Headers = ()) -> None:
         """Answer with an error, in the shape of the exchange's route."""

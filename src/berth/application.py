@@ -116,7 +116,7 @@ class Application:
         if work is not None and not work.done:
             work.queue.release(work)
             work.queue.metrics.failures["CANCELED"] += 1
-            self._answers.trace(exchange, HUNG_UP, exchange.sent)
+            self._answers.trace(exchange, HUNG_UP, exchange.sent, work.queue.metrics)
 
     def _find(self, head: Head) -> Handler:
         """The handler for these first lines; remembered in them, so that the next request with them need not look."""
