@@ -57,6 +57,21 @@ def test_a_container_is_run_asked_listed_shown_and_stopped(line: CommandLine) ->
     assert json.loads(line("ps", "--json", *engine).stdout) == []
 
 
+def test_what_runs_knows_the_digest_of_its_image(line: CommandLine, adder: Built) -> None:
+    engine = engine_of(line)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = str(other.getsockname()[1])
+    assert line("run", "adder:1", "-d", "-p", port, "--name", "known", *engine).returncode == 0
+    url = f"http://127.0.0.1:{port}"
+    request = urllib.request.Request(f"{url}/predict", b'{"left": 1}', {"Prefer": "model-info"}, method="POST")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.headers["Image-Digest"] == str(adder.image.digest)
+        assert response.headers["Model-Name"] == "adder"
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        assert f'image_digest="{adder.image.digest}"' in response.read().decode()
+
+
 def test_an_image_is_asked_without_being_started_first(line: CommandLine) -> None:
     answer = line("predict", "adder:1", *engine_of(line), stdin='{"left": 2}')
     assert json.loads(answer.stdout) == 3.5
