@@ -7,31 +7,23 @@ when a model has run. No sockets here, and no waiting: everything is a callback 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import math
 from collections.abc import Coroutine, Sequence
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 from berth.answers import Answers, Exchange
 from berth.protocols.base import Handler, Head, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
+from berth.protocols.site import Face
 from berth.work import Work
 
 MAX_PATHS = 1024
 Outcome = Response | Work | Coroutine[Any, Any, Response]
-
-
-class Face(Protocol):
-    """A protocol as the application sees it."""
-
-    def routes(self) -> list[Route]:
-        """The routes whose paths are always the same."""
-
-    def resolve(self, path: str) -> Route | None:
-        """The route of a path that names a model, if it is one of this protocol's; Refusal when the model is not."""
 
 
 class Application:
@@ -91,6 +83,8 @@ class Application:
         """Answer a request that never became whole (too large, malformed, too slow)."""
         exchange.started = perf_counter()
         exchange.number = next(self._numbers)
+        with contextlib.suppress(Refusal):  # the route says how its errors look
+            exchange.head.route = self._route(exchange.head.path)
         self._answers.refuse(exchange, status, text)
 
     def give_up(self, exchange: Exchange) -> None:
@@ -102,14 +96,7 @@ class Application:
 
     def _find(self, head: Head) -> Handler:
         """The handler for these first lines; remembered in them, so that the next request with them need not look."""
-        path = head.path
-        route = self._paths.get(path)
-        if route is None:
-            route = self._resolve(path)
-            if len(self._paths) >= MAX_PATHS:
-                self._paths.clear()
-            self._paths[path] = route
-        head.route = route
+        route = head.route = self._route(head.path)
         method = head.method.decode("latin-1")
         handler = route.handlers.get(method) or (route.handlers.get("GET") if method == "HEAD" else None)
         if handler is None:
@@ -123,6 +110,15 @@ class Application:
             head.express = route.express
         head.handler = handler
         return handler
+
+    def _route(self, path: bytes) -> Route:
+        route = self._paths.get(path)
+        if route is None:
+            route = self._resolve(path)
+            if len(self._paths) >= MAX_PATHS:
+                self._paths.clear()
+            self._paths[path] = route
+        return route
 
     def _resolve(self, path: bytes) -> Route:
         text = path.decode("latin-1")

@@ -20,7 +20,7 @@ import uvloop
 
 from berth import memory
 from berth.answers import RUN, Answers
-from berth.application import Application, Face
+from berth.application import Application
 from berth.config import Config
 from berth.health import Health, State
 from berth.http import Connection, Server
@@ -29,11 +29,7 @@ from berth.loading import Loader
 from berth.log import Log
 from berth.metrics import Metrics
 from berth.predictors import find_predictor
-from berth.protocols.native import Native
-from berth.protocols.openapi import OpenApi
-from berth.protocols.probes import Probes
-from berth.protocols.v2 import V2
-from berth.protocols.v2_repository import V2Repository
+from berth.protocols.site import Site, mount
 from berth.repository import Repository
 from berth.workers.template import Template
 
@@ -124,13 +120,7 @@ def _assemble(config: Config, template: Template | None, log: Log) -> _Parts:
     metrics, health, repository = Metrics(), Health(), Repository()
     answers = Answers(metrics, log)
     loader = Loader(config.models, repository, answers, metrics, log, template)
-    faces: list[Face] = [
-        Native(repository),
-        V2(repository, health),
-        V2Repository(repository, loader, allowed=config.model_control),
-        Probes(health, metrics),
-        OpenApi(repository),
-    ]
+    faces = mount(Site(config, repository, health, metrics, loader))
     application = Application(faces, answers, config.limits.max_body_bytes)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead

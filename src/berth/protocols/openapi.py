@@ -2,7 +2,7 @@
 
 Both are made from the signature at the start. The page is files beside this one (docs.html, docs.css, docs.js); what
 the signature says is written into it here, so it reads without JavaScript, which only drives the try-it form.
-application.py mounts the routes.
+site.py mounts it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from berth.model import Model
 from berth.protocols.base import HTML, Handler, Response, Route
 from berth.protocols.page import content_security_policy, render_page
+from berth.protocols.site import Site
 from berth.repository import Repository
 from berth.served import ServedModel
 
@@ -25,6 +26,11 @@ _ERRORS = {
     "503": "The queue is full, or the server is stopping; Retry-After says when to come back.",
     "504": "No answer within the deadline.",
 }
+
+
+def face(site: Site) -> OpenApi:
+    """The face of a server."""
+    return OpenApi(site.repository)
 
 
 class OpenApi:
