@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -97,6 +98,14 @@ class Berth:
                     return event
             time.sleep(0.01)
         raise AssertionError(f"no {message!r} in the log:\n{self.log()}")
+
+    def wait_for_pending(self, model: str, count: int) -> None:
+        """Until so many requests for a model are in flight."""
+        deadline = time.monotonic() + DEADLINE_S
+        line = re.compile(rf'^berth_pending_requests{{model="{re.escape(model)}",.*}} {count}$', re.MULTILINE)
+        while not line.search(self.get("/metrics").body.decode()):
+            assert time.monotonic() < deadline, self.get("/metrics").body.decode()
+            time.sleep(0.01)
 
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""

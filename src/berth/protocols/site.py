@@ -23,6 +23,8 @@ FACES = (
     "v2_repository",
     "probes",
     "openapi",
+    "tfserving",
+    "v1_models",
 )
 
 
