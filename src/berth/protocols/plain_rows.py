@@ -27,15 +27,20 @@ from berth.tensors import Array
 _BINARY_SUFFIX = "_bytes"  # TensorFlow's mark for outputs that hold bytes
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """A body as a JSON object, with NaN and infinities as Python's json reads them; InputError."""
+def read_json(body: bytes) -> Any:
+    """A body as JSON, with NaN and infinities as Python's json reads them; InputError."""
     try:
         try:
-            value = msgspec.json.decode(body)
+            return msgspec.json.decode(body)
         except msgspec.DecodeError:
-            value = json.loads(body)
+            return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not valid JSON: {error}") from error
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object; InputError."""
+    value = read_json(body)
     if not isinstance(value, dict):
         raise InputError(f"expected a JSON object, got {type(value).__name__}")
     return value
@@ -47,7 +52,7 @@ class PlainRows:
     def __init__(self, served: ServedModel) -> None:
         model = served.model
         self._model: Model = model
-        self._names = tuple(item.name for item in model.signature.inputs)
+        self.names = tuple(item.name for item in model.signature.inputs)
         self._required = [item.name for item in model.signature.inputs if item.required]
         cells = {item.name: cell_of(item.type) for item in model.signature.inputs}
         texts = [spec.name for spec in model.inputs if spec.datatype == "BYTES"]
@@ -61,19 +66,19 @@ class PlainRows:
         if not isinstance(rows, list) or not rows:
             raise InputError("instances: expected a list of at least one row")
         shared = shared or {}
-        unknown = sorted(set(shared) - set(self._names))
+        unknown = sorted(set(shared) - set(self.names))
         if unknown:
-            raise InputError(f"parameters: the model has no input {unknown[0]!r}; it has {', '.join(self._names)}")
-        named = [self._named(row, f"instances[{index}]", shared) for index, row in enumerate(rows)]
+            raise InputError(f"parameters: the model has no input {unknown[0]!r}; it has {', '.join(self.names)}")
+        named = [self.named(row, f"instances[{index}]", shared) for index, row in enumerate(rows)]
         if self._model.rowwise:
-            return [self._call(inputs, f"instances[{index}]") for index, inputs in enumerate(named)]
-        return [self._call(_columns(named), "instances")]
+            return [self.call(inputs, f"instances[{index}]") for index, inputs in enumerate(named)]
+        return [self.call(_columns(named), "instances")]
 
     def calls_of_columns(self, columns: Any) -> list[Any]:
         """The calls for columns: an object of them by name, or the only one. InputError."""
-        named = self._named(columns, "inputs", {})
+        named = self.named(columns, "inputs", {})
         if not self._model.rowwise:
-            return [self._call(named, "inputs")]
+            return [self.call(named, "inputs")]
         for name, column in named.items():
             if not isinstance(column, list):
                 raise InputError(f"inputs.{name}: expected a list with one value for each row")
@@ -81,21 +86,21 @@ class PlainRows:
         if len(set(counts.values())) != 1 or not next(iter(counts.values())):
             raise InputError(f"inputs: expected columns of equal length with at least one row, got {counts}")
         rows = [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
-        return [self._call(row, f"inputs, row {index}") for index, row in enumerate(rows)]
+        return [self.call(row, f"inputs, row {index}") for index, row in enumerate(rows)]
 
-    def _named(self, value: Any, where: str, shared: Mapping[str, Any]) -> dict[str, Any]:
+    def named(self, value: Any, where: str, shared: Mapping[str, Any]) -> dict[str, Any]:
         """One row, or all columns, as inputs by name."""
-        only = self._only(shared)
-        if isinstance(value, dict) and (only is None or not value.keys().isdisjoint(self._names)):
+        only = self.only(shared)
+        if isinstance(value, dict) and (only is None or not value.keys().isdisjoint(self.names)):
             return self._unwrapped({**shared, **value}, where)
         if only is None:
-            raise InputError(f"{where}: expected an object with the inputs {', '.join(self._names)}")
+            raise InputError(f"{where}: expected an object with the inputs {', '.join(self.names)}")
         return self._unwrapped({**shared, only: value}, where)
 
-    def _only(self, shared: Mapping[str, Any]) -> str | None:
-        """The input that a value without a name is for."""
-        if len(self._names) == 1:
-            return self._names[0]
+    def only(self, shared: Mapping[str, Any]) -> str | None:
+        """The input that a value without a name is for, when `shared` are given; None where there are several."""
+        if len(self.names) == 1:
+            return self.names[0]
         wanted = [name for name in self._required if name not in shared]
         return wanted[0] if len(wanted) == 1 else None
 
@@ -107,7 +112,8 @@ class PlainRows:
             raise InputError(f"{where}: {error}") from error
         return inputs
 
-    def _call(self, inputs: dict[str, Any], where: str) -> Any:
+    def call(self, inputs: dict[str, Any], where: str) -> Any:
+        """One call of checked inputs; InputError begins with `where`."""
         try:
             return self._model.prepare(self._model.signature.convert(inputs))
         except InputError as error:

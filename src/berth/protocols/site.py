@@ -18,6 +18,7 @@ from berth.protocols.base import Route
 from berth.repository import Repository
 
 FACES = (
+    "torchserve",
     "native",
     "v2",
     "v2_repository",
