@@ -115,7 +115,7 @@ class Berth:
 
 def environment(**settings: str) -> dict[str, str]:
     """A clean environment with these BERTH_* settings (without the prefix)."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("BERTH_", "PORT"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("BERTH_", "PORT", "AIP_"))}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {
         **kept,
@@ -149,14 +149,17 @@ def predictor(name: str, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(cwd: Path | None = None, **settings: str) -> Iterator[Berth]:
-    """A berth that is ready, on a unix socket; its log is shown when it does not end with code 0."""
+def serving(cwd: Path | None = None, variables: Mapping[str, str] | None = None, **settings: str) -> Iterator[Berth]:
+    """A berth that is ready, on a unix socket; its log is shown when it does not end with code 0.
+
+    `variables` are set as they are, `settings` with BERTH_ before their names.
+    """
     with tempfile.TemporaryDirectory(prefix="berth-") as folder:
         path, log_path = str(Path(folder) / "http.sock"), Path(folder) / "log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "berth"],
-                env=environment(SOCKET=path, **settings),
+                env={**environment(SOCKET=path, **settings), **(variables or {})},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -169,6 +169,13 @@ def test_kserve_reads_readiness_and_the_list_of_names(url: str) -> None:
     assert names[:4] == ["shout", "divide", "team/blob it", "reverse"]
 
 
+def test_kserve_finds_the_server_alive_where_people_find_a_page(url: str) -> None:
+    root = url.removesuffix("v1/models")
+    assert requests.get(root, timeout=20).json() == {"status": "alive"}
+    page = requests.get(root, headers={"Accept": "text/html,*/*"}, timeout=20)
+    assert page.headers["Content-Type"].startswith("text/html")
+
+
 def test_the_metadata_describes_the_signature(url: str) -> None:
     answer = requests.get(f"{url}/double/metadata", timeout=20).json()
     assert answer["model_spec"] == {"name": "double", "signature_name": "", "version": "1"}

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from berth.model import Model
-from berth.protocols.base import HTML, Handler, Response, Route
+from berth.protocols.base import HTML, Handler, Response, Route, json_response
 from berth.protocols.page import content_security_policy, render_page
 from berth.protocols.site import Site
 from berth.repository import Repository
@@ -53,6 +53,8 @@ class OpenApi:
             return None
         if action == "/openapi.json":
             return Route(path, "openapi", {"GET": self._document(served)})
+        if path == "/":
+            return Route(path, "root", {"GET": self._root(served)})
         return Route(path, "docs", {"GET": self._page(served)}) if action in ("/", "/docs") else None
 
     def _document(self, served: ServedModel) -> Handler:
@@ -63,6 +65,11 @@ class OpenApi:
         headers = ((b"Content-Security-Policy", content_security_policy()),)
         response = Response(render_page(self._describe(served)), 200, HTML, headers)
         return lambda _: response
+
+    def _root(self, served: ServedModel) -> Handler:
+        """The page for people; for programs, the word by which KServe's V1 clients know a live server."""
+        page, alive = self._page(served), json_response({"status": "alive"})
+        return lambda request: page(request) if b"html" in request.headers.get(b"accept", b"html") else alive
 
     def _describe(self, served: ServedModel) -> dict[str, Any]:
         return describe_model(served.model, served.name, served.version, served.settings.description)

@@ -61,18 +61,18 @@ class PlainRows:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def calls_of_rows(self, rows: Any, shared: Mapping[str, Any] | None = None) -> list[Any]:
+    def calls_of_rows(self, rows: Any, shared: Mapping[str, Any] | None = None, where: str = "instances") -> list[Any]:
         """The calls for a list of rows; `shared` are inputs that are the same for all of them. InputError."""
         if not isinstance(rows, list) or not rows:
-            raise InputError("instances: expected a list of at least one row")
+            raise InputError(f"{where}: expected a list of at least one row")
         shared = shared or {}
         unknown = sorted(set(shared) - set(self.names))
         if unknown:
             raise InputError(f"parameters: the model has no input {unknown[0]!r}; it has {', '.join(self.names)}")
-        named = [self.named(row, f"instances[{index}]", shared) for index, row in enumerate(rows)]
+        named = [self.named(row, f"{where}[{index}]", shared) for index, row in enumerate(rows)]
         if self._model.rowwise:
-            return [self.call(inputs, f"instances[{index}]") for index, inputs in enumerate(named)]
-        return [self.call(_columns(named), "instances")]
+            return [self.call(inputs, f"{where}[{index}]") for index, inputs in enumerate(named)]
+        return [self.call(_columns(named, where), where)]
 
     def calls_of_columns(self, columns: Any) -> list[Any]:
         """The calls for columns: an object of them by name, or the only one. InputError."""
@@ -163,11 +163,11 @@ class PlainRows:
         return b'{"b64":%b}' % data if isinstance(value, bytes | bytearray | memoryview | File) else data
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def _columns(rows: list[dict[str, Any]], where: str) -> dict[str, list[Any]]:
     names = rows[0].keys()
     for index, row in enumerate(rows):
         if row.keys() != names:
-            raise InputError(f"instances[{index}]: expected the inputs of the first row, {', '.join(names)}")
+            raise InputError(f"{where}[{index}]: expected the inputs of the first row, {', '.join(names)}")
     return {name: [row[name] for row in rows] for name in names}
 
 
