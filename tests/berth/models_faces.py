@@ -33,7 +33,7 @@ class Shout:
         if text == "break":
             raise RuntimeError("a secret of the model")
         if text == "slow":
-            time.sleep(1.5)
+            time.sleep(3)
         return text.upper() * times
 
 
@@ -86,15 +86,13 @@ class Tokens:
         for word in text.split():
             if word == "break":
                 raise RuntimeError("a secret of the model")
-            if word == "wait":
-                time.sleep(5)
             yield word + " "
 
 
 class Structs:
     async def predict(self, text: str) -> AsyncIterator[dict[str, str]]:
         for word in text.split():
-            await asyncio.sleep(0)
+            await asyncio.sleep(5 if word == "wait" else 0)
             yield {"word": word}
 
 
@@ -138,14 +136,14 @@ class Chat:
             if word == "break":
                 raise RuntimeError("a secret of the model")
             if word == "wait":
-                time.sleep(5)
+                time.sleep(3)
             yield word if index == 0 else f" {word}"
 
 
 class AsyncChat:
     async def predict(self, messages: list[dict[str, str]]) -> AsyncIterator[str]:
         for word in messages[-1]["content"].split():
-            await asyncio.sleep(0)
+            await asyncio.sleep(5 if word == "wait" else 0)
             yield word
 
 

@@ -145,8 +145,6 @@ def test_csv_for_what_is_no_row_of_cells_is_refused(iris: Berth) -> None:
 
 def test_a_full_queue_and_a_deadline_have_their_statuses_on_sagemaker() -> None:
     with serving(**faces("Shout", MODEL_NAME="shout", MAX_QUEUE="1")) as server:
-        late = invoke(server, {"text": "slow"}, X_Request_Timeout="0.2")
-        assert late.status == 504
         slow = threading.Thread(target=invoke, args=(server, {"text": "slow"}))
         slow.start()
         server.wait_for_pending("shout", 1)
@@ -154,6 +152,8 @@ def test_a_full_queue_and_a_deadline_have_their_statuses_on_sagemaker() -> None:
         slow.join()
         assert full.status == 503
         assert "queue is full" in full.json["error"]
+        late = invoke(server, {"text": "slow"}, X_Request_Timeout="0.2")
+        assert late.status == 504
 
 
 # -- Vertex AI --------------------------------------------------------------------------------------------------------

@@ -222,11 +222,6 @@ def test_a_full_queue_and_a_deadline_have_their_statuses() -> None:
         on_tcp(server) as address,
     ):
         url = f"{address}/v1/models"
-        late = requests.post(
-            f"{url}/shout:predict", '{"instances": ["slow"]}', headers={"X-Request-Timeout": "0.2"}, timeout=20
-        )
-        assert late.status_code == 504
-        assert "deadline" in late.json()["error"]
         slow = threading.Thread(target=predict, args=(url, "shout"), kwargs={"instances": ["slow"]})
         slow.start()
         server.wait_for_pending("shout", 1)
@@ -235,3 +230,8 @@ def test_a_full_queue_and_a_deadline_have_their_statuses() -> None:
         assert full.status_code == 503
         assert int(full.headers["Retry-After"]) >= 1
         assert "queue is full" in full.json()["error"]
+        late = requests.post(
+            f"{url}/shout:predict", '{"instances": ["slow"]}', headers={"X-Request-Timeout": "0.2"}, timeout=20
+        )
+        assert late.status_code == 504
+        assert "deadline" in late.json()["error"]

@@ -35,7 +35,7 @@ def berth(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     double = {"name": "double", "format": "onnx", "weights": str(weights / "double.onnx")}
     path = tmp_path_factory.mktemp("torchserve") / "models.json"
     path.write_text(json.dumps([*MODELS, double]))
-    with serving(MODELS=str(path), REQUEST_TIMEOUT_S="2", MAX_BODY_BYTES="100000") as server:
+    with serving(MODELS=str(path), MAX_BODY_BYTES="100000") as server:
         yield server
 
 
@@ -140,7 +140,8 @@ def test_a_stream_that_breaks_off_says_so_on_its_last_line(url: str) -> None:
     error = json.loads(last)
     assert (error["code"], error["type"]) == (500, "InternalServerException")
     assert "secret" not in error["message"]
-    late = json.loads(post(url, "tokens", data="a wait").text.strip().split("\n")[-1])
+    slow = post(url, "structs", data="a wait", headers={"X-Request-Timeout": "2"})
+    late = json.loads(slow.text.strip().split("\n")[-1])
     assert late["code"] == 504
 
 
@@ -188,7 +189,6 @@ def test_a_body_that_is_too_large_is_refused_in_torchserves_shape(berth: Berth) 
 
 def test_a_full_queue_and_a_deadline_have_torchserves_shape() -> None:
     with serving(PREDICTOR="models_faces:Shout", MODEL_NAME="shout", MAX_QUEUE="1") as server, on_tcp(server) as url:
-        shape(post(url, "shout", data="slow", headers={"X-Request-Timeout": "0.2"}), 504, "InferenceTimeoutException")
         slow = threading.Thread(target=post, args=(url, "shout"), kwargs={"data": "slow"})
         slow.start()
         server.wait_for_pending("shout", 1)
@@ -196,6 +196,7 @@ def test_a_full_queue_and_a_deadline_have_torchserves_shape() -> None:
         slow.join()
         assert "queue is full" in shape(full, 503, "ServiceUnavailableException")
         assert int(full.headers["Retry-After"]) >= 1
+        shape(post(url, "shout", data="slow", headers={"X-Request-Timeout": "0.2"}), 504, "InferenceTimeoutException")
 
 
 def test_ping_tells_whether_requests_are_wanted(url: str, tmp_path: Path) -> None:

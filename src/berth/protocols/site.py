@@ -26,6 +26,7 @@ FACES = (
     "openapi",
     "tfserving",
     "v1_models",
+    "openai",
     "hosted",
 )
 
