@@ -127,7 +127,7 @@ class Chat:
     """Says back the last message, a word at a time."""
 
     def predict(self, messages: list[Message], temperature: float = 1.0, max_tokens: int = 16) -> Iterator[str]:
-        words = messages[-1].content.split()
+        words = messages[-1].content.split() if messages else []
         if words[:1] == ["settings"]:
             words = [f"temperature={temperature}", f"max_tokens={max_tokens}"]
         for index, word in enumerate(words[:max_tokens]):

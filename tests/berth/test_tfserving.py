@@ -139,9 +139,9 @@ def test_what_does_not_fit_is_400_and_says_why(url: str, model: str, body: Any, 
     assert all(word in error for word in words), error
 
 
-@pytest.mark.parametrize("body", ["", "{", "[1]", "3", "[" * 100_000])
+@pytest.mark.parametrize("body", ["", "{", "[1]", "3", "[" * 100_000, '{"instances": ["\\ud800"]}'])
 def test_a_body_that_is_no_json_object_is_400(url: str, body: str) -> None:
-    answer = requests.post(f"{url}/double:predict", data=body, timeout=20)
+    answer = requests.post(f"{url}/shout:predict", data=body, timeout=20)
     assert answer.status_code == 400
     assert isinstance(answer.json()["error"], str)
 

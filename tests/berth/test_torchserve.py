@@ -228,5 +228,6 @@ def test_the_models_are_listed_and_described(url: str) -> None:
 def test_the_native_paths_below_a_model_are_as_before(url: str) -> None:
     assert requests.post(f"{url}/models/sum/predict", json={"x": [1]}, timeout=20).json() == 1.0
     assert requests.get(f"{url}/models/sum/openapi.json", timeout=20).json()["openapi"] == "3.1.0"
+    assert requests.get(f"{url}/models/sum/", timeout=20).headers["Content-Type"].startswith("text/html")
     unknown = requests.post(f"{url}/models/nothing/predict", json={}, timeout=20)
     assert "'nothing'" in unknown.json()["error"]

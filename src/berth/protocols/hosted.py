@@ -62,13 +62,13 @@ class Hosted:
     def resolve(self, _: str) -> None:
         """None of its paths names a model."""
 
-    def _invoke(self, request: Request) -> Any:
+    def _invoke(self, request: Request) -> Work:
         content_type = request.headers.get(b"content-type", b"")
         if any(_is(kind, content_type) for kind in (CSV, JSON_LINES, b"application/jsonlines")):
             return self._repository.find().made(LineRows).handle(request)
         return self._repository.find().made(native.Prediction).handle(request)
 
-    def _predict(self, request: Request) -> Any:
+    def _predict(self, request: Request) -> Work:
         return self._repository.find().made(VertexRows).handle(request)
 
 

@@ -33,7 +33,10 @@ def read_json(body: bytes) -> Any:
         try:
             return msgspec.json.decode(body)
         except msgspec.DecodeError:
-            return json.loads(body)
+            value = json.loads(body)
+            if b"\\u" in body:
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            return value
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not valid JSON: {error}") from error
 

@@ -34,16 +34,16 @@ from berth.protocols.base import (
 from berth.protocols.multipart import MAX_PARTS, parse_boundary, parse_parts
 from berth.protocols.plain_rows import PlainRows, read_json
 from berth.protocols.site import Site
-from berth.protocols.streaming import EVENT_STREAM, NO_CACHE, Events, choose_stream
+from berth.protocols.streaming import EVENT_STREAM, NO_CACHE, choose_stream
 from berth.repository import Repository
 from berth.rows import Cell, cell_of
 from berth.served import ServedModel
-from berth.work import StreamEncoder, Work
+from berth.work import Work
 
 INPUT_STATUS = 400
 TEXT = b"text/plain; charset=utf-8"
 _PREDICTIONS, _EXPLANATIONS, _MODELS = "/predictions/", "/explanations/", "/models/"
-_OTHERS = ("predict", "docs", "openapi.json")  # what native.py and openapi.py have below a model's name
+_OTHERS = ("", "predict", "docs", "openapi.json")  # what native.py and openapi.py have below a model's name
 _ALIASES = ("data", "body")
 _TYPES = {
     400: "BadRequestException",
@@ -95,9 +95,11 @@ class TorchServe:
             return self._of_model(path, path[len(_PREDICTIONS) :], self._prediction)
         if path.startswith(_EXPLANATIONS):
             return refusing_route(path, "torchserve.explain", 501, "explanations are not offered", error_response)
-        if not path.startswith(_MODELS) or path.rpartition("/")[2] in _OTHERS:
+        rest = path.removeprefix(_MODELS)
+        others = rest.rpartition("/")[2] in _OTHERS and not any(served.name == rest for served in self._repository)
+        if rest == path or others:
             return None
-        return self._of_model(path, path[len(_MODELS) :], self._description)
+        return self._of_model(path, rest, self._description)
 
     def _of_model(self, path: str, rest: str, make: Callable[[str, list[ServedModel]], Route]) -> Route:
         """The route for `name`, `name/version` or `name/all`; a name may contain slashes, so the longest one counts."""
@@ -151,9 +153,10 @@ class Prediction:
             call = self._rows.call(self._inputs(request), "inputs")
         except InputError as error:
             raise refuse_input(error, INPUT_STATUS) from error
-        work = Work(self._served, [call], self._encode_json if json_only else self._encode, INPUT_STATUS)
-        if self._model.streams:
-            work.stream = self._stream(accept)
+        if not self._model.streams:
+            return Work(self._served, [call], self._encode_json if json_only else self._encode, INPUT_STATUS)
+        work = Work(self._served, [call], self._encode_items, INPUT_STATUS)
+        work.stream = choose_stream(accept, self._model.encode) if _asks(accept) else Chunks(self._model.encode)
         return work
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -241,15 +244,10 @@ class Prediction:
         return Response(self._model.encode(answer))
 
     def _encode_json(self, answers: list[Any]) -> Response:
-        if self._model.streams:
-            return Response(b"[%b]" % b",".join(map(self._model.encode, answers)))
         return Response(self._model.encode(answers[0]))
 
-    def _stream(self, accept: bytes) -> StreamEncoder | None:
-        if EVENT_STREAM in accept or b"json" in accept:
-            chosen = choose_stream(accept, self._model.encode)
-            return chosen if not isinstance(chosen, Events) or EVENT_STREAM in accept else None
-        return Chunks(self._model.encode)
+    def _encode_items(self, answers: list[Any]) -> Response:
+        return Response(b"[%b]" % b",".join(map(self._model.encode, answers)))
 
 
 class Chunks:
@@ -281,6 +279,11 @@ class Chunks:
         """The last chunk, on a line of its own."""
         error = {"code": status, "type": _TYPES.get(status, "InternalServerException"), "message": text}
         return b"\n%b\n" % msgspec.json.encode(error)
+
+
+def _asks(accept: bytes) -> bool:
+    """Whether a caller names one of the forms that native.py offers for streams."""
+    return any(form in accept for form in (EVENT_STREAM, b"application/json", b"jsonl", b"ndjson"))
 
 
 def _is_bytes(info: kinds.Type) -> bool:
