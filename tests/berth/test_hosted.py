@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 
 from berth.config import read_config
 from berth.errors import ConfigError
-from tests.berth.support import DEADLINE_S, Answer, Berth, environment, form, serving
+from tests.berth.support import DEADLINE_S, Answer, Berth, environment, form, read_answers, serving
 from tests.berth.test_native import png
 
 VERTEX = {"AIP_HEALTH_ROUTE": "/alive", "AIP_PREDICT_ROUTE": "/predict"}
@@ -154,6 +154,23 @@ def test_a_full_queue_and_a_deadline_have_their_statuses_on_sagemaker() -> None:
         assert "queue is full" in full.json["error"]
         late = invoke(server, {"text": "slow"}, X_Request_Timeout="0.2")
         assert late.status == 504
+
+
+def test_every_health_route_says_when_no_more_requests_are_wanted() -> None:
+    paths = ("/ping", "/alive", "/v1/models/shout")
+    with on_vertex(**faces("Shout", MODEL_NAME="shout")) as server, ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in paths]
+        for path, connection in zip(paths, connections, strict=True):
+            connection.sendall(f"GET {path} HTTP/1.1\r\n".encode())
+        server.process.terminate()
+        server.wait_for_event("draining")
+        for path, connection in zip(paths, connections, strict=True):
+            connection.sendall(b"Host: x\r\n\r\n")
+            (answer,) = read_answers(connection, 1)
+            assert answer.status == 503, path
+            assert "draining" in answer.json["error"]
+        assert answer.json["ready"] is False
+        assert answer.json["model_version_status"][0]["status"]["error_code"] == "UNAVAILABLE"
 
 
 # -- Vertex AI --------------------------------------------------------------------------------------------------------
