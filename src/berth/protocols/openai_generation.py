@@ -8,6 +8,7 @@ this; openai_chunks.py has the shapes of answers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -42,6 +43,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
     "web_search_options": (),
 }
+_FIELD = re.compile(r"\$\.(\w+)")  # how errors name the input that does not fit
 _OURS = ("model", "stream", "stream_options", "messages", "prompt")
 
 
@@ -101,7 +103,8 @@ class Generation:
         try:
             return self._model.prepare(self._model.signature.convert({self.source: source, **settings}))
         except InputError as error:
-            raise Problem(str(error), self.source) from error
+            blamed = _FIELD.search(str(error))
+            raise Problem(str(error), blamed[1] if blamed else self.source) from error
 
     def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
         """The parameters that the predictor takes; Problem for one that must not be ignored."""
