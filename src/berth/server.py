@@ -23,7 +23,7 @@ import uvloop
 import berth
 from berth import memory
 from berth.answers import RUN, Answers
-from berth.application import Application, Face
+from berth.application import Application
 from berth.config import Config
 from berth.health import Health, State
 from berth.http import Connection, Server
@@ -33,11 +33,7 @@ from berth.loading import Loader
 from berth.log import Log
 from berth.metrics import Metrics
 from berth.predictors import find_predictor
-from berth.protocols.native import Native
-from berth.protocols.openapi import OpenApi
-from berth.protocols.probes import Probes
-from berth.protocols.v2 import V2
-from berth.protocols.v2_repository import V2Repository
+from berth.protocols.site import Site, mount
 from berth.repository import Repository
 from berth.tracing import Tracer
 from berth.workers.template import Template
@@ -174,13 +170,7 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
         tracer, metrics.traces = Tracer(config.tracing, exporter.add), exporter.counts
     answers = Answers(metrics, log, tracer, Info(config.answer_info, config.image_digest))
     loader = Loader(config.models, repository, answers, metrics, log, outside.template)
-    faces: list[Face] = [
-        Native(repository),
-        V2(repository, health),
-        V2Repository(repository, loader, allowed=config.model_control),
-        Probes(health, metrics),
-        OpenApi(repository),
-    ]
+    faces = mount(Site(config, repository, health, metrics, loader))
     application = Application(faces, answers, config.limits)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead
