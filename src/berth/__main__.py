@@ -1,7 +1,7 @@
-"""The command line inside the image: `python -m berth serve | predict | schema | selftest | version`.
+"""The command line inside the image: `python -m berth serve | predict | batch | schema | selftest | version`.
 
 Without a word it serves. Settings come from the BERTH_* environment (config.py). Exit codes: 0 fine, 1 the model failed
-or a golden differs, 2 a setting is wrong.
+or a golden differs, 2 a setting is wrong, 3 some rows of a batch failed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from berth.commands import predict, schema, selftest
 from berth.config import read_config
 from berth.errors import BerthError, ConfigError
 from berth.log import complain
+from berth.scoring.batch import add_arguments, batch
 from berth.server import serve
 
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(os.environ)
         if options.command == "predict":
             return predict(config, options.input)
+        if options.command == "batch":
+            return batch(config, options)
         if options.command == "schema":
             return schema(config)
         if options.command == "selftest":
@@ -66,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an input; NAME=@FILE reads a file; without any, a JSON object is read from standard input",
     )
+    add_arguments(commands.add_parser("batch", help="many rows: JSON lines, CSV or a folder to JSON lines"))
     commands.add_parser("schema", help="print inputs, outputs and their JSON Schema")
     commands.add_parser("selftest", help="answer the goldens and compare")
     commands.add_parser("version", help="print the version")

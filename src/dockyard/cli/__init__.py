@@ -25,6 +25,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "load": ("Make an image known to an engine.", "load"),
     "run": ("Start a container of an image.", "run"),
     "predict": ("Ask a model: an image, a running container or a URL.", "predict"),
+    "batch": ("Run the rows of a file or folder through an image.", "batch"),
     "test": ("Run an image's goldens inside the image.", "test"),
     "ps": ("List containers.", "ps"),
     "logs": ("Show a container's log.", "logs"),
