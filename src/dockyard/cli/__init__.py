@@ -18,6 +18,7 @@ from dockyard.errors import DockyardError
 # Verb -> (what it does in a line, module). `help` is read from here, so that listing the verbs imports none of them.
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
+    "dev": ("Serve the project here without a container, again on every change.", "dev"),
     "build": ("Build the project's image, without a daemon.", "build"),
     "push": ("Send an image to a registry.", "push"),
     "pull": ("Fetch an image from a registry.", "pull"),
