@@ -27,6 +27,7 @@ from dockyard.errors import ProjectError
 from dockyard.spec.load import ProjectFolder
 
 OLDEST = (3, 11)
+_ANOTHER = "Name another one with --python."
 _PROBE = """\
 import importlib.metadata, json, sys
 found = (each.metadata["Name"] for each in importlib.metadata.distributions())
@@ -119,14 +120,12 @@ def _missing(python: Path, request: Request, cache: Path, say: Callable[[str], N
 
 
 def _probe(python: Path) -> tuple[tuple[int, int], frozenset[str]]:
-    done = run([str(python), "-I", "-c", _PROBE], environment={}, deadline=60)
+    done = run([str(python), "-I", "-c", _PROBE], environment={}, deadline=60, missing=_ANOTHER)
     try:
         found = json.loads(done.stdout)
         return (found["version"][0], found["version"][1]), frozenset(found["names"])
     except (ValueError, KeyError) as error:
-        raise ProjectError(
-            f"{python} does not run as a Python", detail=done.stderr[-500:], remedy="Name another one with --python."
-        ) from error
+        raise ProjectError(f"{python} does not run as a Python", detail=done.stderr[-500:], remedy=_ANOTHER) from error
 
 
 def _made(folder: ProjectFolder, request: Request, cache: Path, say: Callable[[str], None]) -> Path:
@@ -145,7 +144,7 @@ def _made(folder: ProjectFolder, request: Request, cache: Path, say: Callable[[s
         say(f"making a Python environment for this project from {source}, once, in {place}")
         started = time.monotonic()
         make_environment(place, version, requirements, files)
-        say(f"the environment is ready after {time.monotonic() - started:.1f} s")
+        say(f"the environment was made in {time.monotonic() - started:.1f} s")
 
     _once(place, make)
     return place / "bin" / "python"
