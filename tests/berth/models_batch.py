@@ -41,6 +41,12 @@ class Paced:
         return x
 
 
+class Sleeps:
+    def predict(self, x: float) -> float:
+        time.sleep(x)
+        return x
+
+
 class Deadly:
     def predict(self, x: int) -> int:
         if x == 13:

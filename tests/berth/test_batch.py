@@ -299,6 +299,26 @@ def test_a_signal_ends_after_what_runs_and_the_same_command_goes_on(
     assert [answer["output"] for answer in rows(stopped.output)] == list(range(60))
 
 
+def test_a_row_that_takes_too_long_is_not_waited_for_beyond_the_drain_timeout() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "berth", "batch", "-"],
+        env=environment(PREDICTOR="models_batch:Sleeps", DRAIN_TIMEOUT_S="0.5"), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(numbers([0, 600]))
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"row": 1, "output": 0}
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 143
+        assert process.stdout.read() == b""
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def finished(tmp_path: Path, **settings: str) -> tuple[str, str]:
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(numbers([1, 13, 3]))

@@ -64,6 +64,7 @@ class Lines:
         self._pieces: list[bytes] = []  # of the line that is not whole yet
         self._size = 0
         self._position = 0
+        self._begun = False
         self._ended = False
 
     @property
@@ -83,7 +84,8 @@ class Lines:
 
     def _read(self) -> None:
         data = self._source.read()
-        if self._position == 0:
+        if not self._begun:
+            self._begun = True
             data = self._without_mark(data)
         if not data:
             self._ended = True
@@ -101,7 +103,7 @@ class Lines:
 
     def _without_mark(self, data: bytes) -> bytes:
         """The beginning without the byte order mark that some spreadsheets write."""
-        while data and len(data) < len(_BOM) and (more := self._source.read()):
+        while data and data != _BOM and _BOM.startswith(data) and (more := self._source.read()):
             data += more
         if data.startswith(_BOM):
             self._position = len(_BOM)

@@ -104,6 +104,7 @@ class Window:
         self._rows: deque[Row] = deque()
         self._bytes = 0
         self._complete = False
+        self._given_up = False
         self.trouble = ""
         self.news = asyncio.Event()
         self.room = asyncio.Event()
@@ -122,7 +123,7 @@ class Window:
     @property
     def over(self) -> bool:
         """Whether no further row will be finished."""
-        if self.trouble:
+        if self._given_up:
             return True
         return not self._rows if self._complete else self._gate.shut and not self._gate.running
 
@@ -139,7 +140,8 @@ class Window:
         self.room.set()
 
     def give_up(self, why: str) -> None:
-        """Wait for nothing more."""
+        """Wait for nothing more; `why` is empty when that is no trouble."""
+        self._given_up = True
         self.trouble = self.trouble or why
         self._gate.shut = True
         self.news.set()
@@ -236,7 +238,7 @@ async def score(source: Source, decode: Decode, window: Window, output: Output, 
                 task.result()
     finally:
         source.stop()
-        window.give_up("stopped")
+        window.give_up("")
         for task in (feeding, writing):
             task.cancel()
         await asyncio.gather(feeding, writing, return_exceptions=True)

@@ -127,7 +127,7 @@ def _command(job: Job, output: Output, files: list[str]) -> tuple[str, ...]:
     total: tuple[str, ...] = ()
     if job.kind == "folder":
         total = ("--total", str(len(files)))
-    elif not is_pipe(job.source):
+    elif job.kind != "tar" and not is_pipe(job.source):
         total = ("--total", str(Path(job.source).stat().st_size))
     kind = "tar" if job.kind == "folder" else job.kind
     progress = "live" if sys.stderr.isatty() else "lines"
