@@ -34,12 +34,13 @@ _NO_QUEUE = cast(Queue, None)  # nobody admits these works, and nobody waits for
 
 
 class Row(msgspec.Struct, eq=False):
-    """One row in flight: what was read, and its line of output once there is one."""
+    """One row in flight: what was read, and its line of output once there is one. `queued` is the queue's to set."""
 
     record: Record
     call: Any = None
     line: bytes = b""
     failed: bool = False
+    queued: float = 0.0
 
 
 class _Gate:
