@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib
 import os
@@ -29,10 +28,9 @@ from berth.health import Health, State
 from berth.http import Connection, Server
 from berth.info import Info
 from berth.listeners import Listeners, open_listeners
-from berth.loading import Loader
+from berth.loading import Loader, fork_template
 from berth.log import Log
 from berth.metrics import Metrics
-from berth.predictors import find_predictor
 from berth.protocols.site import Site, mount
 from berth.repository import Repository
 from berth.tracing import Tracer
@@ -52,7 +50,7 @@ _POLL_S = 0.02
 def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises what `load` raises."""
     signal.signal(signal.SIGTERM, _stop_while_loading)
-    template = _fork_template(config)
+    template = fork_template(config.models)
     listeners = open_listeners(config.listen)
     log = Log(config.log_level, prefix=RUN)
     log.start()
@@ -104,18 +102,6 @@ class _Parts:
         for served in self.repository:
             served.look()
         self.settling.look(self.metrics.successes, self.in_flight)
-
-
-def _fork_template(config: Config) -> Template | None:
-    """The process that forks workers, if any model wants them; before threads, loops and sockets, after imports."""
-    wanted = [model for model in config.models if model.serving.workers]
-    for model in wanted:
-        if model.predictor:
-            find_predictor(model.predictor)
-        else:
-            with contextlib.suppress(ModuleNotFoundError):  # the loader says it in words
-                importlib.import_module(f"berth.backends.{model.format}")
-    return Template() if wanted else None
 
 
 def _start_exporter(config: Config, log: Log) -> Exporter | None:
