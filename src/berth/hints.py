@@ -16,7 +16,7 @@ import numpy as np
 
 from berth.errors import SignatureError
 from berth.files import File
-from berth.tensors import DATATYPES, Shape, Tensor, coerce
+from berth.tensors import DATATYPES, DTYPES, Shape, Tensor, coerce
 
 _STRUCT_MARKS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
 
@@ -29,17 +29,17 @@ class _ArrayMeta(type):
 
 
 class ArrayInput(metaclass=_ArrayMeta):
-    """Stands for one array hint; subclasses carry its dtype and shape."""
+    """Stands for one array hint; subclasses carry its dtype, V2's name for it, and its shape."""
 
     dtype: ClassVar[np.dtype[Any]]
+    datatype: ClassVar[str]
     shape: ClassVar[Shape | None]
 
 
-def array_type(dtype: np.dtype[Any], shape: Shape | None) -> type[ArrayInput]:
-    """The marker class for arrays of this dtype and shape (None: any shape)."""
-    if dtype not in DATATYPES:
-        raise SignatureError(f"arrays of {dtype} cannot travel; use one of {', '.join(sorted(map(str, DATATYPES)))}")
-    return cast(type[ArrayInput], _ArrayMeta("array", (ArrayInput,), {"dtype": dtype, "shape": shape}))
+def array_type(datatype: str, shape: Shape | None) -> type[ArrayInput]:
+    """The marker class for arrays of one of V2's datatypes and this shape (None: any shape)."""
+    members = {"dtype": DTYPES[datatype], "datatype": datatype, "shape": shape}
+    return cast(type[ArrayInput], _ArrayMeta("array", (ArrayInput,), members))
 
 
 def translate(hint: Any, where: str) -> Any:
@@ -50,7 +50,7 @@ def translate(hint: Any, where: str) -> Any:
     if hint is np.ndarray:
         raise SignatureError(f'{where}: say which array: Annotated[np.ndarray, Tensor("float32", (-1, 4))]')
     if origin is np.ndarray:
-        return array_type(_dtype_of(arguments, where), None)
+        return array_type(_datatype_of(_dtype_of(arguments, where)), None)
     if origin in (Union, types.UnionType):
         return Union[tuple(translate(member, where) for member in arguments)]  # noqa: UP007
     if origin in (list, tuple, set, dict) and arguments:
@@ -66,12 +66,25 @@ def _translate_annotated(hint: Any, extras: tuple[Any, ...], where: str) -> Any:
         return Annotated[(inner, *metas)] if metas else inner
     if hint is not np.ndarray and get_origin(hint) is not np.ndarray:
         raise SignatureError(f"{where}: Tensor(...) describes np.ndarray, not {hint!r}")
-    try:
-        dtype = np.dtype(tensors[0].dtype)
-    except TypeError as error:
-        raise SignatureError(f"{where}: {tensors[0].dtype!r} is no dtype that numpy knows") from error
-    marker = array_type(np.dtype(object) if dtype.kind in "US" else dtype, tensors[0].dimensions())
+    marker = array_type(_datatype_named(tensors[0].dtype, where), tensors[0].dimensions())
     return Annotated[(marker, *metas)] if metas else marker
+
+
+def _datatype_named(name: str, where: str) -> str:
+    if name == "bfloat16":  # not one of numpy's, unless somebody has taught it
+        return "BF16"
+    try:
+        dtype = np.dtype(name)
+    except TypeError as error:
+        raise SignatureError(f"{where}: {name!r} is no dtype that numpy knows") from error
+    return _datatype_of(np.dtype(object) if dtype.kind in "US" else dtype)
+
+
+def _datatype_of(dtype: np.dtype[Any]) -> str:
+    if dtype not in DATATYPES:
+        known = ", ".join(sorted([*map(str, DATATYPES), "bfloat16"]))
+        raise SignatureError(f"arrays of {dtype} cannot travel; use one of {known}")
+    return DATATYPES[dtype]
 
 
 def _dtype_of(arguments: tuple[Any, ...], where: str) -> np.dtype[Any]:

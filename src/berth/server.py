@@ -34,6 +34,7 @@ from berth.protocols.openapi import OpenApi
 from berth.protocols.probes import Probes
 from berth.protocols.v2 import V2
 from berth.protocols.v2_repository import V2Repository
+from berth.protocols.v2_unoffered import V2Unoffered
 from berth.repository import Repository
 from berth.workers.template import Template
 
@@ -128,6 +129,7 @@ def _assemble(config: Config, template: Template | None, log: Log) -> _Parts:
         Native(repository),
         V2(repository, health),
         V2Repository(repository, loader, allowed=config.model_control),
+        V2Unoffered(),
         Probes(health, metrics),
         OpenApi(repository),
     ]

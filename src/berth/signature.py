@@ -138,9 +138,9 @@ def signature_of_tensors(inputs: Sequence[TensorSpec], outputs: Sequence[TensorS
     """The signature of a backend: every tensor is an array parameter."""
     parameters = []
     for item in inputs:
-        kind = array_type(item.dtype, item.shape)
+        kind = array_type(item.datatype, item.shape)
         parameters.append(Parameter(item.name, kind | None, None) if item.optional else Parameter(item.name, kind))
-    fields = [Parameter(item.name, array_type(item.dtype, item.shape)) for item in outputs]
+    fields = [Parameter(item.name, array_type(item.datatype, item.shape)) for item in outputs]
     return Signature(parameters, msgspec.defstruct("Output", [_field(*pair) for pair in enumerate(fields)]))
 
 

@@ -147,7 +147,7 @@ def serving(cwd: Path | None = None, **settings: str) -> Iterator[Berth]:
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "berth"],
-                env=environment(SOCKET=path, **settings),
+                env=environment(**{"SOCKET": path, **settings}),
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

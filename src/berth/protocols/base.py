@@ -129,13 +129,14 @@ ErrorShape = Callable[[int, str, Headers], Response]
 @dataclass(frozen=True)
 class Route:
     """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look,
-    `express` a short way for its POSTs."""
+    `express` a short way for its POSTs, `plain` that answers are never compressed, whatever the caller says."""
 
     path: str
     name: str
     handlers: dict[str, Handler]
     error: ErrorShape = error_response
     express: Express | None = None
+    plain: bool = False
 
 
 def failure_text(failed: Failed) -> str:
