@@ -134,7 +134,7 @@ def give(value: Any) -> Any:
 def describe(wanted: type) -> dict[str, Any]:
     """msgspec's schema hook: what an array or a file looks like in JSON."""
     if issubclass(wanted, ArrayInput):
-        return _describe_array(wanted.dtype, wanted.shape)
+        return _describe_array(wanted.datatype, wanted.dtype, wanted.shape)
     if issubclass(wanted, File):
         encoded = {
             "type": "object",
@@ -152,19 +152,32 @@ def describe(wanted: type) -> dict[str, Any]:
     raise NotImplementedError(f"berth has no schema for {wanted.__name__}")
 
 
-def _describe_array(dtype: np.dtype[Any], shape: Shape | None) -> dict[str, Any]:
+def _describe_array(datatype: str, dtype: np.dtype[Any], shape: Shape | None) -> dict[str, Any]:
     kinds = {"b": "boolean", "i": "integer", "u": "integer", "f": "number"}
     kind = kinds.get(dtype.kind, "string")
-    name = "string" if kind == "string" else dtype.name
+    name = "bfloat16" if datatype == "BF16" else "string" if kind == "string" else dtype.name
     if shape is None:
         return {"type": "array", "description": f"array of {name}"}
-    schema: dict[str, Any] = {"type": [kind, "null"] if kind == "number" else kind}
-    for size in reversed(shape):
+    schema: dict[str, Any] = {"type": [kind, "null"] if kind == "number" else kind, **_limits(dtype)}
+    for index, size in reversed(list(enumerate(shape))):
         schema = {"type": "array", "items": schema}
         if size >= 0:
             schema |= {"minItems": size, "maxItems": size}
+        elif index < len(shape) - 1:
+            schema["minItems"] = 1  # an empty list says nothing of the dimensions below it
     text = " x ".join("any" if size < 0 else str(size) for size in shape) or "scalar"
     return schema | {"title": f"{name} array", "description": f"array of {name}, {text}"}
+
+
+def _limits(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """The smallest and the largest number that an element can be."""
+    if dtype.kind in "iu":
+        return {"minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+    if dtype.kind == "f" and dtype.itemsize < 8:
+        info = np.finfo(dtype)
+        beyond = (2 - 2.0 ** -(info.nmant + 1)) * 2.0 ** (info.maxexp - 1)  # from here on, rounding gives infinity
+        return {"exclusiveMinimum": -beyond, "exclusiveMaximum": beyond}
+    return {}
 
 
 def has_arrays(fields: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ signature.py, protocols/v2.py and the backends call it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Callable, Sequence
@@ -164,19 +165,26 @@ def _from_lists(value: Any, dtype: np.dtype[Any]) -> Array:
         raise ValueError(f"expected nested lists, got {_json_name(value)}")
     try:
         array = np.array(value)
-        if dtype.kind in "iu" and array.dtype.kind in "fO":  # numpy takes large whole numbers among small for floats
-            array = _exactly(value, array)
-        return array
     except ValueError as error:
         if "inhomogeneous" in str(error):
             raise ValueError("expected nested lists of equal length, got ragged ones") from error
         raise ValueError(f"expected nested lists of numbers: {error}") from error
+    if array.dtype.kind not in "iuf" or not array.size:
+        return array
+    kinds = _kinds(value, array.ndim)
+    if bool in kinds:  # which numpy takes for a number where it is among others
+        raise ValueError(f"expected {dtype.name}, got booleans among numbers")
+    if dtype.kind in "iu" and array.dtype.kind == "f" and kinds == {int}:  # large whole numbers among small ones
+        return np.array(value, dtype=object)
+    return array
 
 
-def _exactly(value: Any, inexact: Array) -> Array:
-    """Lists of whole numbers as such; anything else as it was."""
-    exact = np.array(value, dtype=object)
-    return exact if all(type(item) is int for item in exact.ravel()) else inexact
+def _kinds(value: Any, depth: int) -> set[type]:
+    """The types of the elements of lists that are nested so deep."""
+    flat = [value] if depth == 0 else value
+    for _ in range(depth - 1):
+        flat = itertools.chain.from_iterable(flat)
+    return set(map(type, flat))
 
 
 def _texts(value: Any) -> Array:

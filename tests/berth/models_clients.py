@@ -2,6 +2,7 @@
 
 import enum
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -81,6 +82,13 @@ class Nap:
             raise RuntimeError("a secret of the model")
         time.sleep(seconds)
         return seconds
+
+
+class Words:
+    def predict(self, text: str, count: Annotated[int, berth.Meta(ge=0, le=5)] = 2) -> Iterator[str]:
+        """The text, so many times."""
+        for _ in range(count):
+            yield text
 
 
 class Mood(enum.Enum):

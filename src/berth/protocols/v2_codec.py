@@ -350,8 +350,8 @@ class Outputs:
             for output in message.outputs:
                 self._check(output)
                 if output.parameters and "binary_data" in output.parameters:
-                    overrides[output.name] = bool(output.parameters["binary_data"])
-        return Wanted(names, bool(parameters.get("binary_data_output", False)), overrides, message.id)
+                    overrides[output.name] = _flag(output.parameters, "binary_data")
+        return Wanted(names, _flag(parameters, "binary_data_output"), overrides, message.id)
 
     def encode_row(self, rows: TensorRows) -> bytes | None:
         """The JSON answer for one row of a batch, whose rows are all encoded at once; None where that cannot be."""
@@ -450,6 +450,13 @@ def _to_blob(array: Array, datatype: str) -> bytes:
         data = item.encode() if isinstance(item, str) else bytes(item)
         pieces += (struct.pack("<I", len(data)), data)
     return b"".join(pieces)
+
+
+def _flag(parameters: Parameters, name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InputError(f"parameter {name!r}: expected true or false, got {msgspec.json.encode(value).decode()}")
+    return value
 
 
 def timeout_of(parameters: dict[str, Any] | None) -> float | None:

@@ -104,7 +104,9 @@ class V2Repository:
         await self.load(name)
         return Response(b"{}")
 
-    async def _unload(self, name: str, _: Request) -> Response:
+    async def _unload(self, name: str, request: Request) -> Response:
+        self._check()
+        _parsed(request.body, _LoadRequest)
         await self.unload(name)
         return Response(b"{}")
 
