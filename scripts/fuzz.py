@@ -32,7 +32,7 @@ def main() -> int:
     seed, examples = arguments.seed, 0
     while time.monotonic() < end:
         found, output = one_round(seed, tests)
-        examples += sum(map(int, re.findall(r"(\d+) passing examples", output)))
+        examples += sum(map(int, re.findall(r"(\d+) passing,", output)))
         if found:
             print(output)
             print(f"found with seed {seed}: python scripts/fuzz.py --minutes 1 --seed {seed}")

@@ -23,7 +23,7 @@ __all__ = ["adder", "dockyard", "home"]
 # who broke it.
 SLOW = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("fixed", max_examples=100, derandomize=True, deadline=None, suppress_health_check=SLOW)
-settings.register_profile("long", max_examples=2000, database=None, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("long", max_examples=500, database=None, deadline=None, suppress_health_check=SLOW)
 settings.load_profile("fixed")
 
 

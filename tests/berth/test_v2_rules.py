@@ -346,3 +346,26 @@ def test_bf16_has_no_json_form_and_travels_as_two_bytes() -> None:
         assert raw.body.endswith(struct.pack("<3H", 0x7F80, 0xC000, 0x3F80))
         few = binary(server, {"inputs": [{**item, "parameters": {"binary_data_size": 4}}]}, blob[:4])
         assert "expected 6 bytes for shape [1, 3] of BF16, got 4" in few.json["error"]
+
+
+@pytest.mark.parametrize("value", [1, "true", None, []])
+def test_a_flag_is_true_or_false(onnx_server: Berth, value: Any) -> None:
+    for message in (
+        {"inputs": [JSON], "parameters": {"binary_data_output": value}},
+        {"inputs": [JSON], "outputs": [{"name": "y", "parameters": {"binary_data": value}}]},
+    ):
+        answer = onnx_server.post(INFER, message)
+        assert answer.status == 400
+        assert "expected true or false" in answer.json["error"]
+
+
+@pytest.mark.parametrize("parameters", [[1], "soon", 3])
+def test_parameters_of_generate_are_an_object(onnx_server: Berth, parameters: Any) -> None:
+    answer = onnx_server.post("/v2/models/double/generate", {"x": [[1, 2]], "parameters": parameters})
+    assert (answer.status, answer.json) == (400, {"error": "parameters: expected an object"})
+
+
+def test_a_raw_request_without_bytes_is_400(onnx_server: Berth) -> None:
+    answer = onnx_server.post(INFER, b"", {LENGTH: "0"})
+    assert answer.status == 400
+    assert "got none" in answer.json["error"]

@@ -26,7 +26,7 @@ def test_a_row_names_the_version_that_is_tested_and_a_test_that_uses_the_client(
     assert version == version_of(package)
     path = DOCS.parent / proof
     assert path.name.startswith("test_")
-    texts = [path.read_text(), *(script.read_text() for script in path.parent.glob(f"{package}_client.py"))]
+    texts = [path.read_text(), *(script.read_text() for script in path.parent.glob(f"{package}_*.py"))]
     assert any(
         line.split()[:2] in (["import", client], ["from", package]) for text in texts for line in text.split("\n")
     )

@@ -200,6 +200,8 @@ class Inputs:
             array = np.empty(1, dtype=object)
             array[0] = body
             return {slot.name: array.reshape([1] * len(slot.shape))}
+        if not body:
+            raise InputError(f"input {slot.name!r}: a raw binary request is the input's bytes, got none")
         shape = [1 if slot.first == -1 else slot.first, *slot.tail] if slot.shape else []
         if shape.count(-1) > 1:
             raise InputError(f"a raw binary request allows one variable dimension, the input has {list(slot.shape)}")
