@@ -21,7 +21,7 @@ from tests.conformance.environments import HERE
 # What no schema says: that rows are of one length, that all inputs have as many, or that bytes are a picture.
 RELATED = ("--exclude-checks", "positive_data_acceptance")
 EXAMPLES = 5  # of each kind, for each operation
-RUN_S = 200
+RUN_S = 400
 ONCE = ("--exclude-path-regex", "/versions/")  # each route without a version
 
 pytestmark = pytest.mark.slow
