@@ -62,11 +62,11 @@ def test_v2_with_any_bytes_is_400(onnx_server: Berth, body: bytes) -> None:
     assert onnx_server.post("/v2/models/double/infer", body).status == 400
 
 
-@given(st.lists(st.binary(max_size=10), max_size=4), st.integers(-2, 6), st.integers(-3, 3))
+@given(st.lists(st.binary(max_size=10), max_size=4), st.integers(-2, 6), st.integers(-3, 3), st.binary(max_size=5))
 def test_bytes_tensors_of_any_length_are_taken_or_400(
-    typed_server: Berth, items: list[bytes], count: int, extra: int
+    typed_server: Berth, items: list[bytes], count: int, extra: int, tail: bytes
 ) -> None:
-    blob = b"".join(struct.pack("<I", max(len(item) + extra, 0)) + item for item in items)
+    blob = b"".join(struct.pack("<I", max(len(item) + extra, 0)) + item for item in items) + tail
     tensor = {"name": "name", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": len(blob)}}
     head = json.dumps({"inputs": [tensor]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}

@@ -82,7 +82,7 @@ class Draft:
         self.rows = rows
         self.arrays: dict[str, Any] = {}
         self.message: dict[str, Any] = {"inputs": []}
-        self.blobs: list[bytes] = []
+        self.blobs: dict[str, bytes] = {}  # by the input that they are for
         self.length_error = 0
         self.cut = 0
         self.more = b""
@@ -90,7 +90,7 @@ class Draft:
 
     def body(self) -> tuple[bytes, dict[str, str]]:
         head = json.dumps(self.message).encode()
-        blob = b"".join(self.blobs) + self.more
+        blob = b"".join(self.blobs.values()) + self.more
         body = head + blob
         if self.cut:
             body = body[: -self.cut]
@@ -107,8 +107,8 @@ def drafts(draw: st.DrawFn) -> Draft:
         item: dict[str, Any] = {"name": f"{datatype.lower()}_in", "shape": list(array.shape), "datatype": datatype}
         form = draw(st.sampled_from(["flat", "nested", "binary"]))
         if form == "binary" or datatype == "FP16":
-            draft.blobs.append(blob_of(array))
-            item["parameters"] = {"binary_data_size": len(draft.blobs[-1])}
+            blob = draft.blobs[item["name"]] = blob_of(array)
+            item["parameters"] = {"binary_data_size": len(blob)}
         else:
             item["data"] = array.ravel().tolist() if form == "flat" else array.tolist()
         draft.message["inputs"].append(item)
@@ -139,8 +139,11 @@ FAULTS = (
     "parameters",
     "outputs",
     "field",
+    "blob",
+    "texts",
     "texts",
 )
+texts = st.lists(st.binary(max_size=6), max_size=10)
 
 
 @st.composite
@@ -183,12 +186,23 @@ def _damage(draw: st.DrawFn, draft: Draft, fault: str) -> None:
         draft.cut = draw(st.integers(1, 40))
     elif fault == "more":
         draft.more = draw(st.binary(min_size=1, max_size=9))
-    elif fault == "texts" and draft.blobs:
-        draft.blobs[draw(st.integers(0, len(draft.blobs) - 1))] = draw(st.binary(max_size=40))
+    elif fault == "blob" and draft.blobs:
+        _replace(draft, draw(st.sampled_from(list(draft.blobs))), draw(st.binary(max_size=40)))
+    elif fault == "texts":
+        pieces = [struct.pack("<I", max(len(text) + draw(st.integers(-2, 3)), 0)) + text for text in draw(texts)]
+        _replace(draft, "bytes_in", b"".join(pieces)[: draw(st.integers(0, 60))])
     elif fault in ("parameters", "outputs"):
         draft.message[fault] = draw(anything)
     elif fault == "field":
         draft.message[draw(st.sampled_from(["id", "inputs", "model_name"]))] = draw(anything)
+
+
+def _replace(draft: Draft, name: str, blob: bytes) -> None:
+    """Other bytes for an input, as many as its header says."""
+    item = next((item for item in draft.message["inputs"] if item["name"] == name), None)
+    if item is not None and name in draft.blobs:
+        draft.blobs[name] = blob
+        item["parameters"] = {"binary_data_size": len(blob)}
 
 
 def parsed(answer: Answer) -> tuple[dict[str, Any], dict[str, Any]]:
