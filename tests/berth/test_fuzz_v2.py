@@ -152,8 +152,9 @@ def damaged(draw: st.DrawFn) -> Draft:
     draft = draw(drafts())
     for fault in draw(st.lists(st.sampled_from(FAULTS), min_size=1, max_size=3)):
         draft.faults.append(fault)
-        if not isinstance(draft.message.get("inputs"), list) or not draft.message["inputs"]:
-            break
+        inputs = draft.message["inputs"]
+        if not isinstance(inputs, list) or not inputs or not all(isinstance(item, dict) for item in inputs):
+            break  # nothing is left to damage
         _damage(draw, draft, fault)
     return draft
 
@@ -199,7 +200,7 @@ def _damage(draw: st.DrawFn, draft: Draft, fault: str) -> None:
 
 def _replace(draft: Draft, name: str, blob: bytes) -> None:
     """Other bytes for an input, as many as its header says."""
-    item = next((item for item in draft.message["inputs"] if item["name"] == name), None)
+    item = next((item for item in draft.message["inputs"] if item.get("name") == name), None)
     if item is not None and name in draft.blobs:
         draft.blobs[name] = blob
         item["parameters"] = {"binary_data_size": len(blob)}
