@@ -418,7 +418,7 @@ _SETTINGS: dict[str, _Setting] = {
     "BERTH_MODELS": _Setting(""),
     "BERTH_GOLDENS": _Setting("goldens", _text),
     "BERTH_HOST": _Setting("0.0.0.0", _text),  # noqa: S104  a container's own network, or none
-    "BERTH_PORT": _Setting("8080", _whole(1, 65535)),
+    "BERTH_PORT": _Setting("8080", _whole(0, 65535)),
     "BERTH_SOCKET": _Setting(""),
     "BERTH_ACTIVATION_SOCKET": _Setting("/run/berth/activate.sock"),
     "BERTH_MAX_BODY_BYTES": _Setting(str(64 * MIB), _whole(1, 2**31 - 1)),

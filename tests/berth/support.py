@@ -159,7 +159,7 @@ def serving(cwd: Path | None = None, variables: Mapping[str, str] | None = None,
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "berth"],
-                env={**environment(SOCKET=path, **settings), **(variables or {})},
+                env={**environment(**{"SOCKET": path, **settings}), **(variables or {})},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -134,7 +134,8 @@ ErrorShape = Callable[[int, str, Headers], Response]
 @dataclass(frozen=True)
 class Route:
     """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look,
-    `express` a short way for its POSTs, `metrics` the counts of the model that its POSTs ask."""
+    `express` a short way for its POSTs, `metrics` the counts of the model that its POSTs ask, `plain` that answers are
+    never compressed, whatever the caller says."""
 
     path: str
     name: str
@@ -142,6 +143,7 @@ class Route:
     error: ErrorShape = error_response
     express: Express | None = None
     metrics: ModelMetrics | None = None
+    plain: bool = False
 
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")

@@ -93,7 +93,7 @@ class Prediction:
         return Response(self._model.encode(answers[0]))
 
     def _form(self, parts: list[Part]) -> dict[str, Any]:
-        """A field that is repeated is a list; so is a single file where a list of files is wanted."""
+        """A field that is repeated is a list; so is a single one where a list is wanted."""
         fields: dict[str, list[Any]] = {}
         for part in parts:
             fields.setdefault(part.name, []).append(self._part(part))
@@ -103,7 +103,7 @@ class Prediction:
         }
 
     def _is_list_of_one(self, name: str, value: Any) -> bool:
-        return isinstance(value, File) and self._signature.takes_list(name)
+        return not isinstance(value, list) and self._signature.takes_list(name)
 
     def _part(self, part: Part) -> Any:
         if part.filename is not None:

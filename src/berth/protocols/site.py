@@ -22,6 +22,7 @@ FACES = (
     "native",
     "v2",
     "v2_repository",
+    "v2_unoffered",
     "probes",
     "openapi",
     "tfserving",

@@ -60,8 +60,8 @@ class V2:
         return [
             Route("/v2", "v2.server", {"GET": self._describe_server}),
             Route("/v2/", "v2.server", {"GET": self._describe_server}),
-            Route("/v2/models", "v2.models", {"GET": self._names}),
-            Route("/v2/models/stats", "v2.stats", {"GET": self._statistics}),
+            Route("/v2/models", "v2.models", {"GET": self._names}, plain=True),
+            Route("/v2/models/stats", "v2.stats", {"GET": self._statistics}, plain=True),
         ]
 
     def resolve(self, path: str) -> Route | None:
@@ -74,8 +74,10 @@ class V2:
             return None
         name, method, make = found
         express = served.made(Inference).express if action == "/infer" else None
-        metrics = served.metrics if method == "POST" else None
-        return Route(path, name, {method: make(self, served)}, express=express, metrics=metrics)
+        # tritonclient's http.aio accepts gzip for every answer, and unfolds it for inference alone.
+        plain = method == "GET"
+        metrics = None if plain else served.metrics
+        return Route(path, name, {method: make(self, served)}, express=express, metrics=metrics, plain=plain)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""

@@ -7,7 +7,9 @@ allowed to take it away. site.py mounts it.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from berth.metrics import Histogram
 from berth.protocols.base import Handler, Refusal, Request, Response, Route, json_response
@@ -24,6 +26,17 @@ def face(site: Site) -> V2Repository:
     return V2Repository(site.repository, site.control, allowed=site.config.model_control)
 
 
+class _IndexRequest(msgspec.Struct):
+    ready: bool = False
+
+
+class _LoadRequest(msgspec.Struct):
+    parameters: dict[str, Any] | None = None
+
+
+_Message = TypeVar("_Message", _IndexRequest, _LoadRequest)
+
+
 class V2Repository:
     """The repository's routes."""
 
@@ -34,7 +47,8 @@ class V2Repository:
 
     def routes(self) -> list[Route]:
         """The index."""
-        return [Route("/v2/repository/index", "v2.repository_index", {"POST": self._index, "GET": self._index})]
+        methods: dict[str, Handler] = {"POST": self._index, "GET": self._index}
+        return [Route("/v2/repository/index", "v2.repository_index", methods, plain=True)]
 
     def resolve(self, path: str) -> Route | None:
         """Loading and unloading one name."""
@@ -70,16 +84,39 @@ class V2Repository:
         if not self._allowed:
             raise Refusal(403, "loading and unloading is off; set BERTH_MODEL_CONTROL=on to allow it")
 
-    def _index(self, _: Request) -> Response:
-        return json_response(self.index())
+    def _index(self, request: Request) -> Response:
+        found = self.index()
+        if _parsed(request.body, _IndexRequest).ready:
+            found = [item for item in found if item["state"] == "READY"]
+        return json_response(found)
 
-    async def _load(self, name: str, _: Request) -> Response:
+    async def _load(self, name: str, request: Request) -> Response:
+        self._check()
+        _refuse_overrides(request.body)
         await self.load(name)
         return Response(b"{}")
 
-    async def _unload(self, name: str, _: Request) -> Response:
+    async def _unload(self, name: str, request: Request) -> Response:
+        self._check()
+        _parsed(request.body, _LoadRequest)
         await self.unload(name)
         return Response(b"{}")
+
+
+def _refuse_overrides(body: bytes) -> None:
+    """Refuse a configuration or files that the caller sends along: what a model is, the server's own settings say."""
+    parameters = _parsed(body, _LoadRequest).parameters or {}
+    given = next((key for key in parameters if key == "config" or key.startswith("file:")), None)
+    if given is not None:
+        raise Refusal(501, f"parameter {given!r}: models are loaded as the server's settings say, not as callers do")
+
+
+def _parsed(body: bytes, kind: type[_Message]) -> _Message:
+    """A request's body, which may be empty."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(400, f"the body does not fit the model repository extension: {error}") from error
 
 
 def _state(name: str, version: str, why: str) -> dict[str, str]:
