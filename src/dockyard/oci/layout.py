@@ -18,6 +18,7 @@ from typing import Any
 
 from dockyard.errors import ImageError, ImageNotFoundError, StoreError
 from dockyard.oci import media, wire
+from dockyard.oci.artifact import Artifact, Attachment
 from dockyard.oci.blobs import PRIVATE, Blobs
 from dockyard.oci.digest import CHUNK, Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
@@ -95,6 +96,41 @@ class Layout:
                 raise self._unknown(name)
             self._write_index(kept)
 
+    def attach(self, attachment: Attachment) -> None:
+        """Store an artifact next to its subject. ImageError when the subject is not here. Durable when it returns."""
+        for document in attachment.documents:
+            self.blobs.write(document)
+        self.adopt(attachment.artifact)
+
+    def adopt(self, artifact: Artifact) -> None:
+        """List an artifact whose blobs are here; ImageError when one of them, or its subject, is missing."""
+        with self._locked():
+            needed = (artifact.subject, *artifact.blobs)
+            missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
+            if missing:
+                raise ImageError(
+                    f"artifact {artifact.digest} is not whole: {', '.join(missing)} missing from {self.path}",
+                    remedy="Build or pull the image again, then what is attached to it.",
+                )
+            sync_folder(self.blobs.folder)
+            others = [other for other in self._read_index() if other.get("digest") != artifact.digest]
+            self._write_index([*others, artifact.manifest.document()])
+
+    def referrers(self, subject: Digest, kind: str = "") -> tuple[Artifact, ...]:
+        """The artifacts about an image, an index or another artifact; of one kind (a media type) if asked for."""
+        found = (self._artifact(entry) for entry in self._entries())
+        return tuple(
+            artifact
+            for artifact in found
+            if artifact and artifact.subject.digest == subject and kind in ("", artifact.type)
+        )
+
+    def _artifact(self, entry: Descriptor) -> Artifact | None:
+        manifest = self._manifest(entry)
+        if manifest is None or manifest.subject is None:
+            return None
+        return Artifact.decode(entry, self.blobs.read(entry.digest))
+
     def resolve(self, name: str, platform: Platform | None = None) -> Image:
         """The image of a name (`:latest` may be left out) or of a manifest's digest or image ID.
 
@@ -137,10 +173,11 @@ class Layout:
     def sweep(self, age: float = SWEEP_AGE) -> int:
         """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
 
-        The age keeps what a build, running now, has written and not yet added.
+        The age keeps what a build, running now, has written and not yet added. Artifacts go with their subject.
         """
         freed = 0
         with self._locked():
+            self._forget_orphans()
             used = set(self._reachable())
             for digest in self.blobs:
                 path = self.blobs.path(digest)
@@ -150,6 +187,17 @@ class Layout:
                         path.unlink()
                         freed += status.st_size
         return freed
+
+    def _forget_orphans(self) -> None:
+        """Take artifacts whose subject is no longer named out of the index, and those about them."""
+        entries = self._read_index()
+        artifacts = {entry.digest: artifact for entry in self._entries() if (artifact := self._artifact(entry))}
+        named = {entry.digest for entry in self._walk(self._entries())} - artifacts.keys()
+        while held := {digest for digest, one in artifacts.items() if one.subject.digest in named} - named:
+            named |= held
+        kept = [entry for entry in entries if entry.get("digest") in named]
+        if len(kept) < len(entries):
+            self._write_index(kept)
 
     def _reachable(self) -> Iterator[Digest]:
         for entry in self._walk(self._entries()):

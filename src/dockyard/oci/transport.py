@@ -34,6 +34,8 @@ _REDIRECTS_LIMIT = 5
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _ERROR_BODY_LIMIT = 1 << 16
 _LONGEST_PAUSE = 30.0
+_PAGES_LIMIT = 1000
+_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?')
 _PARAMETER = re.compile(r'([A-Za-z_]+)="([^"]*)"')
 _T = TypeVar("_T")
 Response = urllib3.BaseHTTPResponse
@@ -118,7 +120,32 @@ class Transport:
     def get(self, path: str, accept: tuple[str, ...] = ()) -> Response:
         """GET below the repository, redirects followed; the caller reads and closes it."""
         headers = {"Accept": ", ".join(accept)} if accept else {}
-        return self._expect(self._follow("GET", self._base + path, headers), frozenset({200}), path)
+        return self._expect(self._follow("GET", urljoin(self._base, path), headers), frozenset({200}), path)
+
+    def find(self, path: str, accept: tuple[str, ...] = ()) -> Response | None:
+        """GET below the repository; None when there is no such thing."""
+        headers = {"Accept": ", ".join(accept)} if accept else {}
+        response = self._follow("GET", urljoin(self._base, path), headers)
+        if response.status == 404:
+            response.drain_conn()
+            return None
+        return self._expect(response, frozenset({200}), path)
+
+    def pages(self, path: str) -> Iterator[bytes]:
+        """The documents of a list that may come in several answers (RFC 8288 links); none when there is no list."""
+        for _ in range(_PAGES_LIMIT):
+            response = self.find(path)
+            if response is None:
+                return
+            link = _NEXT.search(response.headers.get("Link", ""))
+            yield self.document(response)
+            if link is None:
+                return
+            path = urljoin(urljoin(self._base, path), link[1])
+            self._check_url(path)
+            if _origin(path) != _origin(self._base):
+                raise self.refused("continues a list on another host")
+        raise self.refused(f"has a list of more than {_PAGES_LIMIT} pages")
 
     def exists(self, path: str) -> bool:
         """HEAD below the repository."""
