@@ -18,8 +18,6 @@ from dockyard.oci.digest import Digest, digest_of, hex_of
 from dockyard.oci.image import LAYERS_LIMIT, Descriptor, encode_manifest
 
 _SUBJECT_TAG = re.compile(r"sha256-[0-9a-f]{64}(\.|$)", re.ASCII)
-_EMPTY = b"{}"
-EMPTY_CONFIG = Descriptor(media.OCI_EMPTY, digest_of(_EMPTY), len(_EMPTY))
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,12 @@ class Artifact:
 
     @property
     def tag(self) -> str:
-        """A tag of its own in a registry, so that no garbage collection takes it for forgotten."""
+        """A tag of its own in a registry, so that no garbage collection takes it for forgotten.
+
+        That of a cosign signature is where cosign and its like look for it.
+        """
+        if self.type == media.COSIGN_SIGNATURE:
+            return f"{subject_tag(self.subject.digest)}.sig"
         return f"{subject_tag(self.subject.digest)}.{hex_of(self.digest)[:16]}"
 
 
@@ -90,6 +93,9 @@ class Payload:
         return Descriptor(self.media_type, digest_of(self.data), len(self.data), self.annotations)
 
 
+EMPTY_CONFIG = Payload(media.OCI_EMPTY, b"{}")
+
+
 class Attachment(NamedTuple):
     """An artifact, and the documents that must be stored for it; the manifest comes last."""
 
@@ -98,15 +104,19 @@ class Attachment(NamedTuple):
 
 
 def attach(
-    subject: Descriptor, kind: str, payloads: Sequence[Payload], annotations: Mapping[str, str] | None = None
+    subject: Descriptor,
+    kind: str,
+    payloads: Sequence[Payload],
+    annotations: Mapping[str, str] | None = None,
+    config: Payload = EMPTY_CONFIG,
 ) -> Attachment:
     """An artifact of this kind (a media type) about `subject`. The same arguments give the same bytes."""
     plain = Descriptor(subject.media_type, subject.digest, subject.size)
     layers = tuple(payload.descriptor for payload in payloads)
-    data = encode_manifest(EMPTY_CONFIG, layers, annotations, kind, plain)
+    data = encode_manifest(config.descriptor, layers, annotations, kind, plain)
     manifest = Descriptor(media.OCI_MANIFEST, digest_of(data), len(data), dict(annotations or {}), artifact_type=kind)
-    artifact = Artifact(manifest, plain, EMPTY_CONFIG, layers)
-    return Attachment(artifact, (_EMPTY, *(payload.data for payload in payloads), data))
+    artifact = Artifact(manifest, plain, config.descriptor, layers)
+    return Attachment(artifact, (config.data, *(payload.data for payload in payloads), data))
 
 
 def subject_tag(subject: Digest) -> str:

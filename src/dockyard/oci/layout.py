@@ -116,6 +116,12 @@ class Layout:
             others = [other for other in self._read_index() if other.get("digest") != artifact.digest]
             self._write_index([*others, artifact.manifest.document()])
 
+    def detach(self, artifact: Artifact) -> None:
+        """Forget an artifact; `sweep` frees the space."""
+        with self._locked():
+            entries = self._read_index()
+            self._write_index([entry for entry in entries if entry.get("digest") != artifact.digest])
+
     def referrers(self, subject: Digest, kind: str = "") -> tuple[Artifact, ...]:
         """The artifacts about an image, an index or another artifact; of one kind (a media type) if asked for."""
         found = (self._artifact(entry) for entry in self._entries())
@@ -166,7 +172,7 @@ class Layout:
         found = []
         for entry in self._walk(entries):
             manifest = self._manifest(entry)
-            if manifest and manifest.config.media_type in media.CONFIGS:
+            if manifest and manifest.config.media_type in media.CONFIGS and manifest.subject is None:
                 found.append(entry)
         return found
 
