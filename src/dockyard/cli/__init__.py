@@ -19,6 +19,9 @@ from dockyard.errors import DockyardError
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
     "build": ("Build the project's image, without a daemon.", "build"),
+    "keygen": ("Make a pair of keys to sign images with.", "keygen"),
+    "sign": ("Sign an image, and what is said of it.", "sign"),
+    "verify": ("Check an image's bytes, signatures and evidence.", "verify"),
     "push": ("Send an image to a registry.", "push"),
     "pull": ("Fetch an image from a registry.", "pull"),
     "images": ("List the images in the local store.", "images"),

@@ -19,8 +19,12 @@ def command(reference: str, name: str | None) -> None:
     """
     layout = places.store()
     source = Reference.parse(reference)
-    image = Registry().pull(source, None, layout)
+    registry = Registry()
+    image = registry.pull(source, None, layout)
+    attached = registry.pull_artifacts(source, image.digest, layout)
     if name:
         layout.add(image, name)
         layout.remove(str(source))
-    click.echo(f"{name or source} pulled: {format_bytes(image.size)}\n{image.digest}")
+    click.echo(
+        f"{name or source} pulled: {format_bytes(image.size)}, {len(attached)} attached documents\n{image.digest}"
+    )

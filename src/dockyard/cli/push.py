@@ -7,6 +7,7 @@ import time
 import click
 
 from dockyard.cli import places
+from dockyard.oci.layout import artifacts_of
 from dockyard.oci.registry import Reference, Registry
 from dockyard.spec.resources import format_bytes
 
@@ -23,9 +24,13 @@ def command(image: str, reference: str) -> None:
     found = layout.resolve(image)
     target = Reference.parse(reference)
     started = time.monotonic()
-    sent = Registry().push(found, layout, target)
-    count, size = len([blob for blob in sent if blob in found.layers]), sum(blob.size for blob in sent)
+    registry = Registry()
+    sent = registry.push(found, layout, target)
+    attached = artifacts_of(layout, found.digest)
+    evidence = registry.push_artifacts(attached, layout, target)
+    count = len([blob for blob in sent if blob in found.layers])
+    size = sum(blob.size for blob in sent) + evidence
     click.echo(
         f"{target} pushed: {count} of {len(found.layers)} layers, {format_bytes(size)} moved,"
-        f" in {time.monotonic() - started:.1f} s\n{found.digest}"
+        f" in {time.monotonic() - started:.1f} s; {len(attached)} attached documents\n{found.digest}"
     )

@@ -24,7 +24,7 @@ from dockyard.oci.digest import CHUNK, Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
 
-__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "copy_image"]
+__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "copy_image"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
@@ -176,6 +176,19 @@ class Layout:
                 found.append(entry)
         return found
 
+    def check(self, image: Image) -> None:
+        """Read every byte of an image; ImageError names the first blob that is missing or damaged."""
+        for blob in image.blobs:
+            size = 0
+            with self.blobs.open(blob.digest) as file:
+                while chunk := file.read(CHUNK):
+                    size += len(chunk)
+            if size != blob.size:
+                raise ImageError(
+                    f"blob {blob.digest} has {size} bytes, its image says {blob.size}",
+                    remedy="Do not use this image: build or pull it again.",
+                )
+
     def sweep(self, age: float = SWEEP_AGE) -> int:
         """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
 
@@ -283,3 +296,15 @@ def copy_image(image: Image, source: Layout, target: Layout, name: str) -> None:
                 writer.write(chunk)
             writer.commit(blob.digest)
     target.add(image, name)
+
+
+def artifacts_of(layout: Layout, subject: Digest) -> tuple[Artifact, ...]:
+    """All artifacts about an image, and those about them; each comes after its subject."""
+    found: dict[Digest, Artifact] = {}
+    waiting = [subject]
+    while waiting:
+        for artifact in layout.referrers(waiting.pop(0)):
+            if artifact.digest not in found:
+                found[artifact.digest] = artifact
+                waiting.append(artifact.digest)
+    return tuple(found.values())

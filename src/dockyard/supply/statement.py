@@ -27,6 +27,15 @@ SCAN = "https://cosign.sigstore.dev/attestation/vuln/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 MODEL_CARD = "https://dockyard.dev/attestation/model-card/v1"
 
+# What people call each kind of document.
+KINDS: Mapping[str, str] = {
+    "provenance": PROVENANCE,
+    "sbom": SBOM,
+    "scan": SCAN,
+    "tests": TEST_RESULT,
+    "model-card": MODEL_CARD,
+}
+
 
 @dataclass(frozen=True)
 class Statement:

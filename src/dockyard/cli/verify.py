@@ -1,0 +1,83 @@
+"""`dockyard verify`: whether every byte of an image is whole, and who has signed it and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dockyard.cli import keyring, places
+from dockyard.errors import EvidenceError
+from dockyard.supply.statement import KINDS, SIGNED
+from dockyard.supply.verify import Verdict, Verified, require_signature, verify
+
+
+@click.command()
+@click.argument("image", required=False)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A public key to trust; may be repeated. By default those in the keys' `trusted` folder, and this user's own.",
+)
+@click.option(
+    "--require",
+    "required",
+    multiple=True,
+    type=click.Choice(sorted(KINDS)),
+    help="Fail unless a trusted key has signed this kind of document; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+def command(image: str | None, keys: tuple[Path, ...], required: tuple[str, ...], as_json: bool) -> None:
+    """Check IMAGE (default: that of the project here): its bytes, its signature, and each document about it.
+
+    Fails unless a trusted key has signed the image itself.
+    """
+    name = places.image_name(image)
+    layout = places.store()
+    found = layout.resolve(name)
+    layout.check(found)
+    verdict = verify(layout, found.digest, keyring.trusted_keys(keys))
+    require_signature(verdict)
+    _require(verdict, required)
+    if as_json:
+        click.echo(json.dumps(_as_json(verdict), indent=2))
+        return
+    click.echo(f"{name} is whole: {len(found.layers)} layers, {found.digest}")
+    for one in (*verdict.signatures, *verdict.attestations):
+        click.echo(f"  {_kind(one):<12} {one.form.value:<17} by key {one.key.hint}")
+    if verdict.untrusted:
+        click.echo(f"  {verdict.untrusted} more by keys that are not trusted here")
+
+
+def _require(verdict: Verdict, required: Sequence[str]) -> None:
+    missing = [kind for kind in required if not verdict.attested(KINDS[kind])]
+    if missing:
+        raise EvidenceError(
+            f"{verdict.subject} has no {' and no '.join(missing)} signed by a trusted key",
+            remedy="`dockyard build` and `dockyard test` make them, `dockyard sign` signs them.",
+        )
+
+
+def _kind(one: Verified) -> str:
+    if one.statement is None or one.statement.predicate_type == SIGNED:
+        return "signature"
+    names = {predicate: kind for kind, predicate in KINDS.items()}
+    return names.get(one.statement.predicate_type, one.statement.predicate_type)
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "digest": verdict.subject,
+        "signatures": [{"form": one.form.value, "key": one.key.hint} for one in verdict.signatures],
+        "attestations": [
+            {"predicate_type": one.statement.predicate_type, "key": one.key.hint}
+            for one in verdict.attestations
+            if one.statement
+        ],
+        "untrusted": verdict.untrusted,
+    }
