@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
@@ -26,6 +26,7 @@ from dockyard.build.target import host_architecture
 from dockyard.build.wheels import resolve_wheels
 from dockyard.build.workshop import Workshop
 from dockyard.errors import LockError
+from dockyard.oci.digest import Digest
 from dockyard.oci.image import Image
 
 _LOCKED_REMEDY = "Run `dockyard build` without --locked, look at the change and commit dockyard.lock."
@@ -42,13 +43,18 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made: the image, its layers (lowest first), what the preflight found, and how long it took (s)."""
+    """What a build made: the image, its layers (lowest first), what the preflight found, and how long it took (s).
+
+    `weights` and `code` are the project's files that went in, by their digests.
+    """
 
     name: str
     image: Image
     layers: tuple[BuiltLayer, ...]
     findings: Findings
     lock: Lock
+    weights: Mapping[str, Digest]
+    code: Mapping[str, Digest]
     lock_changed: bool
     seconds: float
 
@@ -82,19 +88,30 @@ def build(workshop: Workshop, options: Options) -> Built:
     passed = _preflight(source, lock, base, dependencies, options)
     lock = passed.lock
     content = ContentBuilder(workshop, lock.base_digest)
+    weights, code = content.weight_digests(files), content.code_digests(files)
     layers = (
         *base.layers,
         *passed.system,
         *dependencies,
-        *content.weights(files.weights),
+        *content.weights(weights),
         content.berth(base.interpreter),
-        content.code(files.code, base.interpreter),
+        content.code(code, base.interpreter),
     )
     parts = Parts(workshop.project.project, lock.target.platform, base, layers, files.weights, lock.created)
     image = store_image(parts, workshop.layout, options.name)
     if lock != before:
         write_lock(workshop.project.path, platform, lock)
-    return Built(options.name, image, layers, passed.findings, lock, lock != before, time.monotonic() - started)
+    return Built(
+        name=options.name,
+        image=image,
+        layers=layers,
+        findings=passed.findings,
+        lock=lock,
+        weights=weights,
+        code=code,
+        lock_changed=lock != before,
+        seconds=time.monotonic() - started,
+    )
 
 
 def source_of(workshop: Workshop, request: Request) -> BaseSource:

@@ -12,6 +12,7 @@ from rich.table import Table
 from dockyard.build.builder import Built, Options, build
 from dockyard.build.workshop import Workshop
 from dockyard.cli import places
+from dockyard.cli.evidence import attach_evidence
 from dockyard.cli.progress import Bars
 from dockyard.errors import ProjectError
 from dockyard.oci.archive import write_archive
@@ -29,9 +30,19 @@ from dockyard.spec.resources import format_bytes
 @click.option("--load", is_flag=True, help="Also load the image into the Docker Engine that answers here.")
 @click.option("--locked", is_flag=True, help="Fail if dockyard.lock would change (for CI).")
 @click.option("--upgrade", is_flag=True, help="Lock the newest versions anew.")
+@click.option(
+    "--evidence/--no-evidence", default=True, help="Attach what is inside and how it was made (on by default)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    folder: Path, name: str | None, output: Path | None, load: bool, locked: bool, upgrade: bool, as_json: bool
+    folder: Path,
+    name: str | None,
+    output: Path | None,
+    load: bool,
+    locked: bool,
+    upgrade: bool,
+    evidence: bool,
+    as_json: bool,
 ) -> None:
     """Build the image of the project in FOLDER (default: here)."""
     if output is not None:
@@ -44,6 +55,9 @@ def command(
     with Bars(console) as bars:
         built = build(Workshop(project, layout, places.home().cache, bars), options)
         layout.add(built.image, f"{model.name}:latest")
+        if evidence:
+            with bars.task("Writing down what is inside"):
+                attach_evidence(built, project, layout, places.home().cache)
     if as_json:
         click.echo(json.dumps(_as_json(built), indent=2))
     else:
