@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
@@ -56,7 +56,7 @@ class Built:
     weights: Mapping[str, Digest]
     code: Mapping[str, Digest]
     lock_changed: bool
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,11 @@ class Passed:
     findings: Findings
 
 
-def build(workshop: Workshop, options: Options) -> Built:
-    """Build the project's image, give it its name in the store, and write the lock if it is new."""
+def build(workshop: Workshop, options: Options, attach: Callable[[Built], object] = lambda _: None) -> Built:
+    """Build the project's image, give it its names in the store, and write the lock if it is new.
+
+    `attach` adds to the image what else belongs to it, before it can be found by name.
+    """
     started = time.monotonic()
     files = find_files(workshop.project)
     request = request_of(workshop.project)
@@ -98,20 +101,22 @@ def build(workshop: Workshop, options: Options) -> Built:
         content.code(code, base.interpreter),
     )
     parts = Parts(workshop.project.project, lock.target.platform, base, layers, files.weights, lock.created)
-    image = store_image(parts, workshop.layout, options.name)
-    if lock != before:
-        write_lock(workshop.project.path, platform, lock)
-    return Built(
+    built = Built(
         name=options.name,
-        image=image,
+        image=store_image(parts, workshop.layout),
         layers=layers,
         findings=passed.findings,
         lock=lock,
         weights=weights,
         code=code,
         lock_changed=lock != before,
-        seconds=time.monotonic() - started,
     )
+    attach(built)
+    for name in (options.name, f"{workshop.project.project.model.name}:latest"):
+        workshop.layout.add(built.image, name)
+    if built.lock_changed:
+        write_lock(workshop.project.path, platform, lock)
+    return replace(built, seconds=time.monotonic() - started)
 
 
 def source_of(workshop: Workshop, request: Request) -> BaseSource:

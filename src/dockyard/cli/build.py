@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -53,11 +54,8 @@ def command(
     layout = places.store()
     console = Console(stderr=True)
     with Bars(console) as bars:
-        built = build(Workshop(project, layout, places.home().cache, bars), options)
-        layout.add(built.image, f"{model.name}:latest")
-        if evidence:
-            with bars.task("Writing down what is inside"):
-                attach_evidence(built, project, layout, places.home().cache)
+        workshop = Workshop(project, layout, places.home().cache, bars)
+        built = build(workshop, options, partial(attach_evidence, workshop) if evidence else lambda _: None)
     if as_json:
         click.echo(json.dumps(_as_json(built), indent=2))
     else:

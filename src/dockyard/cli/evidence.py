@@ -6,16 +6,14 @@ the same documents on every machine.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dockyard.build.builder import Built
 from dockyard.build.lock import lock_document
+from dockyard.build.workshop import Workshop
 from dockyard.cli import places
 from dockyard.errors import ProjectError
-from dockyard.oci.artifact import Artifact
 from dockyard.oci.digest import hex_of
-from dockyard.oci.layout import Layout
 from dockyard.spec.load import ProjectFolder
 from dockyard.supply.contents import contents_of
 from dockyard.supply.evidence import add_evidence
@@ -26,18 +24,21 @@ from dockyard.supply.statement import MODEL_CARD, PROVENANCE, SBOM
 _CARD_LIMIT = 1 << 20
 
 
-def attach_evidence(built: Built, folder: ProjectFolder, layout: Layout, cache: Path) -> tuple[Artifact, ...]:
-    """Attach all three; returns the artifacts."""
-    image = built.image
+def attach_evidence(workshop: Workshop, built: Built) -> None:
+    """Attach all three."""
+    image, layout, folder = built.image, workshop.layout, workshop.project
     name = places.repository_of(built.name)
+    with workshop.progress.task("Writing down what is inside"):
+        contents = contents_of(layout, image, workshop.cache / "contents")
     model = _model(built, folder)
     subject = Subject(name, image.digest, str(image.config.platform), built.lock.created)
     documents = {
-        SBOM: cyclonedx(subject, model, contents_of(layout, image, cache / "contents"), _pins(built)),
+        SBOM: cyclonedx(subject, model, contents, _pins(built)),
         PROVENANCE: provenance(_recipe(built, folder), _materials(built)),
         MODEL_CARD: _card(model, folder),
     }
-    return tuple(add_evidence(layout, image.manifest, name, kind, document) for kind, document in documents.items())
+    for kind, document in documents.items():
+        add_evidence(layout, image.manifest, name, kind, document)
 
 
 def _model(built: Built, folder: ProjectFolder) -> ModelFacts:

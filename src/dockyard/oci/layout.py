@@ -196,25 +196,30 @@ class Layout:
         """
         freed = 0
         with self._locked():
-            self._forget_orphans()
+            self._forget_orphans(age)
             used = set(self._reachable())
             for digest in self.blobs:
                 path = self.blobs.path(digest)
                 with store_errors(path):
-                    status = path.stat()
-                    if digest not in used and time.time() - status.st_mtime >= age:
+                    size = path.stat().st_size
+                    if digest not in used and self._age(digest) >= age:
                         path.unlink()
-                        freed += status.st_size
+                        freed += size
         return freed
 
-    def _forget_orphans(self) -> None:
-        """Take artifacts whose subject is no longer named out of the index, and those about them."""
+    def _age(self, digest: Digest) -> float:
+        """Seconds since a blob was written."""
+        return time.time() - self.blobs.path(digest).stat().st_mtime
+
+    def _forget_orphans(self, age: float) -> None:
+        """Take artifacts of that age whose subject is no longer named out of the index, and those about them."""
         entries = self._read_index()
         artifacts = {entry.digest: artifact for entry in self._entries() if (artifact := self._artifact(entry))}
         named = {entry.digest for entry in self._walk(self._entries())} - artifacts.keys()
         while held := {digest for digest, one in artifacts.items() if one.subject.digest in named} - named:
             named |= held
-        kept = [entry for entry in entries if entry.get("digest") in named]
+        old = {digest for digest in artifacts.keys() - named if self._age(digest) >= age}
+        kept = [entry for entry in entries if entry.get("digest") not in old]
         if len(kept) < len(entries):
             self._write_index(kept)
 
