@@ -27,7 +27,7 @@ def test_a_signed_image_is_pushed_pulled_and_verified_elsewhere(line: CommandLin
     assert made.returncode == 0, made.stderr
     assert "open sesame" not in made.stdout
     assert "iris:1 signed" in line("sign", "iris:1").stdout
-    assert "is whole: 2 layers" in line("verify", "iris:1").stdout
+    assert "is whole: linux/amd64, 2 layers" in line("verify", "iris:1").stdout
     elsewhere = CommandLine(Home(tmp_path / "elsewhere"))
     with running_registry(tmp_path / "registry") as registry:
         reference = f"{registry.host}/models/iris:1"
@@ -38,7 +38,7 @@ def test_a_signed_image_is_pushed_pulled_and_verified_elsewhere(line: CommandLin
     assert "no key is trusted here" in untrusted.stderr
     verified = elsewhere("verify", "iris:1", "--key", str(line.home.keys / "own.pub"), "--json")
     assert verified.returncode == 0, verified.stderr
-    told = json.loads(verified.stdout)
+    (told,) = json.loads(verified.stdout)["images"]
     assert {one["form"] for one in told["signatures"]} == {"sigstore bundle", "cosign signature"}
     assert told["attestations"] == []
 

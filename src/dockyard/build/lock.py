@@ -18,7 +18,6 @@ import msgspec
 import tomli_w
 
 from dockyard.build.debian import DebianPackage
-from dockyard.build.target import Target, host_architecture
 from dockyard.build.wheels import Wheel
 from dockyard.errors import LockError
 from dockyard.oci.files import replace_file
@@ -49,11 +48,6 @@ class Lock:
     system: tuple[DebianPackage, ...] = ()
     found_packages: tuple[str, ...] = ()
     wheels: tuple[Wheel, ...] = ()
-
-    @property
-    def target(self) -> Target:
-        """What this lock is for. Images are built for the architecture of the machine that builds."""
-        return Target(host_architecture(), self.python, self.glibc)
 
     @property
     def base_digest(self) -> str:

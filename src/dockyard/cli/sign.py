@@ -23,6 +23,10 @@ def command(image: str | None, key: Path | None, repository: str | None) -> None
     """
     name = places.image_name(image)
     layout = places.store()
-    found = layout.resolve(name)
-    signed = sign_all(layout, found.manifest, repository or places.repository_of(name), keyring.signing_key(key))
-    click.echo(f"{name} signed, with {len(signed) - 2} documents about it\n{found.digest}")
+    entry, secret = layout.entry(name), keyring.signing_key(key)
+    subjects = {one.digest: one for one in (entry, *(image.manifest for image in layout.members(entry)))}
+    documents = 0
+    for subject in subjects.values():
+        signed = sign_all(layout, subject, repository or places.repository_of(name), secret)
+        documents += len(signed) - 2
+    click.echo(f"{name} signed, with {documents} documents about it\n{entry.digest}")

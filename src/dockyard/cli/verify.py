@@ -11,6 +11,7 @@ import click
 
 from dockyard.cli import keyring, places
 from dockyard.errors import EvidenceError
+from dockyard.oci.media import INDEXES
 from dockyard.supply.statement import KINDS, SIGNED
 from dockyard.supply.verify import Verdict, Verified, require_signature, verify
 
@@ -39,15 +40,25 @@ def command(image: str | None, keys: tuple[Path, ...], required: tuple[str, ...]
     """
     name = places.image_name(image)
     layout = places.store()
-    found = layout.resolve(name)
-    layout.check(found)
-    verdict = verify(layout, found.digest, keyring.trusted_keys(keys))
-    require_signature(verdict)
-    _require(verdict, required)
+    entry, trusted = layout.entry(name), keyring.trusted_keys(keys)
+    images = layout.members(entry)
+    for found in images:
+        layout.check(found)
+    verdicts = [verify(layout, found.digest, trusted) for found in images]
+    if entry.media_type in INDEXES:
+        require_signature(verify(layout, entry.digest, trusted))
+    for verdict in verdicts:
+        require_signature(verdict)
+        _require(verdict, required)
     if as_json:
-        click.echo(json.dumps(_as_json(verdict), indent=2))
+        click.echo(json.dumps({"digest": entry.digest, "images": [_as_json(one) for one in verdicts]}, indent=2))
         return
-    click.echo(f"{name} is whole: {len(found.layers)} layers, {found.digest}")
+    for found, verdict in zip(images, verdicts, strict=True):
+        click.echo(f"{name} is whole: {found.config.platform}, {len(found.layers)} layers, {found.digest}")
+        _show(verdict)
+
+
+def _show(verdict: Verdict) -> None:
     for one in (*verdict.signatures, *verdict.attestations):
         click.echo(f"  {_kind(one):<12} {one.form.value:<17} by key {one.key.hint}")
     if verdict.untrusted:

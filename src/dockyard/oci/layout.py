@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from dockyard.oci.digest import CHUNK, Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
 
-__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "copy_image"]
+__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "attached_to", "copy_entry", "copy_image"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
@@ -75,9 +75,12 @@ class Layout:
 
         ImageError when one of its blobs is missing. Durable when it returns.
         """
-        entry = replace(image.manifest, annotations={REF_NAME: name}, platform=image.config.platform)
+        self._name(replace(image.manifest, platform=image.config.platform), image.blobs, name)
+
+    def _name(self, described: Descriptor, needed: Sequence[Descriptor], name: str) -> None:
+        entry = replace(described, annotations={REF_NAME: name})
         with self._locked():
-            missing = [blob.digest for blob in image.blobs if not self.blobs.has(blob.digest)]
+            missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
             if missing:
                 raise ImageError(
                     f"image {name} is not whole: {', '.join(missing)} missing from {self.path}",
@@ -86,6 +89,19 @@ class Layout:
             sync_folder(self.blobs.folder)
             others = [other for other in self._read_index() if not _is_named(other, name)]
             self._write_index([*others, entry.document()])
+
+    def write_index(self, images: Sequence[Image]) -> Descriptor:
+        """Store an index of images for several platforms; the same images give the same bytes."""
+        entries = [replace(image.manifest, annotations={}, platform=image.config.platform) for image in images]
+        entries.sort(key=lambda entry: str(entry.platform))
+        document = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [one.document() for one in entries]}
+        data = wire.encode(document)
+        return Descriptor(media.OCI_INDEX, self.blobs.write(data), len(data))
+
+    def add_index(self, index: Descriptor, name: str) -> None:
+        """Give a stored index a name, as `add` does for an image; ImageError when part of it is missing."""
+        members = [self.load(manifest) for manifest in self.manifests([index])]
+        self._name(index, [index, *(blob for image in members for blob in image.blobs)], name)
 
     def remove(self, name: str) -> None:
         """Forget a name; ImageNotFoundError when nothing has it. `sweep` frees the space."""
@@ -143,14 +159,26 @@ class Layout:
         Of an image for several platforms the one asked for, or else this machine's. ImageNotFoundError, with the
         names that come close, when there is none; ImageError when it is damaged.
         """
+        candidates = [self._with_platform(manifest) for manifest in self.manifests(self._found(name))]
+        return self.load(choose_platform(candidates, platform, name))
+
+    def entry(self, name: str) -> Descriptor:
+        """What a name (or a digest) stands for: the manifest of an image, or an index of several."""
+        return replace(self._found(name)[-1], annotations={})
+
+    def _found(self, name: str) -> list[Descriptor]:
+        """The entries of a name, or of a digest or image ID; ImageNotFoundError when there is none."""
         entries = self._entries()
         found = [entry for entry in entries if _key(entry.annotations.get(REF_NAME, "")) == _key(name)]
         if not found and name.startswith("sha256:"):
             found = [entry for entry in self._walk(entries) if name in self._digests(entry)]
         if not found:
             raise self._unknown(name)
-        candidates = [self._with_platform(manifest) for manifest in self.manifests(found)]
-        return self.load(choose_platform(candidates, platform, name))
+        return found
+
+    def members(self, entry: Descriptor) -> tuple[Image, ...]:
+        """The images of an entry: one, or those of an index."""
+        return tuple(self.load(manifest) for manifest in self.manifests([entry]))
 
     def images(self) -> tuple[NamedImage, ...]:
         """Every image that is here, by name, each platform of it; attachments and absent platforms are left out."""
@@ -293,14 +321,39 @@ def _is_named(entry: dict[str, Any], name: str) -> bool:
 
 def copy_image(image: Image, source: Layout, target: Layout, name: str) -> None:
     """Copy what `target` lacks of an image, each byte verified, and name it there."""
-    for blob in image.blobs:
+    _copy_blobs(image.blobs, source, target)
+    target.add(image, name)
+
+
+def copy_entry(entry: Descriptor, source: Layout, target: Layout, name: str) -> None:
+    """Copy an image, or an index with its images, and all that is attached to them, and name it in `target`."""
+    images = source.members(entry)
+    for image in images:
+        _copy_blobs(image.blobs, source, target)
+    if entry.media_type in media.INDEXES:
+        _copy_blobs([entry], source, target)
+        target.add_index(entry, name)
+    else:
+        target.add(images[0], name)
+    for artifact in attached_to(source, entry):
+        _copy_blobs(artifact.blobs, source, target)
+        target.adopt(artifact)
+
+
+def _copy_blobs(blobs: Sequence[Descriptor], source: Layout, target: Layout) -> None:
+    for blob in blobs:
         if target.blobs.has(blob.digest):
             continue
         with source.blobs.open(blob.digest) as file, target.blobs.writer() as writer:
             while chunk := file.read(CHUNK):
                 writer.write(chunk)
             writer.commit(blob.digest)
-    target.add(image, name)
+
+
+def attached_to(layout: Layout, entry: Descriptor) -> tuple[Artifact, ...]:
+    """All artifacts about an entry and the images in it."""
+    subjects = dict.fromkeys([entry.digest, *(image.digest for image in layout.members(entry))])
+    return tuple(artifact for subject in subjects for artifact in artifacts_of(layout, subject))
 
 
 def artifacts_of(layout: Layout, subject: Digest) -> tuple[Artifact, ...]:

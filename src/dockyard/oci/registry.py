@@ -79,10 +79,15 @@ class Registry:
                 remedy="Leave out the digest: it follows from the image.",
             )
         with self._transport(reference, "pull,push") as transport:
-            blobs = _unique((*image.layers, image.config_descriptor))
-            sent = _together(lambda blob: _upload(transport, layout, blob), blobs)
-            _put_manifest(transport, image.manifest, layout.blobs.read(image.digest), reference.tag or image.digest)
-        return tuple(blob for blob, moved in zip(blobs, sent, strict=True) if moved)
+            return _push_image(transport, layout, image, reference.tag or image.digest)
+
+    def push_index(self, index: Descriptor, layout: Layout, reference: Reference) -> tuple[Descriptor, ...]:
+        """Send an index with all its images; see `push`. The images are known by their digests alone."""
+        with self._transport(reference, "pull,push") as transport:
+            images = layout.members(index)
+            sent = [blob for image in images for blob in _push_image(transport, layout, image, image.digest)]
+            _put_manifest(transport, index, layout.blobs.read(index.digest), reference.tag or index.digest)
+        return tuple(sent)
 
     def push_artifacts(self, artifacts: Sequence[Artifact], layout: Layout, reference: Reference) -> int:
         """Send artifacts to the repository of their subject, which is there already; returns the bytes sent.
@@ -247,6 +252,14 @@ def _fetch_referrers(transport: Transport, subject: Digest, layout: Layout, dept
         layout.adopt(artifact)
         yield artifact
         yield from _fetch_referrers(transport, artifact.digest, layout, depth + 1)
+
+
+def _push_image(transport: Transport, layout: Layout, image: Image, target: str) -> tuple[Descriptor, ...]:
+    """Send what is missing of an image, then its manifest to a tag or digest; the blobs that were sent."""
+    blobs = _unique((*image.layers, image.config_descriptor))
+    sent = _together(lambda blob: _upload(transport, layout, blob), blobs)
+    _put_manifest(transport, image.manifest, layout.blobs.read(image.digest), target)
+    return tuple(blob for blob, moved in zip(blobs, sent, strict=True) if moved)
 
 
 def _put_manifest(transport: Transport, manifest: Descriptor, data: bytes, target: str) -> Response:
