@@ -110,6 +110,7 @@ class DebianBase:
 
         if not root.is_dir():
             _unpack(lock.base, self._sources(), root, self.workshop, finish)
+        root.touch()  # see upkeep.py
         return root
 
     def make(self, lock: Lock) -> Base:

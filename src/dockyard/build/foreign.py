@@ -132,6 +132,7 @@ class ForeignBase:
         if not root.is_dir():
             with self.workshop.progress.task("Unpacking the base"), scratch_folder(self.workshop.trees) as work:
                 settle(_unpack(image, self.workshop.layout, work), root)
+        root.touch()  # see upkeep.py
         return root
 
     def _unpacked(self, image: Image) -> Base:

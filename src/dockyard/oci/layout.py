@@ -103,6 +103,13 @@ class Layout:
         members = [self.load(manifest) for manifest in self.manifests([index])]
         self._name(index, [index, *(blob for image in members for blob in image.blobs)], name)
 
+    def add_entry(self, entry: Descriptor, name: str) -> None:
+        """Give an image or an index of this layout a name."""
+        if entry.media_type in media.INDEXES:
+            self.add_index(entry, name)
+        else:
+            self.add(self.load(entry), name)
+
     def remove(self, name: str) -> None:
         """Forget a name; ImageNotFoundError when nothing has it. `sweep` frees the space."""
         with self._locked():
@@ -327,14 +334,10 @@ def copy_image(image: Image, source: Layout, target: Layout, name: str) -> None:
 
 def copy_entry(entry: Descriptor, source: Layout, target: Layout, name: str) -> None:
     """Copy an image, or an index with its images, and all that is attached to them, and name it in `target`."""
-    images = source.members(entry)
-    for image in images:
+    for image in source.members(entry):
         _copy_blobs(image.blobs, source, target)
-    if entry.media_type in media.INDEXES:
-        _copy_blobs([entry], source, target)
-        target.add_index(entry, name)
-    else:
-        target.add(images[0], name)
+    _copy_blobs([entry], source, target)
+    target.add_entry(entry, name)
     for artifact in attached_to(source, entry):
         _copy_blobs(artifact.blobs, source, target)
         target.adopt(artifact)
