@@ -23,6 +23,7 @@ from dockyard.oci.blobs import PRIVATE, Blobs
 from dockyard.oci.digest import CHUNK, Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
+from dockyard.oci.origins import Origins
 
 __all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "attached_to", "copy_entry", "copy_image"]
 
@@ -46,6 +47,7 @@ class Layout:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.blobs = Blobs(path)
+        self.origins = Origins(path / PRIVATE / "origins")
         self._index_path = path / "index.json"
 
     @classmethod

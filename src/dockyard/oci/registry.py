@@ -19,7 +19,9 @@ from dockyard.oci.auth import CredentialSource, DockerConfig
 from dockyard.oci.digest import Digest, digest_of
 from dockyard.oci.image import Descriptor, Image, ImageConfig, Platform, choose_platform, manifest_parts
 from dockyard.oci.layout import Layout
+from dockyard.oci.origins import SMALLEST
 from dockyard.oci.reference import Reference, tagged
+from dockyard.oci.transfers import fetch_blob, send_blob
 from dockyard.oci.transport import Patience, Response, TransientError, Transport
 
 __all__ = ["Patience", "Reference", "Registry", "TransientError", "tagged"]
@@ -53,13 +55,14 @@ class Registry:
                 chosen = choose_platform(told, platform, str(reference))
                 manifest, data = _manifest(transport, chosen.digest, chosen.digest)
             parts = manifest_parts(data, manifest.digest)
-            _fetch(transport, layout, parts.config)
+            fetch_blob(transport, layout, parts.config)
             config = layout.blobs.read(parts.config.digest)
             found = ImageConfig.decode(config, f"the configuration of {reference}").platform
             choose_platform([replace(manifest, platform=found)], platform, str(reference))
             for layer in parts.layers:
                 media.codec_of(layer.media_type)
-            _together(lambda layer: _fetch(transport, layout, layer), _unique(parts.layers))
+            _together(lambda layer: fetch_blob(transport, layout, layer), _unique(parts.layers))
+            _remember(transport, layout, parts.layers)
         image = Image.decode(manifest, data, config)
         layout.blobs.write(data)
         layout.add(image, str(reference))
@@ -99,7 +102,7 @@ class Registry:
         with self._transport(reference, "pull,push") as transport:
             for artifact in artifacts:
                 blobs = _unique((*artifact.layers, artifact.config))
-                sent = _together(lambda blob: _upload(transport, layout, blob), blobs)
+                sent = _together(lambda blob: send_blob(transport, layout, blob, layout.origins), blobs)
                 moved += sum(blob.size for blob, was_sent in zip(blobs, sent, strict=True) if was_sent)
                 data = layout.blobs.read(artifact.digest)
                 response = _put_manifest(transport, artifact.manifest, data, artifact.tag)
@@ -170,39 +173,6 @@ def _manifest(transport: Transport, target: str, expected: Digest | None) -> tup
     return transport.patiently(fetch)
 
 
-def _fetch(transport: Transport, layout: Layout, blob: Descriptor) -> None:
-    """Bring one blob into the layout unless it is there."""
-
-    def fetch() -> None:
-        with layout.blobs.writer() as writer:
-            for chunk in transport.body(transport.get(f"blobs/{blob.digest}")):
-                writer.write(chunk)
-                if writer.size > blob.size:
-                    raise transport.refused(f"served more than the {blob.size} bytes of blob {blob.digest}")
-            if writer.digest != blob.digest:
-                raise transport.refused(f"served blob {blob.digest} with bytes of digest {writer.digest}")
-            writer.commit(blob.digest)
-
-    if not layout.blobs.has(blob.digest):
-        transport.patiently(fetch)
-
-
-def _upload(transport: Transport, layout: Layout, blob: Descriptor) -> bool:
-    """Send one blob unless the registry has it; whether it was sent."""
-
-    def upload() -> bool:
-        if transport.exists(f"blobs/{blob.digest}"):
-            return False
-        place = transport.location(transport.send("POST", "blobs/uploads/", None, {"Content-Length": "0"}, 202))
-        target = f"{place}{'&' if '?' in place else '?'}digest={blob.digest}"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
-        with layout.blobs.open(blob.digest) as file:
-            transport.send("PUT", target, file, headers, 201)
-        return True
-
-    return transport.patiently(upload)
-
-
 def _list_by_tag(transport: Transport, artifact: Artifact) -> None:
     """Add an artifact to the list that stands in for the referrers API, keeping what others have put there."""
 
@@ -211,7 +181,7 @@ def _list_by_tag(transport: Transport, artifact: Artifact) -> None:
         listed = [entry for entry in _listed(transport, tag) if entry.digest != artifact.digest]
         entries = [entry.document() for entry in (*listed, artifact.manifest)]
         data = wire.encode({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries})
-        transport.send("PUT", f"manifests/{tag}", data, {"Content-Type": media.OCI_INDEX}, 201)
+        transport.send("PUT", f"manifests/{tag}", data, {"Content-Type": media.OCI_INDEX}, (201,))
 
     transport.patiently(add)
 
@@ -247,7 +217,7 @@ def _fetch_referrers(transport: Transport, subject: Digest, layout: Layout, dept
         if artifact.subject.digest != subject:
             raise transport.refused(f"lists {told.digest} as a referrer of {subject}, but it is one of another image")
         for blob in _unique((artifact.config, *artifact.layers)):
-            _fetch(transport, layout, blob)
+            fetch_blob(transport, layout, blob)
         layout.blobs.write(data)
         layout.adopt(artifact)
         yield artifact
@@ -257,14 +227,21 @@ def _fetch_referrers(transport: Transport, subject: Digest, layout: Layout, dept
 def _push_image(transport: Transport, layout: Layout, image: Image, target: str) -> tuple[Descriptor, ...]:
     """Send what is missing of an image, then its manifest to a tag or digest; the blobs that were sent."""
     blobs = _unique((*image.layers, image.config_descriptor))
-    sent = _together(lambda blob: _upload(transport, layout, blob), blobs)
+    sent = _together(lambda blob: send_blob(transport, layout, blob, layout.origins), blobs)
     _put_manifest(transport, image.manifest, layout.blobs.read(image.digest), target)
+    _remember(transport, layout, image.layers)
     return tuple(blob for blob, moved in zip(blobs, sent, strict=True) if moved)
+
+
+def _remember(transport: Transport, layout: Layout, layers: Sequence[Descriptor]) -> None:
+    """Note that this repository has these layers, for a push to another one."""
+    large = [layer.digest for layer in layers if layer.size >= SMALLEST]
+    layout.origins.keep(transport.registry, transport.repository, large)
 
 
 def _put_manifest(transport: Transport, manifest: Descriptor, data: bytes, target: str) -> Response:
     def put() -> Response:
-        response = transport.send("PUT", f"manifests/{target}", data, {"Content-Type": manifest.media_type}, 201)
+        response = transport.send("PUT", f"manifests/{target}", data, {"Content-Type": manifest.media_type}, (201,))
         stored = response.headers.get("Docker-Content-Digest", manifest.digest)
         if stored != manifest.digest:
             raise RegistryError(
