@@ -24,6 +24,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "verify": ("Check an image's bytes, signatures and evidence.", "verify"),
     "push": ("Send an image to a registry.", "push"),
     "pull": ("Fetch an image from a registry.", "pull"),
+    "copy": ("Copy an image from one registry to another.", "copy"),
+    "tags": ("List the tags of a repository in a registry.", "tags"),
     "images": ("List the images in the local store.", "images"),
     "tag": ("Give an image one more name.", "tag"),
     "rm": ("Forget images by their names.", "rm"),

@@ -8,7 +8,6 @@ import click
 
 from dockyard.cli import places
 from dockyard.oci.layout import attached_to
-from dockyard.oci.media import INDEXES
 from dockyard.oci.registry import Reference, Registry
 from dockyard.spec.resources import format_bytes
 
@@ -27,10 +26,7 @@ def command(image: str, reference: str) -> None:
     target = Reference.parse(reference)
     started = time.monotonic()
     registry = Registry()
-    if entry.media_type in INDEXES:
-        sent = registry.push_index(entry, layout, target)
-    else:
-        sent = registry.push(images[0], layout, target)
+    sent = registry.push_entry(entry, layout, target)
     attached = attached_to(layout, entry)
     evidence = registry.push_artifacts(attached, layout, target)
     layers = {layer.digest for found in images for layer in found.layers}

@@ -61,12 +61,32 @@ class Registry:
             choose_platform([replace(manifest, platform=found)], platform, str(reference))
             for layer in parts.layers:
                 media.codec_of(layer.media_type)
-            _together(lambda layer: fetch_blob(transport, layout, layer), _unique(parts.layers))
-            _remember(transport, layout, parts.layers)
+            _fetch_image(transport, layout, data, manifest.digest)
         image = Image.decode(manifest, data, config)
-        layout.blobs.write(data)
         layout.add(image, str(reference))
         return image
+
+    def pull_entry(self, reference: Reference, layout: Layout) -> Descriptor:
+        """Fetch what a reference stands for, with all its platforms, and name it in the layout; see `pull`."""
+        with self._transport(reference, "pull") as transport:
+            entry, data = _manifest(transport, reference.target, reference.digest)
+            if entry.media_type in media.INDEXES:
+                for told in wire.decode_index(data, f"index {entry.digest}").manifests or ():
+                    member = Descriptor.of_wire(told)
+                    _fetch_image(
+                        transport, layout, _manifest(transport, member.digest, member.digest)[1], member.digest
+                    )
+                layout.blobs.write(data)
+            else:
+                _fetch_image(transport, layout, data, entry.digest)
+        layout.add_entry(entry, str(reference))
+        return entry
+
+    def push_entry(self, entry: Descriptor, layout: Layout, reference: Reference) -> tuple[Descriptor, ...]:
+        """Send an image, or an index with all its images, as `push` does."""
+        if entry.media_type in media.INDEXES:
+            return self.push_index(entry, layout, reference)
+        return self.push(layout.load(entry), layout, reference)
 
     def push(self, image: Image, layout: Layout, reference: Reference) -> tuple[Descriptor, ...]:
         """Send what the registry lacks of an image, then its manifest; returns the blobs that were sent.
@@ -222,6 +242,14 @@ def _fetch_referrers(transport: Transport, subject: Digest, layout: Layout, dept
         layout.adopt(artifact)
         yield artifact
         yield from _fetch_referrers(transport, artifact.digest, layout, depth + 1)
+
+
+def _fetch_image(transport: Transport, layout: Layout, data: bytes, digest: Digest) -> None:
+    """Bring all blobs of a manifest into the layout, and the manifest itself."""
+    parts = manifest_parts(data, digest)
+    _together(lambda blob: fetch_blob(transport, layout, blob), _unique((parts.config, *parts.layers)))
+    _remember(transport, layout, parts.layers)
+    layout.blobs.write(data)
 
 
 def _push_image(transport: Transport, layout: Layout, image: Image, target: str) -> tuple[Descriptor, ...]:
