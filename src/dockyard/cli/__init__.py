@@ -26,6 +26,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "pull": ("Fetch an image from a registry.", "pull"),
     "copy": ("Copy an image from one registry to another.", "copy"),
     "tags": ("List the tags of a repository in a registry.", "tags"),
+    "export": ("Write images into one file, for places without a network.", "export"),
+    "import": ("Take the images of such a file into the store.", "import_"),
     "images": ("List the images in the local store.", "images"),
     "tag": ("Give an image one more name.", "tag"),
     "rm": ("Forget images by their names.", "rm"),

@@ -11,7 +11,10 @@ import click
 
 from dockyard.cli import keyring, places
 from dockyard.errors import EvidenceError
+from dockyard.oci.image import Descriptor
+from dockyard.oci.layout import Layout
 from dockyard.oci.media import INDEXES
+from dockyard.supply.keys import PublicKey
 from dockyard.supply.statement import KINDS, SIGNED
 from dockyard.supply.verify import Verdict, Verified, require_signature, verify
 
@@ -40,15 +43,10 @@ def command(image: str | None, keys: tuple[Path, ...], required: tuple[str, ...]
     """
     name = places.image_name(image)
     layout = places.store()
-    entry, trusted = layout.entry(name), keyring.trusted_keys(keys)
+    entry = layout.entry(name)
     images = layout.members(entry)
-    for found in images:
-        layout.check(found)
-    verdicts = [verify(layout, found.digest, trusted) for found in images]
-    if entry.media_type in INDEXES:
-        require_signature(verify(layout, entry.digest, trusted))
+    verdicts = verified(layout, entry, keyring.trusted_keys(keys))
     for verdict in verdicts:
-        require_signature(verdict)
         _require(verdict, required)
     if as_json:
         click.echo(json.dumps({"digest": entry.digest, "images": [_as_json(one) for one in verdicts]}, indent=2))
@@ -56,6 +54,21 @@ def command(image: str | None, keys: tuple[Path, ...], required: tuple[str, ...]
     for found, verdict in zip(images, verdicts, strict=True):
         click.echo(f"{name} is whole: {found.config.platform}, {len(found.layers)} layers, {found.digest}")
         _show(verdict)
+
+
+def verified(layout: Layout, entry: Descriptor, keys: Sequence[PublicKey]) -> tuple[Verdict, ...]:
+    """Check every byte and every signature of an image, or of all images of an index; the verdict on each image.
+
+    EvidenceError unless a trusted key has signed each of them, and the index too; ImageError when a blob is damaged.
+    """
+    images = layout.members(entry)
+    for image in images:
+        layout.check(image)
+    verdicts = tuple(verify(layout, image.digest, keys) for image in images)
+    whole = () if entry.media_type not in INDEXES else (verify(layout, entry.digest, keys),)
+    for verdict in (*whole, *verdicts):
+        require_signature(verdict)
+    return verdicts
 
 
 def _show(verdict: Verdict) -> None:

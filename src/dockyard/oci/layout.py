@@ -9,6 +9,8 @@ image-layout.md.
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -29,7 +31,7 @@ __all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "attache
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
-_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _NESTING_LIMIT = 4
 
 
@@ -59,7 +61,7 @@ class Layout:
             if not layout._index_path.exists():
                 layout._write_index([])
             if not (path / "oci-layout").exists():
-                replace_file(path / "oci-layout", _MARKER, layout.blobs.partials)
+                replace_file(path / "oci-layout", MARKER, layout.blobs.partials)
         remove_stale(layout.blobs.partials)
         return layout
 
@@ -71,6 +73,18 @@ class Layout:
             raise StoreError(f"{path} is not an OCI layout", remedy="Build or pull an image first, or check the path.")
         remove_stale(layout.blobs.partials)
         return layout
+
+    def borrow(self, other: Layout) -> None:
+        """Have every blob of another layout here too, by hard links, or by copies where there can be none."""
+        for digest in other.blobs:
+            place = self.blobs.path(digest)
+            with store_errors(place):
+                try:
+                    os.link(other.blobs.path(digest), place)
+                except FileExistsError:
+                    continue
+                except OSError:
+                    shutil.copyfile(other.blobs.path(digest), place)
 
     def add(self, image: Image, name: str) -> None:
         """Give a stored image a name; another image of that name loses it.
