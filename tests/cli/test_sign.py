@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dockyard.build.builder import Built
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.oci.samples import sample_image
-from tests.support.projects import CommandLine
+from tests.support.projects import MANIFEST, CommandLine, build_in, write_adder
 from tests.support.registry import running_registry
 
 
@@ -104,3 +105,30 @@ def test_a_key_is_never_made_without_a_password_by_accident(line: CommandLine) -
     again = silent("keygen", "--unencrypted")
     assert again.returncode == 1
     assert "cannot be made again" in again.stderr
+
+
+def test_a_result_of_goldens_is_attached_signed_and_required(home: Home, adder: Built, dockyard: CommandLine) -> None:
+    assert adder.image
+    key = str(home.root / "results.key")
+    dockyard("keygen", "--key", key, "--unencrypted")
+    tested = dockyard("test", "adder:1", "--engine", "runc", "--sign", "--key", key)
+    assert tested.returncode == 0, tested.stderr
+    assert "1 of 1 goldens hold" in tested.stdout
+    dockyard("sign", "adder:1", "--key", key)
+    public = key.replace(".key", ".pub")
+    assert dockyard("verify", "adder:1", "--key", public, "--require", "tests").returncode == 0
+
+
+def test_goldens_that_failed_do_not_count_as_tested(home: Home, tmp_path: Path, dockyard: CommandLine) -> None:
+    project = write_adder(tmp_path / "wrong", MANIFEST.replace('name = "adder"', 'name = "wrong"'))
+    (project / "goldens" / "two.json").write_text('{"inputs": {"left": 1.0}, "outputs": 7.0}')
+    build_in(project, home, "wrong:1")
+    key = str(tmp_path / "own.key")
+    dockyard("keygen", "--key", key, "--unencrypted")
+    tested = dockyard("test", "wrong:1", "--engine", "runc", "--json")
+    assert tested.returncode == 1
+    assert [one["golden"] for one in json.loads(tested.stdout) if one["problem"]] == ["two"]
+    dockyard("sign", "wrong:1", "--key", key)
+    refused = dockyard("verify", "wrong:1", "--key", key.replace(".key", ".pub"), "--require", "tests")
+    assert refused.returncode == 1
+    assert "does not answer as its goldens say: two" in refused.stderr

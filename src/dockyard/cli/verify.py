@@ -80,6 +80,13 @@ def _show(verdict: Verdict) -> None:
 
 def _require(verdict: Verdict, required: Sequence[str]) -> None:
     missing = [kind for kind in required if not verdict.attested(KINDS[kind])]
+    results = verdict.attested(KINDS["tests"]) if "tests" in required else ()
+    failed = [golden for result in results for golden in result.predicate.get("failedTests", ())]
+    if failed:
+        raise EvidenceError(
+            f"{verdict.subject} does not answer as its goldens say: {', '.join(map(str, failed[:5]))}",
+            remedy="Mend the model or the goldens, build and `dockyard test` again.",
+        )
     if missing:
         raise EvidenceError(
             f"{verdict.subject} has no {' and no '.join(missing)} signed by a trusted key",

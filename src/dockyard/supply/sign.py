@@ -45,7 +45,7 @@ def sign_image(layout: Layout, subject: Descriptor, name: str, key: PrivateKey) 
 
 
 def attest(layout: Layout, subject: Descriptor, statement: Statement, key: PrivateKey) -> Artifact:
-    """Attach a bundle with a signed statement.
+    """Attach a bundle with a signed statement, in place of an older one of its kind by the same key.
 
     Verifiers that look at any bundle take an attestation for a signature, so an image that is attested is signed too.
     """
@@ -59,7 +59,16 @@ def attest(layout: Layout, subject: Descriptor, statement: Statement, key: Priva
     annotations = {CONTENT: "dsse-envelope", PREDICATE: statement.predicate_type}
     made = attach(subject, BUNDLE, [Payload(BUNDLE, msgspec.json.encode(bundle, order="sorted"))], annotations)
     layout.attach(made)
+    for older in layout.referrers(subject.digest, BUNDLE):
+        same_kind = older.annotations.get(PREDICATE) == statement.predicate_type
+        if older.digest != made.artifact.digest and same_kind and _signed_by(layout, older, key):
+            layout.detach(older)
     return made.artifact
+
+
+def _signed_by(layout: Layout, artifact: Artifact, key: PrivateKey) -> bool:
+    """Whether a bundle names this key."""
+    return key.public.hint.encode() in layout.blobs.read(artifact.layers[0].digest)
 
 
 def sign_simply(layout: Layout, subject: Descriptor, name: str, key: PrivateKey) -> Artifact:
