@@ -35,13 +35,15 @@ _LOCKED_REMEDY = "Run `dockyard build` without --locked, look at the change and 
 class Options:
     """How to build: `locked` refuses to change the lock, `upgrade` takes the newest versions, `name` tags the image.
 
-    `listed` gives the image its name in the store; else it is part of an index, which gets the name.
+    `listed` gives the image its name in the store; else it is part of an index, which gets the name. `lock` stands for
+    the one in the project's folder.
     """
 
     name: str
     locked: bool = False
     upgrade: bool = False
     listed: bool = True
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
     request = request_of(workshop.project)
     source = source_of(workshop, request)
     platform = workshop.platform
-    before = read_lock(workshop.project.path, platform)
+    before = options.lock or read_lock(workshop.project.path, platform)
     settled = _settled(before, request, options, platform)
     draft = settled or _draft(source, workshop)
     with ThreadPoolExecutor(1) as pool:

@@ -29,6 +29,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "export": ("Write images into one file, for places without a network.", "export"),
     "import": ("Take the images of such a file into the store.", "import_"),
     "images": ("List the images in the local store.", "images"),
+    "inspect": ("Show all that is known of an image.", "inspect"),
+    "diff": ("Show what two images differ in.", "diff"),
     "tag": ("Give an image one more name.", "tag"),
     "rm": ("Forget images by their names.", "rm"),
     "gc": ("Free the space of what no image needs.", "gc"),

@@ -14,7 +14,7 @@ from dockyard.build.workshop import Workshop
 from dockyard.cli import places
 from dockyard.errors import ProjectError
 from dockyard.oci.digest import hex_of
-from dockyard.spec.load import ProjectFolder
+from dockyard.spec.load import FILE_NAME, ProjectFolder
 from dockyard.supply.contents import contents_of
 from dockyard.supply.evidence import add_evidence
 from dockyard.supply.provenance import Material, Recipe, provenance
@@ -64,6 +64,7 @@ def _recipe(built: Built, folder: ProjectFolder) -> Recipe:
         version=model.version,
         platform=str(built.image.config.platform),
         files={**built.weights, **built.code},
+        settings=(folder.path / FILE_NAME).read_text(encoding="utf-8"),
         lock=lock_document(built.lock),
         created=built.lock.created,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,16 +36,28 @@ from dockyard.supply.verify import Verdict, Verified, require_signature, verify
     type=click.Choice(sorted(KINDS)),
     help="Fail unless a trusted key has signed this kind of document; may be repeated.",
 )
+@click.option(
+    "--rebuild",
+    "project",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Build it again from the recorded inputs and this project's folder, and say whether it is equal.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-def command(image: str | None, keys: tuple[Path, ...], required: tuple[str, ...], as_json: bool) -> None:
+def command(
+    image: str | None, keys: tuple[Path, ...], required: tuple[str, ...], project: Path | None, as_json: bool
+) -> None:
     """Check IMAGE (default: that of the project here): its bytes, its signature, and each document about it.
 
-    Fails unless a trusted key has signed the image itself.
+    Fails unless a trusted key has signed the image itself; with --rebuild, unless building it again gives the same.
     """
     name = places.image_name(image)
     layout = places.store()
     entry = layout.entry(name)
     images = layout.members(entry)
+    if project is not None:
+        # Imported only now: who only verifies needs nothing of a builder.
+        importlib.import_module("dockyard.cli.rebuild").rebuild(layout, images, project)
+        return
     verdicts = verified(layout, entry, keyring.trusted_keys(keys))
     for verdict in verdicts:
         _require(verdict, required)
