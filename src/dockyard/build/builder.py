@@ -86,6 +86,7 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
     `attach` adds to the image what else belongs to it, before it can be found by name.
     """
     started = time.monotonic()
+    workshop.sweep()
     files = find_files(workshop.project)
     request = request_of(workshop.project)
     source = source_of(workshop, request)

@@ -125,7 +125,7 @@ def _run(interpreter: Interpreter, program: str, stdin: str) -> str:
     command = [str(interpreter.loader), "--library-path", libraries, str(interpreter.program)]
     # Nothing of this machine's Python settings may reach the bytecode; the seed fixes the order of sets in it.
     environment = {"PYTHONHOME": str(interpreter.home), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
-    done = run([*command, "-B", "-S", "-s", "-c", program], environment=environment, deadline=600, stdin=stdin)
+    done = run([*command, "-B", "-P", "-S", "-s", "-c", program], environment=environment, deadline=600, stdin=stdin)
     if done.code:
         raise DockyardError(
             f"the base image's Python {interpreter.version} could not compile the image's code",

@@ -185,10 +185,10 @@ def _files(
     packages: Sequence[DebianPackage], sources: Sequence[Source], workshop: Workshop
 ) -> dict[DebianPackage, Path]:
     """Every package's file, in the cache or fetched into it."""
-    folder = workshop.cache / "packages"
+    folder = workshop.packages
     folder.mkdir(parents=True, exist_ok=True)
     files = {package: folder / f"{package.sha256}.deb" for package in packages}
-    if missing := {package: file for package, file in files.items() if not file.exists()}:
+    if missing := {package: file for package, file in files.items() if not _is_whole(package, file)}:
         importlib.import_module("dockyard.build.fetching").fetch(missing, sources, workshop.progress)
     return files
 
@@ -196,6 +196,10 @@ def _files(
 def _python_package(lock: Lock) -> str:
     """The version of the Debian package that is the lock's Python."""
     return next((package.version for package in lock.base if package.name == f"python{lock.python}-minimal"), "")
+
+
+def _is_whole(package: DebianPackage, file: Path) -> bool:
+    return file.is_file() and file.stat().st_size == package.size
 
 
 def _finish(root: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -24,12 +25,14 @@ from dockyard.build.commands import run
 from dockyard.build.files import scratch_folder
 from dockyard.build.target import Target
 from dockyard.errors import LockError
+from dockyard.oci.files import as_store_error
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>\S+?)(?:\s*;\s*(?P<marker>.+?))?$")
 _NO_WHEEL = re.compile(
     r"([A-Za-z0-9._-]+)(?:==\S+)? ha(?:s|ve) no (?:usable )?wheels|Wheels are required for `([^`]+)`"
 )
 _NOT_FOUND = re.compile(r"[Bb]ecause (\S+) was not found in the package registry")
+_NO_SPACE = "(os error 28)"
 _SERVING = re.compile(r"extra\s*==\s*['\"]serve['\"]")
 _CLIENT = re.compile(r"error sending request|client error|connection|network|dns|timed? ?out", re.IGNORECASE)
 
@@ -85,6 +88,8 @@ def install_wheels(wheels: Sequence[Wheel], target: Target, folder: Path, scratc
             "--python-platform", target.wheel_platform, "--python-version", target.python, "--requirement", str(pins),
         ]  # fmt: skip
         done = run(command, environment=os.environ, deadline=900)
+    if done.code and _NO_SPACE in done.stderr:
+        raise as_store_error(OSError(errno.ENOSPC, ""), folder)
     if done.code:
         raise LockError(
             "the locked wheels could not be installed",
