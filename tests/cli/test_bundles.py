@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dockyard.oci.image import Platform
+from dockyard.oci.integrity import check_image
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.oci.samples import sample_image
@@ -88,7 +89,7 @@ def test_a_delta_has_only_what_the_other_side_lacks(
         blobs = [name for name in tar.getnames() if name.startswith("blobs/")]
     assert len(blobs) == 3  # the layer of code, the configuration, the manifest
     assert there("import", str(tmp_path / "delta.tar")).returncode == 0
-    Layout.open(there.home.images).check(newer)
+    check_image(Layout.open(there.home.images), newer)
     empty = CommandLine(Home(tmp_path / "empty"))
     refused = empty("import", str(tmp_path / "delta.tar"))
     assert refused.returncode == 1

@@ -13,6 +13,7 @@ import click
 from dockyard.cli import keyring, places
 from dockyard.errors import EvidenceError
 from dockyard.oci.image import Descriptor
+from dockyard.oci.integrity import check_entry, check_index
 from dockyard.oci.layout import Layout
 from dockyard.oci.media import INDEXES
 from dockyard.supply.keys import PublicKey
@@ -74,10 +75,9 @@ def verified(layout: Layout, entry: Descriptor, keys: Sequence[PublicKey]) -> tu
 
     EvidenceError unless a trusted key has signed each of them, and the index too; ImageError when a blob is damaged.
     """
-    images = layout.members(entry)
-    for image in images:
-        layout.check(image)
-    verdicts = tuple(verify(layout, image.digest, keys) for image in images)
+    check_index(layout)
+    check_entry(layout, entry)
+    verdicts = tuple(verify(layout, image.digest, keys) for image in layout.members(entry))
     whole = () if entry.media_type not in INDEXES else (verify(layout, entry.digest, keys),)
     for verdict in (*whole, *verdicts):
         require_signature(verdict)

@@ -163,14 +163,15 @@ class Layout:
 
     def referrers(self, subject: Digest, kind: str = "") -> tuple[Artifact, ...]:
         """The artifacts about an image, an index or another artifact; of one kind (a media type) if asked for."""
-        found = (self._artifact(entry) for entry in self._entries())
+        found = (self.artifact(entry) for entry in self.entries())
         return tuple(
             artifact
             for artifact in found
             if artifact and artifact.subject.digest == subject and kind in ("", artifact.type)
         )
 
-    def _artifact(self, entry: Descriptor) -> Artifact | None:
+    def artifact(self, entry: Descriptor) -> Artifact | None:
+        """The artifact of an entry, if it is one."""
         manifest = self._manifest(entry)
         if manifest is None or manifest.subject is None:
             return None
@@ -191,7 +192,7 @@ class Layout:
 
     def _found(self, name: str) -> list[Descriptor]:
         """The entries of a name, or of a digest or image ID; ImageNotFoundError when there is none."""
-        entries = self._entries()
+        entries = self.entries()
         found = [entry for entry in entries if _key(entry.annotations.get(REF_NAME, "")) == _key(name)]
         if not found and name.startswith("sha256:"):
             found = [entry for entry in self._walk(entries) if name in self._digests(entry)]
@@ -207,7 +208,7 @@ class Layout:
         """Every image that is here, by name, each platform of it; attachments and absent platforms are left out."""
         found = [
             NamedImage(entry.annotations.get(REF_NAME, ""), self.load(manifest))
-            for entry in self._entries()
+            for entry in self.entries()
             for manifest in self.manifests([entry])
         ]
         return tuple(sorted(found, key=lambda named: (named.name, str(named.image.config.platform))))
@@ -226,19 +227,6 @@ class Layout:
             if manifest and manifest.config.media_type in media.CONFIGS and manifest.subject is None:
                 found.append(entry)
         return found
-
-    def check(self, image: Image) -> None:
-        """Read every byte of an image; ImageError names the first blob that is missing or damaged."""
-        for blob in image.blobs:
-            size = 0
-            with self.blobs.open(blob.digest) as file:
-                while chunk := file.read(CHUNK):
-                    size += len(chunk)
-            if size != blob.size:
-                raise ImageError(
-                    f"blob {blob.digest} has {size} bytes, its image says {blob.size}",
-                    remedy="Do not use this image: build or pull it again.",
-                )
 
     def sweep(self, age: float = SWEEP_AGE) -> int:
         """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
@@ -265,8 +253,8 @@ class Layout:
     def _forget_orphans(self, age: float) -> None:
         """Take artifacts of that age whose subject is no longer named out of the index, and those about them."""
         entries = self._read_index()
-        artifacts = {entry.digest: artifact for entry in self._entries() if (artifact := self._artifact(entry))}
-        named = {entry.digest for entry in self._walk(self._entries())} - artifacts.keys()
+        artifacts = {entry.digest: artifact for entry in self.entries() if (artifact := self.artifact(entry))}
+        named = {entry.digest for entry in self._walk(self.entries())} - artifacts.keys()
         while held := {digest for digest, one in artifacts.items() if one.subject.digest in named} - named:
             named |= held
         old = {digest for digest in artifacts.keys() - named if self._age(digest) >= age}
@@ -275,7 +263,7 @@ class Layout:
             self._write_index(kept)
 
     def _reachable(self) -> Iterator[Digest]:
-        for entry in self._walk(self._entries()):
+        for entry in self._walk(self.entries()):
             yield entry.digest
             manifest = self._manifest(entry)
             if manifest:
@@ -308,12 +296,13 @@ class Layout:
         return replace(manifest, platform=self.load(manifest).config.platform)
 
     def _unknown(self, name: str) -> ImageNotFoundError:
-        names = sorted({entry.annotations[REF_NAME] for entry in self._entries() if REF_NAME in entry.annotations})
+        names = sorted({entry.annotations[REF_NAME] for entry in self.entries() if REF_NAME in entry.annotations})
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
         known = f"Did you mean {' or '.join(close)}?" if close else "It holds no image yet: build or pull one."
         return ImageNotFoundError(f"no image {name[:200]!r} in {self.path}", remedy=known)
 
-    def _entries(self) -> list[Descriptor]:
+    def entries(self) -> list[Descriptor]:
+        """What index.json lists: images, indexes and artifacts."""
         index = wire.decode_index(self._index_bytes(), str(self._index_path))
         return [Descriptor.of_wire(entry) for entry in index.manifests or ()]
 
