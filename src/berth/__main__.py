@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "schema":
             return schema(config)
         if options.command == "selftest":
-            return selftest(config)
+            return selftest(config, as_json=options.json)
         return serve(config)
     except ConfigError as error:
         complain(str(error))
@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(commands.add_parser("batch", help="many rows: JSON lines, CSV or a folder to JSON lines"))
     commands.add_parser("schema", help="print inputs, outputs and their JSON Schema")
-    commands.add_parser("selftest", help="answer the goldens and compare")
+    testing = commands.add_parser("selftest", help="answer the goldens and compare")
+    testing.add_argument("--json", action="store_true", help="print JSON")
     commands.add_parser("version", help="print the version")
     return parser
 

@@ -36,8 +36,8 @@ class Parts:
     created: str
 
 
-def store_image(parts: Parts, layout: Layout, name: str) -> Image:
-    """Assemble the image, write its two documents, and give it `name` in the layout."""
+def store_image(parts: Parts, layout: Layout) -> Image:
+    """Assemble the image and write its two documents; it has no name yet."""
     config = ImageConfig(
         platform=parts.platform,
         environment=_environment(parts),
@@ -56,7 +56,6 @@ def store_image(parts: Parts, layout: Layout, name: str) -> Image:
     image, manifest, document = assemble(config, [layer.blob for layer in parts.layers], _annotations(parts))
     layout.blobs.write(document)
     layout.blobs.write(manifest)
-    layout.add(image, name)
     return image
 
 

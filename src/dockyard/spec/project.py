@@ -36,6 +36,10 @@ class Model(Table, frozen=True, kw_only=True):
     """Files or globs, relative to the project; they get layers of their own."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the backend as they are."""
+    license: str = ""
+    """Of the model itself, as an SPDX expression such as `Apache-2.0`; shown in its card and bill of materials."""
+    card: str = "MODEL_CARD.md"
+    """A text about the model for people: what it is for, what it was trained on. Attached to the image if it exists."""
     goldens: str = "goldens"
     """Folder of inputs with their expected outputs, relative to the project."""
 
