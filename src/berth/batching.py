@@ -2,7 +2,8 @@
 
 The batcher waits for nothing by default:
 it dispatches once per turn of the event loop, and while a batch runs, whatever arrives becomes the next one. Works of
-different key (shape, dtype) run apart, oldest first. The application submits; the executor runs.
+different key (shape, dtype) run apart, oldest first. A request of more rows than a batch may have is cut into pieces
+and its answer joined again. The application submits; the executor runs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from time import perf_counter
 
-from berth.executor import Executor, Finished, Group, ThreadExecutor, run_batch
+from berth.executor import Executor, Failed, Finished, Group, Outcome, ThreadExecutor, failure_of, run_batch
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.work import Work
@@ -42,6 +43,23 @@ class _Urgent:
     key: Hashable
 
 
+class _Whole:
+    """A request that runs in pieces, and the outcomes that it has so far."""
+
+    def __init__(self, work: Work, pieces: int) -> None:
+        self.work = work
+        self.outcomes: list[Outcome | None] = [None] * pieces
+        self.seconds = 0.0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Which piece of which request a work stands for."""
+
+    whole: _Whole
+    index: int
+
+
 class Batcher:
     """The queue in front of the model."""
 
@@ -63,6 +81,7 @@ class Batcher:
         self._max_delay = self._sizes.delay
         self._loop = asyncio.get_running_loop()
         self._groups: dict[Hashable, deque[Work]] = {}
+        self._pieces: dict[Work, _Piece] = {}  # of the works that wait or run, those that are pieces of others
         self._waiting = 0
         self._planned: asyncio.Handle | None = None
         self._running = 0
@@ -96,7 +115,10 @@ class Batcher:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = deque()
-        group.append(work)
+        if work.rows > self._max_rows and model.joins:
+            group.extend(self._cut(work))
+        else:
+            group.append(work)
         self._waiting += work.rows
         if self._planned is None:
             if self._running < self._executor.capacity:
@@ -104,6 +126,23 @@ class Batcher:
         elif self._max_delay and self._waiting >= self._max_rows:
             self._planned.cancel()
             self._plan()
+
+    def _cut(self, work: Work) -> list[Work]:
+        """A work of too many rows as works of its pieces."""
+        groups = self._model.cut(work.calls, self._max_rows)
+        whole = _Whole(work, len(groups))
+        works: list[Work] = []
+        for index, calls in enumerate(groups):
+            rows = min(self._max_rows, work.rows - index * self._max_rows)
+            piece = Work(work.queue, calls, work.encode, work.input_status, rows=rows, arrived=work.arrived)
+            self._pieces[piece] = _Piece(whole, index)
+            works.append(piece)
+        return works
+
+    def _wanted(self, work: Work) -> bool:
+        """Whether somebody still waits for a work."""
+        piece = self._pieces.get(work) if self._pieces else None
+        return not (work.done if piece is None else piece.whole.work.done)
 
     def _plan(self) -> None:
         if self._max_delay and self._waiting < self._max_rows:
@@ -136,7 +175,7 @@ class Batcher:
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             self._finish(works, finished, finished.busy)
 
-        self._executor.submit(groups, done, lambda index: not works[index].done)
+        self._executor.submit(groups, done, lambda index: self._wanted(works[index]))
 
     def _next_batch(self) -> list[Work]:
         """The oldest work and those that may run with it, up to the limit; those given up meanwhile are dropped."""
@@ -149,9 +188,11 @@ class Batcher:
             while group and (not works or rows + group[0].rows <= limit):
                 work = group.popleft()
                 self._waiting -= work.rows
-                if not work.done:
+                if not work.done and (not self._pieces or self._wanted(work)):
                     works.append(work)
                     rows += work.rows
+                elif self._pieces:
+                    self._pieces.pop(work, None)
             if not group:
                 del self._groups[key]
             if works:
@@ -171,7 +212,41 @@ class Batcher:
         self._metrics.ran(finished.seconds, finished.runs)
         if self._groups and self._planned is None:
             self._plan()
-        self._deliver(works, finished)
+        if self._pieces:
+            works, finished = self._without_pieces(works, finished)
+        if works:
+            self._deliver(works, finished)
+
+    def _without_pieces(self, works: list[Work], finished: Finished) -> tuple[list[Work], Finished]:
+        """What is to be delivered: whole works, and pieces only as the wholes that they complete."""
+        whole: list[Work] = []
+        outcomes: list[Outcome] = []
+        for work, outcome in zip(works, finished.outcomes, strict=True):
+            piece = self._pieces.pop(work, None)
+            if piece is None:
+                whole.append(work)
+                outcomes.append(outcome)
+            elif (joined := self._join(piece, outcome, finished.seconds)) is not None:
+                self._deliver([piece.whole.work], joined)
+        return whole, Finished(outcomes, finished.seconds, finished.busy, finished.runs)
+
+    def _join(self, piece: _Piece, outcome: Outcome, seconds: float) -> Finished | None:
+        """A piece has run: the whole's outcome, if this decides it."""
+        whole = piece.whole
+        if whole.work.done:
+            return None
+        whole.seconds += seconds
+        whole.outcomes[piece.index] = outcome
+        if isinstance(outcome, Failed):
+            return Finished([outcome], whole.seconds, whole.seconds, 0)
+        answers = [found for found in whole.outcomes if isinstance(found, list)]
+        if len(answers) < len(whole.outcomes):
+            return None
+        try:
+            joined: Outcome = self._model.joined(answers)
+        except Exception as error:
+            joined = failure_of(error)
+        return Finished([joined], whole.seconds, whole.seconds, 0)
 
     def _learn(self, seconds: float) -> None:
         self._usual += _WEIGHT * (seconds - self._usual) if self._steady else 0.0

@@ -146,7 +146,7 @@ async def _load_in(executor: ThreadExecutor | AsyncExecutor, load: Callable[[], 
 
 def _load_warm(settings: ModelSettings, wait: Any = None) -> Model:
     model = load_model(settings, wait)
-    warm_up(model, settings.serving.batch_sizes or (1,))
+    warm_up(model, settings.serving.batch_sizes)
     return model
 
 
