@@ -26,6 +26,12 @@ from berth.work import StreamEncoder, Work
 REQUEST_ID = b"x-request-id"
 RUN = os.urandom(4).hex()  # tells the request ids of one process from those of the next
 NO_ROUTE = Route("", "unknown", {})
+_RETRY: Headers = ((b"Retry-After", b"1"),)
+_FAILURES = {  # Triton's reason, and the status; whoever sent bad input is told by the protocol's word for it
+    FailureKind.MODEL: ("BACKEND", 500),
+    FailureKind.BUSY: ("REJECTED", 503),
+    FailureKind.LATE: ("OTHER", 504),
+}
 
 
 class Exchange(Request):
@@ -249,15 +255,15 @@ class Answers:
 
     def _failed(self, exchange: Exchange, work: Work, failed: Failed) -> None:
         status, text = self._count_failure(exchange, work, failed)
-        self.refuse(exchange, status, text)
+        self.refuse(exchange, status, text, _RETRY if failed.kind is FailureKind.BUSY else ())
 
     def _count_failure(self, exchange: Exchange, work: Work, failed: Failed) -> tuple[int, str]:
         """Count and log a failure; status and text for the caller."""
-        of_model = failed.kind is not FailureKind.INPUT
-        work.queue.metrics.failures["BACKEND" if of_model else "OTHER"] += 1
-        if of_model:
+        reason, status = _FAILURES.get(failed.kind, ("OTHER", work.input_status))
+        work.queue.metrics.failures[reason] += 1
+        if failed.kind is FailureKind.MODEL:
             self._log_failure("predict failed", exchange, failed.error_id, failed.trace)
-        return 500 if of_model else work.input_status, failure_text(failed)
+        return status, failure_text(failed)
 
     def _fault(self, exchange: Exchange, error: Exception) -> Response:
         error_id = new_error_id()

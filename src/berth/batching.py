@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -58,6 +58,23 @@ class _Piece:
 
     whole: _Whole
     index: int
+
+
+class _Waiting:
+    """Who still waits for a batch that runs, and until when."""
+
+    __slots__ = ("_whole", "_works")
+
+    def __init__(self, works: Sequence[Work], whole: Callable[[Work], Work]) -> None:
+        self._works = works
+        self._whole = whole
+
+    def __call__(self, index: int) -> bool:
+        return not self._whole(self._works[index]).done
+
+    @property
+    def deadline(self) -> float:
+        return max((work.deadline for work in map(self._whole, self._works) if not work.done), default=0.0)
 
 
 class Batcher:
@@ -139,10 +156,10 @@ class Batcher:
             works.append(piece)
         return works
 
-    def _wanted(self, work: Work) -> bool:
-        """Whether somebody still waits for a work."""
+    def _whole(self, work: Work) -> Work:
+        """The work that a piece is of; any other is itself."""
         piece = self._pieces.get(work) if self._pieces else None
-        return not (work.done if piece is None else piece.whole.work.done)
+        return work if piece is None else piece.whole.work
 
     def _plan(self) -> None:
         if self._max_delay and self._waiting < self._max_rows:
@@ -175,7 +192,7 @@ class Batcher:
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             self._finish(works, finished, finished.busy)
 
-        self._executor.submit(groups, done, lambda index: self._wanted(works[index]))
+        self._executor.submit(groups, done, _Waiting(works, self._whole))
 
     def _next_batch(self) -> list[Work]:
         """The oldest work and those that may run with it, up to the limit; those given up meanwhile are dropped."""
@@ -188,7 +205,7 @@ class Batcher:
             while group and (not works or rows + group[0].rows <= limit):
                 work = group.popleft()
                 self._waiting -= work.rows
-                if not work.done and (not self._pieces or self._wanted(work)):
+                if not work.done and (not self._pieces or not self._whole(work).done):
                     works.append(work)
                     rows += work.rows
                 elif self._pieces:

@@ -14,6 +14,8 @@ from typing import Any
 
 from berth.answers import Answers
 from berth.async_executor import AsyncExecutor
+from berth.calls import Caller, Target, loading
+from berth.chain import Chain
 from berth.config import ModelSettings
 from berth.errors import BerthError
 from berth.executor import Executor, ThreadExecutor
@@ -50,6 +52,7 @@ class Loader:
         self._metrics = metrics
         self._log = log
         self._template = template
+        self._chain = Chain(repository, models)
         self._busy = asyncio.Lock()
         self._going: set[asyncio.Task[None]] = set()
         self.changed: Callable[[], None] = _nothing
@@ -95,35 +98,48 @@ class Loader:
         await asyncio.gather(*closing, *self._going)
 
     async def _load(self, settings: ModelSettings) -> None:
-        executor, model = await self._start(settings)
+        executor, model, targets = await self._start(settings)
+        try:
+            self._chain.link((settings.name, settings.version), targets)
+        except BaseException:
+            await executor.close(0.0)
+            raise
         metrics = self._metrics.of(settings.name, settings.version)
         served = ServedModel(settings, model, executor, self._answers, metrics)
+        if targets:
+            served.why_incomplete = functools.partial(self._chain.missing, targets)
         old = self._repository.add(served)
         self.changed()
         if old is not None:
             self._end(old)
 
-    async def _start(self, settings: ModelSettings) -> tuple[Executor, Model]:
+    async def _start(self, settings: ModelSettings) -> tuple[Executor, Model, Sequence[Target]]:
+        """Where it runs, what it is, and which other models it calls."""
         serving = settings.serving
         if serving.workers:
             assert self._template is not None
             pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
             load = functools.partial(_load_warm, settings)
-            pool = WorkerPool(self._template, load, pool_settings, self._log.event)
+            pool = WorkerPool(self._template, load, pool_settings, self._log.event, self._chain.ask)
             description = await pool.start()
             self._metrics.of(settings.name, settings.version).workers = pool.counts
             try:
-                return pool, remote_model(settings, description)
+                return pool, remote_model(settings, description), description.targets
             except BaseException:
                 await pool.close(0.0)
                 raise
+        caller = self._chain.caller()
+        load = functools.partial(_load_calling, caller, settings)
         if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
             asynchronous = AsyncExecutor(serving.max_concurrency)
-            return await _load_in(asynchronous, functools.partial(_load_warm, settings, asynchronous.wait))
-        return await _load_in(ThreadExecutor(), functools.partial(_load_warm, settings))
+            executor, model = await _load_in(asynchronous, functools.partial(load, asynchronous.wait))
+        else:
+            executor, model = await _load_in(ThreadExecutor(), load)
+        return executor, model, caller.targets
 
     def _retire(self, served: ServedModel) -> None:
         self._repository.remove(served)
+        self._chain.unlink((served.name, served.version))
         self.changed()
         self._end(served)
         self._log.event("info", "unloaded", model=served.name, version=served.version)
@@ -142,6 +158,11 @@ async def _load_in(executor: ThreadExecutor | AsyncExecutor, load: Callable[[], 
         raise
     executor.attach()
     return executor, model
+
+
+def _load_calling(caller: Caller, settings: ModelSettings, wait: Any = None) -> Model:
+    with loading(caller):
+        return _load_warm(settings, wait)
 
 
 def _load_warm(settings: ModelSettings, wait: Any = None) -> Model:

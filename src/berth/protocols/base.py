@@ -140,7 +140,7 @@ class Route:
 
 def failure_text(failed: Failed) -> str:
     """What the caller learns of a failure: bad input in words, a model's fault only as an id for the log."""
-    if failed.kind is FailureKind.INPUT:
+    if failed.kind is not FailureKind.MODEL:
         return failed.text
     return f"the model failed; the log has the traceback under error id {failed.error_id}"
 
