@@ -1,13 +1,16 @@
 """A small HTTP client that notes what became of every request: for measurements that a load generator cannot make.
 
-Thousands of connections in one event loop. robustness.py drives it.
+Thousands of connections in one event loop. robustness.py drives it; as a program it sends one request from a file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -105,3 +108,23 @@ def post(path: str, value: Any, *headers: str) -> bytes:
 def get(path: str) -> bytes:
     """A request without a body."""
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def _send_file(port: int, name: str) -> None:
+    """Send a file's bytes as a request; print status, seconds and body of its answer."""
+    data = Path(name).read_bytes()
+    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as stream:
+        began = perf_counter()
+        connection.sendall(data)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = stream.readline()
+            if not line:
+                raise Lost("closed without an answer")
+            head += line
+        body = stream.read(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+        sys.stdout.buffer.write(b"%b %f %b" % (head[9:12], perf_counter() - began, body))
+
+
+if __name__ == "__main__":
+    _send_file(int(sys.argv[1]), sys.argv[2])

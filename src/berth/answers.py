@@ -42,6 +42,7 @@ class Exchange(Request):
     queued: float = 0.0
     timing: bytes = b""
     work: Work | None = None
+    gone: bool = False  # the caller hung up
 
     @property
     def route(self) -> Route:
@@ -99,7 +100,7 @@ class Answers:
         route = (head.route or NO_ROUTE).name
         self._counts["" if work is None else work.queue.metrics.labels, route, status] += 1
         log = self._log
-        if log.access_budget > 0 or status >= 400:
+        if log.access_budget > 0 or (status >= 400 and status != 503):  # a flood of refusals is only counted, too
             identity = exchange.request_id if REQUEST_ID in head.headers else exchange.number
             log.access(identity, head.method, route, status, perf_counter() - exchange.started)
         else:

@@ -11,16 +11,20 @@ import functools
 import itertools
 import math
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 from berth.answers import Answers, Exchange
-from berth.protocols.base import Handler, Head, Refusal, Request, Response, Route
+from berth.protocols.base import Handler, Head, Headers, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
+from berth.protocols.numbers import LARGE
 from berth.work import Work
 
 MAX_PATHS = 1024
+MAX_LARGE = 64  # bodies that wait to be decoded in a thread
+RETRY: Headers = ((b"Retry-After", b"1"),)
 Outcome = Response | Work | Coroutine[Any, Any, Response]
 
 
@@ -43,6 +47,8 @@ class Application:
         self._paths: dict[bytes, Route] = {}
         self._answers = answers
         self._limit = max_body_bytes
+        self._large_ones = 0
+        self._decoding = ThreadPoolExecutor(1, "decoding")
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self.heads: dict[bytes, Head] = {}  # first lines that have been parsed before; the transports keep them here
@@ -58,13 +64,13 @@ class Application:
         exchange.number = next(self._numbers)
         head = exchange.head
         try:
-            outcome = (head.handler or self._find(head))(exchange)
+            handler = head.handler or self._find(head)
+            if len(exchange.body) >= LARGE:
+                self._answer_later(exchange, self._apart(handler, exchange))
+                return
+            outcome = handler(exchange)
             if type(outcome) is Work:
-                exchange.work = outcome
-                outcome.exchange = exchange
-                if head.timeout is not None and (outcome.timeout is None or outcome.timeout > head.timeout):
-                    outcome.timeout = head.timeout
-                outcome.queue.submit(outcome)
+                self._submit(exchange, outcome)
             elif type(outcome) is Response:
                 self._answers.answer(exchange, outcome)
             elif asyncio.iscoroutine(outcome):
@@ -74,10 +80,34 @@ class Application:
         except Exception as error:
             self._answers.fault(exchange, error)
 
-    def _answer_later(self, exchange: Exchange, work: Coroutine[Any, Any, Response]) -> None:
+    def _submit(self, exchange: Exchange, work: Work) -> None:
+        exchange.work = work
+        work.exchange = exchange
+        timeout = exchange.head.timeout
+        if timeout is not None and (work.timeout is None or work.timeout > timeout):
+            work.timeout = timeout
+        work.queue.submit(work)
+
+    async def _apart(self, handler: Handler, exchange: Exchange) -> Response | Work:
+        """Decode a large body in a thread, one after the other, so that the event loop goes on."""
+        if self._large_ones >= MAX_LARGE:
+            raise Refusal(503, f"{MAX_LARGE} large bodies wait to be decoded; try again in 1 s", RETRY)
+        self._large_ones += 1
+        try:
+            outcome = await asyncio.get_running_loop().run_in_executor(self._decoding, _handled, handler, exchange)
+        finally:
+            self._large_ones -= 1
+        return await outcome if asyncio.iscoroutine(outcome) else outcome
+
+    def _answer_later(self, exchange: Exchange, work: Coroutine[Any, Any, Response | Work]) -> None:
         async def answer() -> None:
             try:
-                self._answers.answer(exchange, await work)
+                outcome = await work
+                if isinstance(outcome, Work):
+                    if not exchange.gone:
+                        self._submit(exchange, outcome)
+                else:
+                    self._answers.answer(exchange, outcome)
             except Refusal as refusal:
                 self._answers.refusal(exchange, refusal)
             except Exception as error:
@@ -95,6 +125,7 @@ class Application:
 
     def give_up(self, exchange: Exchange) -> None:
         """The caller hung up: its work need not run any more."""
+        exchange.gone = True
         work, exchange.work = exchange.work, None
         if work is not None and not work.done:
             work.queue.release(work)
@@ -139,6 +170,13 @@ class Application:
     def _decompressed(self, handler: Handler, request: Request) -> Outcome:
         request.body = decompress(request.body, request.head.headers[b"content-encoding"], self._limit)
         return handler(request)
+
+
+def _handled(handler: Handler, exchange: Exchange) -> Outcome:
+    """What a handler makes of a large body; in a thread."""
+    if exchange.head.route is None or not exchange.head.route.large:
+        exchange.body = bytes(exchange.body)
+    return handler(exchange)
 
 
 def _timeout(headers: dict[bytes, bytes]) -> float | None:

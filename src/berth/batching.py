@@ -102,6 +102,7 @@ class Batcher:
         self._waiting = 0
         self._planned: asyncio.Handle | None = None
         self._running = 0
+        self._running_rows = 0
         self._usual = 0.0 if model.steady and isinstance(executor, ThreadExecutor) else float("inf")
         self._warm = 0
         self._row_seconds = 0.0  # of the executor, for each row of recent batches
@@ -113,8 +114,13 @@ class Batcher:
 
     @property
     def expected_wait(self) -> float:
-        """How long (seconds) what waits now will take, by what recent rows took."""
-        return self._waiting * self._row_seconds / self._executor.capacity
+        """How long (seconds) one more row will take with what runs and waits now, by what recent rows took.
+
+        0 while nobody has to wait: otherwise one slow run could keep out for ever what would show that it was one.
+        """
+        if self._running < self._executor.capacity and not self._waiting:
+            return 0.0
+        return (self._waiting + self._running_rows + 1) * self._row_seconds / self._executor.capacity
 
     def ran(self, seconds: float, runs: int) -> None:
         """A batch has run on the loop, here or in an express lane."""
@@ -183,11 +189,13 @@ class Batcher:
                 self._finish(works, finished, finished.seconds)
                 return
             self._running += 1
+            self._running_rows += rows
             self._submit(works, groups)
 
     def _submit(self, works: list[Work], groups: list[Group]) -> None:
         def done(finished: Finished) -> None:
             self._running -= 1
+            self._running_rows -= sum([work.rows for work in works])
             rows = max(sum([work.rows for work in works]), 1)
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             self._finish(works, finished, finished.busy)

@@ -136,6 +136,7 @@ class Route:
     handlers: dict[str, Handler]
     error: ErrorShape = error_response
     express: Express | None = None
+    large: bool = False  # its handlers take a large body as a bytearray, which saves a copy of it
 
 
 def failure_text(failed: Failed) -> str:

@@ -14,6 +14,7 @@ import berth
 from berth.errors import InputError
 from berth.health import Health
 from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Route, json_response
+from berth.protocols.numbers import LARGE
 from berth.protocols.streaming import Events
 from berth.protocols.v2_codec import (
     INPUT_STATUS,
@@ -67,7 +68,7 @@ class V2:
             return None
         name, method, make = found
         express = served.made(Inference).express if action == "/infer" else None
-        return Route(path, name, {method: make(self, served)}, express=express)
+        return Route(path, name, {method: make(self, served)}, express=express, large=name in _LARGE)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""
@@ -127,6 +128,7 @@ class V2:
         return json_response({"models": list(dict.fromkeys(served.name for served in self._repository))})
 
 
+_LARGE = (INFER, "v2.infer_stream")
 _ACTIONS: dict[str, tuple[str, str, Callable[[V2, ServedModel], Handler]]] = {
     "": ("v2.metadata", "GET", V2.metadata),
     "/ready": ("v2.model_ready", "GET", V2.ready),
@@ -163,11 +165,12 @@ class Inference:
         try:
             if length is None:
                 return self._json(request.body)
-            size = _header_length(length, len(request.body))
+            body = bytes(request.body)
+            size = _header_length(length, len(body))
             if size == 0:
-                return self._raw(request.body)
-            message = parse_infer_request(request.body[:size])
-            return self._work(message, self._calls(message, request.body[size:]))
+                return self._raw(body)
+            message = parse_infer_request(body[:size])
+            return self._work(message, self._calls(message, body[size:]))
         except InputError as error:
             raise Refusal(INPUT_STATUS, str(error)) from error
 
@@ -178,7 +181,7 @@ class Inference:
         return work
 
     def _json(self, body: bytes) -> Work:
-        if self._short is not None:
+        if self._short is not None and len(body) < LARGE:
             found = self._short.read(body)
             if found is not None:
                 return self._work(*found)
