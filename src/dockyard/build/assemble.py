@@ -32,7 +32,8 @@ class Parts:
     platform: Platform
     base: Base
     layers: Sequence[BuiltLayer]
-    weights: Sequence[str]
+    loaded: Sequence[str]
+    """For each model, the file that its format loads."""
     created: str
 
 
@@ -73,21 +74,29 @@ def _environment(parts: Parts) -> tuple[str, ...]:
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
         "LANG": "C.UTF-8",
         **parts.project.environment,
-        "BERTH_MODEL_NAME": model.name,
-        "BERTH_MODEL_VERSION": model.version,
         "BERTH_GOLDENS": f"/app/{model.goldens}",
         **parts.project.serve.environment(),
+        **model_settings(parts.project, parts.loaded),
     }
-    if model.description:
-        settings["BERTH_MODEL_DESCRIPTION"] = model.description
-    if model.predictor:
-        settings["BERTH_PREDICTOR"] = model.predictor
-    else:
-        settings["BERTH_FORMAT"] = model.format
-        settings["BERTH_WEIGHTS"] = str(PurePosixPath("/app") / parts.weights[0])
-        if model.options:
-            settings["BERTH_OPTIONS"] = json.dumps(model.options, sort_keys=True)
+    if parts.project.models:
+        settings.pop("BERTH_THREADS", None)  # it stands with each model
     return tuple(f"{name}={value}" for name, value in sorted(settings.items()))
+
+
+def model_settings(project: Project, loaded: Sequence[str]) -> dict[str, str]:
+    """The BERTH_* variables that say what is served: those of one model, or BERTH_MODELS."""
+    entries = [
+        model.entry(str(PurePosixPath("/app") / name)) for model, name in zip(project.every_model, loaded, strict=True)
+    ]
+    if project.models:
+        threads = {} if project.serve.threads is None else {"threads": project.serve.threads}
+        return {"BERTH_MODELS": json.dumps([threads | entry for entry in entries], sort_keys=True)}
+    names = {"name": "BERTH_MODEL_NAME", "version": "BERTH_MODEL_VERSION", "description": "BERTH_MODEL_DESCRIPTION"}
+    return {
+        names.get(key, f"BERTH_{key.upper()}"): value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in entries[0].items()
+        if value
+    }
 
 
 def _inherited(environment: Sequence[str]) -> dict[str, str]:

@@ -87,7 +87,7 @@ def build(workshop: Workshop, options: Options) -> Built:
         content.berth(base.interpreter),
         content.code(files.code, base.interpreter),
     )
-    parts = Parts(workshop.project.project, lock.target.platform, base, layers, files.weights, lock.created)
+    parts = Parts(workshop.project.project, lock.target.platform, base, layers, files.loaded, lock.created)
     image = store_image(parts, workshop.layout, options.name)
     if lock != before:
         write_lock(workshop.project.path, platform, lock)
