@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 CONNECT_S = 10.0
+OPEN: set[Connection] = set()
 
 
 class Lost(Exception):  # noqa: N818  what happened to a request
@@ -58,6 +59,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        OPEN.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -72,6 +74,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        OPEN.discard(self)
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_exception(Lost(repr(exc) if exc else "closed without an answer"))
@@ -88,6 +91,14 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Hang up."""
         self._transport.close()
+
+
+async def hang_up() -> None:
+    """Close every connection that is left, and wait until they are: a uvloop that is closed before hangs."""
+    for connection in list(OPEN):
+        connection.close()
+    while OPEN:
+        await asyncio.sleep(0.01)
 
 
 async def connect(port: int) -> Connection:

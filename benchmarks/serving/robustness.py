@@ -31,7 +31,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.serving.client import Connection, Lost, Reply, connect, get, post
+from benchmarks.serving.client import Connection, Lost, Reply, connect, get, hang_up, post
 
 START_S = 30.0
 PREDICTORS = '''
@@ -489,8 +489,14 @@ def _marked(figures: Figures, holds: bool) -> Figures:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    async def run() -> Any:
+        try:
+            return await work
+        finally:
+            await hang_up()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+        return runner.run(run())
 
 
 def main() -> int:
