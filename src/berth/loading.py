@@ -131,10 +131,10 @@ class Loader:
         caller = self._chain.caller()
         load = functools.partial(_load_calling, caller, settings)
         if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
-            asynchronous = AsyncExecutor(serving.max_concurrency)
+            asynchronous = AsyncExecutor(serving.max_concurrency, serving.hang_timeout)
             executor, model = await _load_in(asynchronous, functools.partial(load, asynchronous.wait))
         else:
-            executor, model = await _load_in(ThreadExecutor(), load)
+            executor, model = await _load_in(ThreadExecutor(serving.hang_timeout), load)
         return executor, model, caller.targets
 
     def _retire(self, served: ServedModel) -> None:

@@ -18,6 +18,7 @@ from berth.files import File
 from berth.hints import ArrayInput
 from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
+from berth.protocols.nesting import check_nesting
 from berth.protocols.numbers import LARGE, Numbers, cut_numbers, which
 from berth.protocols.streaming import choose_stream
 from berth.repository import Repository
@@ -48,7 +49,8 @@ class Native:
             return None
         if action != "/predict":
             return None
-        return Route(path, "predict", {"POST": served.made(Prediction).handle}, large=True)
+        handler = served.made(Prediction).handle
+        return Route(path, "predict", {"POST": handler}, large=True, metrics=served.metrics)
 
 
 class Prediction:
@@ -110,6 +112,10 @@ class Prediction:
         return call if len(used) == len(numbers) else self._plain_json(body)
 
     def _plain_json(self, body: bytes) -> Call:
+        try:
+            check_nesting(body)
+        except InputError as error:
+            raise Refusal(400, str(error)) from error
         try:
             return self._signature.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -23,6 +23,7 @@ from berth.protocols.v2_codec import (
     Outputs,
     ShortWay,
     Wanted,
+    check_parameters,
     parse_infer_request,
     priority_of,
     timeout_of,
@@ -68,7 +69,9 @@ class V2:
             return None
         name, method, make = found
         express = served.made(Inference).express if action == "/infer" else None
-        return Route(path, name, {method: make(self, served)}, express=express, large=name in _LARGE)
+        metrics = served.metrics if method == "POST" else None
+        handlers = {method: make(self, served)}
+        return Route(path, name, handlers, express=express, large=name in _LARGE, metrics=metrics)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""
@@ -184,6 +187,7 @@ class Inference:
         if self._short is not None and len(body) < LARGE:
             found = self._short.read(body)
             if found is not None:
+                check_parameters(found[0])
                 return self._work(*found)
         message = parse_infer_request(body)
         return self._work(message, self._calls(message, b""))

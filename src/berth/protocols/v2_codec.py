@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from berth.errors import InputError
+from berth.protocols.nesting import check_depth, check_nesting
 from berth.protocols.numbers import LARGE, Numbers, cut_numbers, which
 from berth.tensors import DTYPES, Array, Packing, Shape, TensorRows, TensorSpec, coerce, fits
 
@@ -88,11 +89,20 @@ def parse_infer_request(body: bytes) -> InferRequest:
         if numbers:
             return _parse_around(skeleton, numbers)
     try:
-        return _decode_request(body)
+        message = _decode_request(body)
     except msgspec.ValidationError as error:
         raise InputError(f"the inference request does not fit V2: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _parse_with_nan(body)
+        message = _parse_with_nan(body)
+    check_parameters(message, *message.inputs)
+    return message
+
+
+def check_parameters(message: InferRequest, *inputs: InferInput) -> None:
+    """InputError when parameters, which may hold anything, are nested too deeply."""
+    for part in (message, *inputs, *(message.outputs or ())):
+        if part.parameters:
+            check_depth(part.parameters)
 
 
 def _parse_around(skeleton: bytes, numbers: Sequence[Numbers]) -> InferRequest:
@@ -108,6 +118,7 @@ def _parse_around(skeleton: bytes, numbers: Sequence[Numbers]) -> InferRequest:
 
 def _parse_with_nan(body: bytes) -> InferRequest:
     """As Python's json reads it, which takes NaN and Infinity as bare tokens."""
+    check_nesting(body)
     try:
         return msgspec.convert(json.loads(body), _LooseRequest)
     except msgspec.ValidationError as error:
@@ -236,12 +247,12 @@ class Inputs:
     def _from_blob(self, slot: _Slot, shape: Shape, blob: bytes) -> Array:
         count = math.prod(shape)
         if slot.datatype == "BYTES":
-            return _texts(slot.name, blob, count).reshape(shape)
+            return _reshape(slot.name, _texts(slot.name, blob, count), shape)
         expected = count * slot.dtype.itemsize
         if len(blob) != expected:
             wanted = f"{expected} bytes for shape {list(shape)} of {slot.datatype}"
             raise InputError(f"input {slot.name!r}: expected {wanted}, got {len(blob)}")
-        array = np.frombuffer(blob, dtype=slot.dtype).reshape(shape)
+        array = _reshape(slot.name, np.frombuffer(blob, dtype=slot.dtype), shape)
         return array.copy() if self._rowwise else array  # a predictor may write into its input
 
     def _unknown(self, name: str, *, twice: bool) -> InputError:
@@ -277,7 +288,14 @@ def _from_json(slot: _Slot, item: InferInput, shape: Shape) -> Array:
     count = shape[0] * slot.row if slot.plain else math.prod(shape)
     if array.size != count:
         raise InputError(f"input {slot.name!r}: expected {count} elements for shape {list(shape)}, got {array.size}")
-    return array.reshape(shape)
+    return _reshape(slot.name, array, shape)
+
+
+def _reshape(name: str, array: Array, shape: Shape) -> Array:
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError) as error:  # nothing, in dimensions that no machine can count
+        raise InputError(f"input {name!r}: a tensor of shape {list(shape)} cannot be: {error}") from error
 
 
 def _from_numbers(slot: _Slot, data: Numbers) -> Array:
@@ -304,6 +322,8 @@ def _from_any_json(slot: _Slot, data: Any) -> Array:
         raise InputError(f"input {slot.name!r}: {slot.datatype} has no JSON form; send it as binary data")
     if data is None or data == _NO_DATA:
         raise InputError(f"input {slot.name!r}: expected data, or binary_data_size in its parameters; got neither")
+    if isinstance(data, msgspec.Raw):
+        check_nesting(bytes(data))
     try:
         values = _decode_any(data) if isinstance(data, msgspec.Raw) else data
         if not isinstance(values, list):

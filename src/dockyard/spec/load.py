@@ -63,9 +63,11 @@ def parse_project(data: dict[str, Any], source: str) -> Project:
     except msgspec.ValidationError as error:
         raise _explained(str(error), data, source) from error
     _check_model(project.model, source, "model")
+    _check_sizes(project.serve.batch_sizes, source, "serve")
     seen = {(project.model.name, project.model.version)}
     for index, model in enumerate(project.models):
         _check_model(model, source, f"models[{index}]")
+        _check_sizes(model.batch_sizes, source, f"models[{index}]")
         if (model.name, model.version) in seen:
             raise ProjectError(
                 f"{source}: models[{index}] has the name and version of another: {model.name!r}, {model.version!r}",
@@ -76,6 +78,14 @@ def parse_project(data: dict[str, Any], source: str) -> Project:
         if name.startswith("BERTH_"):
             raise ProjectError(f"{source}: environment.{name} is berth's own", remedy="Set it in [serve] instead.")
     return project
+
+
+def _check_sizes(sizes: tuple[int, ...] | None, source: str, where: str) -> None:
+    if list(sizes or ()) != sorted(set(sizes or ())):
+        raise ProjectError(
+            f"{source}: {where}.batch_sizes is {list(sizes or ())}",
+            remedy="Write each size once, the smallest first.",
+        )
 
 
 def _check_model(model: AnyModel, source: str, where: str) -> None:
