@@ -27,9 +27,10 @@ from berth.work import Work
 
 MAX_PATHS = 1024
 MAX_LARGE = 64  # bodies that wait to be decoded in a thread
+LARGE_FOLDED = 16 * 1024  # bytes of a compressed body
 SWITCH_S = 0.0005
 RETRY: Headers = ((b"Retry-After", b"1"),)
-Outcome = Response | Work | Coroutine[Any, Any, Response]
+Outcome = Response | Work | Coroutine[Any, Any, Response | Work]
 
 
 class Face(Protocol):
@@ -99,7 +100,7 @@ class Application:
         if exchange.span is not None:
             exchange.span.arrived = work.arrived
 
-    async def _apart(self, handler: Handler, exchange: Exchange) -> Response | Work:
+    async def _apart(self, handler: Handler, exchange: Request) -> Response | Work:
         """Decode a large body in a thread, one after the other, so that the event loop goes on."""
         if self._large_ones >= MAX_LARGE:
             raise Refusal(503, f"{MAX_LARGE} large bodies wait to be decoded; try again in 1 s", RETRY)
@@ -192,12 +193,17 @@ class Application:
         raise Refusal(404, f"no route {text}; see /docs, or /openapi.json for the routes of this server")
 
     def _decompressed(self, handler: Handler, request: Request) -> Outcome:
+        """Unfold the body and handle it; beside the event loop where it may become a large one."""
+        unfolded = functools.partial(self._unfolded, handler)
+        return self._apart(unfolded, request) if len(request.body) >= LARGE_FOLDED else unfolded(request)
+
+    def _unfolded(self, handler: Handler, request: Request) -> Outcome:
         limits, encoding = self._limits, request.head.headers[b"content-encoding"]
         request.body = decompress(request.body, encoding, limits.max_body_bytes, limits.max_ratio)
         return handler(request)
 
 
-def _handled(handler: Handler, exchange: Exchange) -> Outcome:
+def _handled(handler: Handler, exchange: Request) -> Outcome:
     """What a handler makes of a large body; in a thread that gives way to the event loop more readily than others."""
     if exchange.head.route is None or not exchange.head.route.large:
         exchange.body = bytes(exchange.body)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,17 @@ def test_a_large_native_request_is_answered(grid: Berth, indent: int | None) -> 
         "n": sum(range(100_000)),
         "name": 'a "data": [1',
     }
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+def test_a_large_request_may_be_compressed(grid: Berth, name: str) -> None:
+    rows = numbers()
+    body = large({"x": rows})
+    folded = gzip.compress(body) if name == "gzip" else zlib.compress(body)
+    answer = grid.post("/predict", folded, {"Content-Encoding": name})
+    assert (answer.status, answer.json["sum"]) == (200, total(rows))
+    broken = grid.post("/predict", folded[: len(folded) // 2], {"Content-Encoding": name})
+    assert broken.status == 400
 
 
 def infer(server: Berth, data: str, shape: list[int], datatype: str = "FP32") -> Answer:

@@ -95,7 +95,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
         self.headers = headers
 
 
-Handler = Callable[[Request], "Response | Work | Coroutine[Any, Any, Response]"]
+Handler = Callable[[Request], "Response | Work | Coroutine[Any, Any, Response | Work]"]
 
 
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
