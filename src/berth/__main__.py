@@ -1,7 +1,7 @@
-"""The command line inside the image: `python -m berth serve | predict | schema | selftest | version`.
+"""The command line inside the image: `python -m berth serve | predict | batch | schema | selftest | version`.
 
 Without a word it serves. Settings come from the BERTH_* environment (config.py). Exit codes: 0 fine, 1 the model failed
-or a golden differs, 2 a setting is wrong.
+or a golden differs, 2 a setting is wrong, 3 some rows of a batch failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from berth.config import read_config
 from berth.errors import BerthError, ConfigError
 from berth.files import File
 from berth.log import complain
+from berth.scoring.batch import add_arguments, batch
 from berth.server import serve
 
 
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         File.max_pixels = config.limits.max_pixels
         if options.command == "predict":
             return predict(config, options.input)
+        if options.command == "batch":
+            return batch(config, options)
         if options.command == "schema":
             return schema(config)
         if options.command == "selftest":
@@ -68,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an input; NAME=@FILE reads a file; without any, a JSON object is read from standard input",
     )
+    add_arguments(commands.add_parser("batch", help="many rows: JSON lines, CSV or a folder to JSON lines"))
     commands.add_parser("schema", help="print inputs, outputs and their JSON Schema")
     commands.add_parser("selftest", help="answer the goldens and compare")
     commands.add_parser("version", help="print the version")

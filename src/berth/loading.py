@@ -8,7 +8,9 @@ start, V2's repository routes the rest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ from berth.protocols.base import Refusal
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.warmup import warm_up
-from berth.workers.pool import PoolSettings, WorkerPool
+from berth.workers.pool import Event, PoolSettings, WorkerPool
 from berth.workers.remote import remote_model
 from berth.workers.template import Template
 
@@ -98,13 +100,16 @@ class Loader:
         await asyncio.gather(*closing, *self._going)
 
     async def _load(self, settings: ModelSettings) -> None:
-        executor, model, targets = await self._start(settings)
+        started = await start_linked(settings, self._template, self._log.event, self._chain)
+        executor, model, targets = started
         try:
             self._chain.link((settings.name, settings.version), targets)
         except BaseException:
             await executor.close(0.0)
             raise
         metrics = self._metrics.of(settings.name, settings.version)
+        if isinstance(executor, WorkerPool):
+            metrics.workers = executor.counts
         served = ServedModel(settings, model, executor, self._answers, metrics)
         if targets:
             served.why_incomplete = functools.partial(self._chain.missing, targets)
@@ -112,30 +117,6 @@ class Loader:
         self.changed()
         if old is not None:
             self._end(old)
-
-    async def _start(self, settings: ModelSettings) -> tuple[Executor, Model, Sequence[Target]]:
-        """Where it runs, what it is, and which other models it calls."""
-        serving = settings.serving
-        if serving.workers:
-            assert self._template is not None
-            pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
-            load = functools.partial(_load_warm, settings)
-            pool = WorkerPool(self._template, load, pool_settings, self._log.event, self._chain.ask)
-            description = await pool.start()
-            self._metrics.of(settings.name, settings.version).workers = pool.counts
-            try:
-                return pool, remote_model(settings, description), description.targets
-            except BaseException:
-                await pool.close(0.0)
-                raise
-        caller = self._chain.caller()
-        load = functools.partial(_load_calling, caller, settings)
-        if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
-            asynchronous = AsyncExecutor(serving.max_concurrency, serving.hang_timeout)
-            executor, model = await _load_in(asynchronous, functools.partial(load, asynchronous.wait))
-        else:
-            executor, model = await _load_in(ThreadExecutor(serving.hang_timeout), load)
-        return executor, model, caller.targets
 
     def _retire(self, served: ServedModel) -> None:
         self._repository.remove(served)
@@ -150,6 +131,53 @@ class Loader:
         task.add_done_callback(self._going.discard)
 
 
+def fork_template(models: Sequence[ModelSettings]) -> Template | None:
+    """The process that forks workers, if any model wants them; before threads, loops and sockets, after imports."""
+    wanted = [model for model in models if model.serving.workers]
+    for model in wanted:
+        if model.predictor:
+            find_predictor(model.predictor)
+        else:
+            with contextlib.suppress(ModuleNotFoundError):  # loading says it in words
+                importlib.import_module(f"berth.backends.{model.format}")
+    return Template() if wanted else None
+
+
+async def start_model(settings: ModelSettings, template: Template | None, event: Event) -> tuple[Executor, Model]:
+    """Load a model that calls no other where its settings want it to run; raises what its `load` raises.
+
+    `event` hears of its workers.
+    """
+    executor, model, _ = await start_linked(settings, template, event, None)
+    return executor, model
+
+
+async def start_linked(
+    settings: ModelSettings, template: Template | None, event: Event, chain: Chain | None
+) -> tuple[Executor, Model, Sequence[Target]]:
+    """The same for one that calls others, and which these are."""
+    serving = settings.serving
+    if serving.workers:
+        assert template is not None
+        pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
+        ask = None if chain is None else chain.ask
+        pool = WorkerPool(template, functools.partial(_load_warm, settings), pool_settings, event, ask)
+        description = await pool.start()
+        try:
+            return pool, remote_model(settings, description), description.targets
+        except BaseException:
+            await pool.close(0.0)
+            raise
+    caller = None if chain is None else chain.caller()
+    load = functools.partial(_load_calling, caller, settings)
+    if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
+        asynchronous = AsyncExecutor(serving.max_concurrency, serving.hang_timeout)
+        executor, model = await _load_in(asynchronous, functools.partial(load, asynchronous.wait))
+    else:
+        executor, model = await _load_in(ThreadExecutor(serving.hang_timeout), load)
+    return executor, model, [] if caller is None else caller.targets
+
+
 async def _load_in(executor: ThreadExecutor | AsyncExecutor, load: Callable[[], Model]) -> tuple[Executor, Model]:
     try:
         model = await asyncio.to_thread(executor.load, load)
@@ -160,7 +188,9 @@ async def _load_in(executor: ThreadExecutor | AsyncExecutor, load: Callable[[], 
     return executor, model
 
 
-def _load_calling(caller: Caller, settings: ModelSettings, wait: Any = None) -> Model:
+def _load_calling(caller: Caller | None, settings: ModelSettings, wait: Any = None) -> Model:
+    if caller is None:
+        return _load_warm(settings, wait)
     with loading(caller):
         return _load_warm(settings, wait)
 

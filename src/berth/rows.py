@@ -85,6 +85,11 @@ class RowCodec:
         }
 
 
+def cell_of(hint: Any) -> Cell:
+    """What one element of the tensor for a hint carries."""
+    return _cell_of(kinds.type_info(hint))[0]
+
+
 def _column(name: str, hint: Any, *, optional: bool = False) -> _Column:
     cell, datatype, shape = _cell_of(kinds.type_info(hint))
     return _Column(name, cell, datatype, shape, optional)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib
 import os
@@ -23,21 +22,16 @@ import uvloop
 import berth
 from berth import memory
 from berth.answers import RUN, Answers
-from berth.application import Application, Face
+from berth.application import Application
 from berth.config import Config
 from berth.health import Health, State
 from berth.http import Connection, Server
 from berth.info import Info
 from berth.listeners import Listeners, open_listeners
-from berth.loading import Loader
+from berth.loading import Loader, fork_template
 from berth.log import Log
 from berth.metrics import Metrics
-from berth.predictors import find_predictor
-from berth.protocols.native import Native
-from berth.protocols.openapi import OpenApi
-from berth.protocols.probes import Probes
-from berth.protocols.v2 import V2
-from berth.protocols.v2_repository import V2Repository
+from berth.protocols.site import Site, mount
 from berth.repository import Repository
 from berth.tracing import Tracer
 from berth.workers.template import Template
@@ -57,7 +51,7 @@ _POLL_S = 0.02
 def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises what `load` raises."""
     signal.signal(signal.SIGTERM, _stop_while_loading)
-    template = _fork_template(config)
+    template = fork_template(config.models)
     listeners = open_listeners(config.listen)
     log = Log(config.log_level, prefix=RUN)
     log.start()
@@ -109,18 +103,6 @@ class _Parts:
         for served in self.repository:
             served.look()
         self.settling.look(self.metrics.successes, self.in_flight)
-
-
-def _fork_template(config: Config) -> Template | None:
-    """The process that forks workers, if any model wants them; before threads, loops and sockets, after imports."""
-    wanted = [model for model in config.models if model.serving.workers]
-    for model in wanted:
-        if model.predictor:
-            find_predictor(model.predictor)
-        else:
-            with contextlib.suppress(ModuleNotFoundError):  # the loader says it in words
-                importlib.import_module(f"berth.backends.{model.format}")
-    return Template() if wanted else None
 
 
 def _start_exporter(config: Config, log: Log) -> Exporter | None:
@@ -175,13 +157,7 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
         tracer, metrics.traces = Tracer(config.tracing, exporter.add), exporter.counts
     answers = Answers(metrics, log, tracer, Info(config.answer_info, config.image_digest))
     loader = Loader(config.models, repository, answers, metrics, log, outside.template)
-    faces: list[Face] = [
-        Native(repository),
-        V2(repository, health),
-        V2Repository(repository, loader, allowed=config.model_control),
-        Probes(health, metrics),
-        OpenApi(repository),
-    ]
+    faces = mount(Site(config, repository, health, metrics, loader))
     application = Application(faces, answers, config.limits)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from dockyard.build.assemble import model_settings
+from dockyard.build.settings import settings_of
 from dockyard.spec.load import parse_project
 from tests.berth.support import serving
 from tests.docs.pages import DOCS, blocks
@@ -19,7 +19,7 @@ def test_the_models_of_the_page_are_served_and_answer_as_it_says(tmp_path: Path)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     project = parse_project(tomllib.loads(files["dockyard.toml"]), "dockyard.toml")
-    settings = model_settings(project, [""] * len(project.every_model))
+    settings = settings_of(project, [""] * len(project.every_model), PurePosixPath("/app"))
     (asked,) = (block.text for block in blocks(PAGE) if block.language == "sh")
     (answer,) = (block.text for block in blocks(PAGE) if block.mark == "answer")
     question = asked.split("'")[1].encode()

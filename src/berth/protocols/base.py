@@ -145,6 +145,18 @@ class Route:
     metrics: ModelMetrics | None = None
 
 
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+
+def refusing_route(path: str, name: str, status: int, text: str, error: ErrorShape) -> Route:
+    """A route that is not there, whose refusal has a protocol's own shape."""
+
+    def refuse(_: Request) -> Response:
+        raise Refusal(status, text)
+
+    return Route(path, name, dict.fromkeys(_METHODS, refuse), error)
+
+
 def failure_text(failed: Failed) -> str:
     """What the caller learns of a failure: bad input in words, a model's fault only as an id for the log."""
     if failed.kind is not FailureKind.MODEL:

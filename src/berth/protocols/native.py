@@ -2,7 +2,7 @@
 
 The answer's body is the return value itself as JSON; a predictor that yields answers with Server-Sent Events, or with
 JSON lines or one JSON array for callers that accept only those. Wrong types, missing and extra fields are 422 with the
-path of the field, malformed JSON is 400. application.py mounts the routes.
+path of the field, malformed JSON is 400. site.py mounts it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
 from berth.protocols.nesting import check_nesting
 from berth.protocols.numbers import LARGE, Numbers, cut_numbers, which
+from berth.protocols.site import Site
 from berth.protocols.streaming import choose_stream
 from berth.repository import Repository
 from berth.served import ServedModel
@@ -27,6 +28,11 @@ from berth.signature import Call
 from berth.work import Work
 
 INPUT_STATUS = 422
+
+
+def face(site: Site) -> Native:
+    """The face of a server."""
+    return Native(site.repository)
 
 
 class Native:

@@ -2,7 +2,7 @@
 
 Both are made from the signature at the start. The page is files beside this one (docs.html, docs.css, docs.js); what
 the signature says is written into it here, so it reads without JavaScript, which only drives the try-it form.
-application.py mounts the routes.
+site.py mounts it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from berth.model import Model
-from berth.protocols.base import HTML, Handler, Response, Route
+from berth.protocols.base import HTML, Handler, Response, Route, json_response
 from berth.protocols.page import content_security_policy, render_page
+from berth.protocols.site import Site
 from berth.repository import Repository
 from berth.served import ServedModel
 
@@ -25,6 +26,11 @@ _ERRORS = {
     "503": "The queue is full, or the server is stopping; Retry-After says when to come back.",
     "504": "No answer within the deadline.",
 }
+
+
+def face(site: Site) -> OpenApi:
+    """The face of a server."""
+    return OpenApi(site.repository)
 
 
 class OpenApi:
@@ -47,6 +53,8 @@ class OpenApi:
             return None
         if action == "/openapi.json":
             return Route(path, "openapi", {"GET": self._document(served)})
+        if path == "/":
+            return Route(path, "root", {"GET": self._root(served)})
         return Route(path, "docs", {"GET": self._page(served)}) if action in ("/", "/docs") else None
 
     def _document(self, served: ServedModel) -> Handler:
@@ -57,6 +65,11 @@ class OpenApi:
         headers = ((b"Content-Security-Policy", content_security_policy()),)
         response = Response(render_page(self._describe(served)), 200, HTML, headers)
         return lambda _: response
+
+    def _root(self, served: ServedModel) -> Handler:
+        """The page for people; for programs, the word by which KServe's V1 clients know a live server."""
+        page, alive = self._page(served), json_response({"status": "alive"})
+        return lambda request: page(request) if b"html" in request.headers.get(b"accept", b"html") else alive
 
     def _describe(self, served: ServedModel) -> dict[str, Any]:
         return describe_model(served.model, served.name, served.version, served.settings.description)

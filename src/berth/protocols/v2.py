@@ -1,7 +1,7 @@
 """The Open Inference Protocol (V2) over REST: metadata, health of the models, and inference.
 
 `v2_codec.py` turns tensors into bytes and back; this file knows the routes and the envelope. Model names are
-percent-encoded in paths, with `/` kept. Bad input is 400. application.py mounts the routes.
+percent-encoded in paths, with `/` kept. Bad input is 400. site.py mounts it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from berth.errors import InputError
 from berth.health import Health
 from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Route, json_response
 from berth.protocols.numbers import LARGE
+from berth.protocols.site import Site
 from berth.protocols.streaming import Events
 from berth.protocols.v2_codec import (
     INPUT_STATUS,
@@ -40,6 +41,11 @@ INFER = "v2.infer"  # the route's name in logs and metrics
 EXTENSIONS = ("binary_tensor_data", "generate", "model_configuration", "model_repository", "statistics")
 _HEADER_LENGTH = b"inference-header-content-length"
 _MODELS = "/v2/models/"
+
+
+def face(site: Site) -> V2:
+    """The face of a server."""
+    return V2(site.repository, site.health)
 
 
 class V2:

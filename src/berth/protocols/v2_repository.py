@@ -1,16 +1,17 @@
 """V2's model repository extension, and what V2 says of one model beyond its tensors: config and statistics.
 
 Loading and unloading over the wire is off unless BERTH_MODEL_CONTROL says on: whoever may ask the model need not be
-allowed to take it away. application.py mounts the routes.
+allowed to take it away. site.py mounts it.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from typing import Any
 
 from berth.metrics import Histogram
 from berth.protocols.base import Handler, Refusal, Request, Response, Route, json_response
+from berth.protocols.site import Control, Site
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.tensors import TensorSpec
@@ -18,18 +19,9 @@ from berth.tensors import TensorSpec
 _MODELS = "/v2/repository/models/"
 
 
-class Control(Protocol):
-    """Who loads and unloads."""
-
-    @property
-    def names(self) -> list[tuple[str, str]]:
-        """Name and version of every model that could be loaded."""
-
-    async def load(self, name: str) -> None:
-        """Load a name; Refusal says why not."""
-
-    async def unload(self, name: str) -> None:
-        """Unload a name; Refusal says why not."""
+def face(site: Site) -> V2Repository:
+    """The face of a server."""
+    return V2Repository(site.repository, site.control, allowed=site.config.model_control)
 
 
 class V2Repository:

@@ -6,7 +6,6 @@ read; `docs/reference/image.md` describes it. Called by `builder`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +14,7 @@ from dockyard import __version__
 from dockyard.build.base import Base
 from dockyard.build.dependencies import INSIDE
 from dockyard.build.layers import BuiltLayer
+from dockyard.build.settings import settings_of
 from dockyard.oci.image import History, Image, ImageConfig, Platform, assemble
 from dockyard.oci.layout import Layout
 from dockyard.spec.project import Project
@@ -62,7 +62,6 @@ def store_image(parts: Parts, layout: Layout, name: str) -> Image:
 
 
 def _environment(parts: Parts) -> tuple[str, ...]:
-    model = parts.project.model
     path = f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"
     settings: dict[str, str] = {
         **_inherited(parts.base.environment),
@@ -73,30 +72,9 @@ def _environment(parts: Parts) -> tuple[str, ...]:
         "HOME": "/tmp",  # noqa: S108 (the one writable place of a container: a tmpfs of its own)
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
         "LANG": "C.UTF-8",
-        **parts.project.environment,
-        "BERTH_GOLDENS": f"/app/{model.goldens}",
-        **parts.project.serve.environment(),
-        **model_settings(parts.project, parts.loaded),
+        **settings_of(parts.project, parts.loaded, PurePosixPath("/app")),
     }
-    if parts.project.models:
-        settings.pop("BERTH_THREADS", None)  # it stands with each model
     return tuple(f"{name}={value}" for name, value in sorted(settings.items()))
-
-
-def model_settings(project: Project, loaded: Sequence[str]) -> dict[str, str]:
-    """The BERTH_* variables that say what is served: those of one model, or BERTH_MODELS."""
-    entries = [
-        model.entry(str(PurePosixPath("/app") / name)) for model, name in zip(project.every_model, loaded, strict=True)
-    ]
-    if project.models:
-        threads = {} if project.serve.threads is None else {"threads": project.serve.threads}
-        return {"BERTH_MODELS": json.dumps([threads | entry for entry in entries], sort_keys=True)}
-    names = {"name": "BERTH_MODEL_NAME", "version": "BERTH_MODEL_VERSION", "description": "BERTH_MODEL_DESCRIPTION"}
-    return {
-        names.get(key, f"BERTH_{key.upper()}"): value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        for key, value in entries[0].items()
-        if value
-    }
 
 
 def _inherited(environment: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import ast
 import fnmatch
 import importlib.util
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,7 +25,7 @@ from dockyard.oci.digest import digest_of, digest_of_file
 from dockyard.oci.files import replace_file
 from dockyard.oci.layer import Entry, entries_of
 from dockyard.spec.load import FILE_NAME, ProjectFolder
-from dockyard.spec.project import AnyModel
+from dockyard.spec.project import AnyModel, Project
 
 APP = "app"
 BERTH = "opt/berth"
@@ -69,6 +69,22 @@ def _weights_of(folder: ProjectFolder, model: AnyModel) -> list[str]:
             remedy=f"Name the one that is the model {model.name!r} in {FILE_NAME}.",
         )
     return found
+
+
+def files_to_watch(folder: Path, project: Project) -> list[Path]:
+    """The files whose change may change what is served: those of an image, and what says how it is made.
+
+    Nothing is checked, so that it can be asked of a project that is wrong at the moment.
+    """
+    found = {folder / name for name in _walk(folder, (*_EXCLUDED, *project.build.exclude))}
+    for pattern in project.model.weight_patterns:
+        found.update(path for path in _inside(folder, pattern) if path.is_file())
+    return sorted({*found, folder / FILE_NAME, folder / "dockyard.lock"})
+
+
+def _inside(folder: Path, pattern: str) -> Iterable[Path]:
+    outside = PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts
+    return () if outside else folder.glob(pattern)
 
 
 def _matching(folder: Path, pattern: str) -> list[str]:
@@ -190,7 +206,7 @@ class ContentBuilder:
 
     def berth(self, interpreter: Interpreter) -> BuiltLayer:
         """berth as it is installed here, with bytecode of the image's Python."""
-        package = _berth_folder()
+        package = berth_folder()
         names = sorted(
             path.relative_to(package).as_posix()
             for path in package.rglob("*")
@@ -224,7 +240,7 @@ class ContentBuilder:
         return self.workshop.layers.layer(title, key, self.workshop.codec, lambda: content)
 
 
-def _berth_folder() -> Path:
+def berth_folder() -> Path:
     """Where berth is installed, found without importing it (it brings numpy)."""
     spec = importlib.util.find_spec("berth")
     if spec is None or not spec.submodule_search_locations:

@@ -22,6 +22,7 @@ from dockyard.oci.files import as_store_error
 # Verb -> (what it does in a line, module). `help` is read from here, so that listing the verbs imports none of them.
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
+    "dev": ("Serve the project here without a container, again on every change.", "dev"),
     "build": ("Build the project's image, without a daemon.", "build"),
     "push": ("Send an image to a registry.", "push"),
     "pull": ("Fetch an image from a registry.", "pull"),
@@ -29,6 +30,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "load": ("Make an image known to an engine.", "load"),
     "run": ("Start a container of an image.", "run"),
     "predict": ("Ask a model: an image, a running container or a URL.", "predict"),
+    "batch": ("Run the rows of a file or folder through an image.", "batch"),
     "test": ("Run an image's goldens inside the image.", "test"),
     "ps": ("List containers.", "ps"),
     "logs": ("Show a container's log.", "logs"),
