@@ -63,7 +63,17 @@ def raw_floats(model: Model, path: str) -> Ask:
     """The floats and nothing else, both ways: what a server without a binary protocol can be made to speak."""
     headers = {"Content-Type": "application/octet-stream"}
     body = model.question.tobytes()
-    return Ask("binary", "raw float32", path, body, lambda answer: np.frombuffer(answer.body, np.float32), headers)
+    return Ask("binary", "raw float32", path, body, _read_raw, headers)
+
+
+def form_file(model: Model, path: str) -> Ask:
+    """The floats as the file `data` of a form; the answer is floats and nothing else."""
+    mark = "frontier-of-the-form"
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="data"; filename="X"\r\n'
+    kind = "Content-Type: application/octet-stream\r\n\r\n"
+    body = (head + kind).encode() + model.question.tobytes() + f"\r\n--{mark}--\r\n".encode()
+    headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+    return Ask("binary", "float32 file in a form", path, body, _read_raw, headers)
 
 
 def v2_grpc(model: Model) -> Ask:
@@ -96,6 +106,10 @@ def rows(model: Model) -> list[Any]:
 def read_v2_json(answer: Answer) -> Floats:
     """`Y` of a V2 answer in JSON."""
     return np.array(json.loads(answer.body)["outputs"][0]["data"], np.float32)
+
+
+def _read_raw(answer: Answer) -> Floats:
+    return np.frombuffer(answer.body, np.float32)
 
 
 def _input(model: Model) -> dict[str, Any]:

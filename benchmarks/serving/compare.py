@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = [peer for name, peer in peers.items() if name == "berth" or name in options.peers]
         result = compare(options, chosen, stem)
     write(result, stem)
-    print(f"\n{markdown(result)}\nWritten to {stem}.json and .md")
+    print(f"\n{markdown(result)}\nWritten to {stem}.json and .md; the peers' logs are in {cache() / 'logs'}")
 
 
 def compare(options: argparse.Namespace, peers: Sequence[Peer], stem: Path) -> dict[str, Any]:

@@ -57,6 +57,12 @@ def versions(python: Path, requirements: Sequence[str]) -> dict[str, str]:
     return dict(zip(names, found, strict=True))
 
 
+def last_line(log: Path) -> str:
+    """What a program said at last, and where the rest is."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{''.join(lines[-1:])} ({log.name} in the folder of logs has the rest)"
+
+
 def _uv(words: Sequence[str], log: Path) -> None:
     program = Path(sys.executable).with_name("uv")
     with log.open("ab") as output:
@@ -64,7 +70,6 @@ def _uv(words: Sequence[str], log: Path) -> None:
             command = [str(program) if program.exists() else "uv", *words]
             subprocess.run(command, stdout=output, stderr=output, check=True, timeout=INSTALL_DEADLINE_S)
         except subprocess.CalledProcessError as error:
-            last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
-            raise NotRun(f"did not install: {''.join(last).strip()} (see {log})") from error
+            raise NotRun(f"did not install: {last_line(log)}") from error
         except subprocess.TimeoutExpired as error:
-            raise NotRun(f"did not install within {INSTALL_DEADLINE_S:.0f} s (see {log})") from error
+            raise NotRun(f"did not install within {INSTALL_DEADLINE_S:.0f} s") from error

@@ -22,12 +22,12 @@ import numpy as np
 
 from benchmarks.serving import processes
 from benchmarks.serving.asking import Ask
-from benchmarks.serving.environments import NotRun
+from benchmarks.serving.environments import NotRun, last_line
 from benchmarks.serving.generators import Target, ask_once, drive, get_seconds
 from benchmarks.serving.models import Model
 from benchmarks.serving.peers import ROOT, Peer, Site
 
-START_DEADLINE_S = 90.0
+START_DEADLINE_S = 60.0
 SETTLE_S = 1.0
 QUIET_DEADLINE_S = 15.0
 QUIET_STEP_S = 0.25
@@ -167,14 +167,14 @@ def _until_right(ask: Ask, tree: processes.Tree, site: Site, log: Path) -> float
     began, last = time.monotonic(), "nothing"
     for _left in processes.remaining(began + START_DEADLINE_S):
         if tree.root.poll() is not None:
-            raise NotRun(f"did not start: ended with code {tree.root.returncode}; its output is in {log}")
+            raise NotRun(f"did not start: ended with code {tree.root.returncode}: {last_line(log)}")
         try:
             _check(ask, site)
         except (OSError, RuntimeError, http.client.HTTPException, NotRun) as error:
             last = str(error)
             continue
         return time.monotonic() - began
-    raise NotRun(f"gave no right answer within {START_DEADLINE_S:.0f} s; at last: {last}; its output is in {log}")
+    raise NotRun(f"gave no right answer within {START_DEADLINE_S:.0f} s; at last: {last}")
 
 
 def _at_rest(tree: processes.Tree) -> dict[str, Any]:
@@ -228,7 +228,6 @@ def _environment(peer: Peer, site: Site) -> dict[str, str]:
         "BENCH_PROTOCOL": site.protocol,
         "BENCH_PORT": str(site.port),
         "BENCH_GRPC_PORT": str(site.grpc_port),
-        "BENCH_WORKERS": str(site.model.workers),
         **peer.environment(site),
     }
 

@@ -7,6 +7,7 @@ tuple `PEERS`, and mostly a `serve.py` that the peer's own Python runs. Adding a
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ class Peer:
     health: str = "/v2/health/live"
     per_protocol: bool = False
     constant: bool = False
+
+
+def python_path(declaration: str) -> dict[str, str]:
+    """The environment in which `serve` next to a declaration's `__file__` can be imported by that name."""
+    return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(declaration).parent)))}
 
 
 def serve_file(declaration: str) -> str:

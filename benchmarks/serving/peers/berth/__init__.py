@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from benchmarks.serving.asking import Ask, v2_binary, v2_grpc, v2_json
 from benchmarks.serving.models import Model
-from benchmarks.serving.peers import ROOT, Peer, Site
+from benchmarks.serving.peers import Peer, Site, python_path
 
 SPEAKS_GRPC = importlib.util.find_spec("berth.grpc") is not None
 
@@ -27,11 +25,10 @@ def _environment(site: Site) -> Mapping[str, str]:
         **({"BERTH_GRPC_PORT": str(site.grpc_port)} if SPEAKS_GRPC else {}),
     }
     if site.model.name == "python":
-        path = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
         return common | {
             "BERTH_PREDICTOR": "predictor:Predictor",
             "BERTH_WORKERS": str(site.model.workers),
-            "PYTHONPATH": path,
+            **python_path(__file__),
         }
     return common | {"BERTH_FORMAT": "onnx", "BERTH_WEIGHTS": str(site.model.folder / f"{site.model.name}.onnx")}
 
