@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Ask:
     body: bytes
     read: Callable[[Answer], Floats]
     headers: Mapping[str, str] = field(default_factory=dict)
+    weights: Path | None = None  # the ONNX model behind a small gRPC question, for a generator that asks other rows too
 
 
 def v2_json(model: Model, path: str = INFER) -> Ask:
@@ -81,7 +83,9 @@ def v2_grpc(model: Model) -> Ask:
     dimensions = b"".join(_varint(size) for size in model.question.shape)
     tensor = _text(1, b"X") + _text(2, b"FP32") + _text(3, dimensions)
     body = _text(1, b"model") + _text(5, tensor) + _text(7, model.question.tobytes())
-    return Ask("grpc", "ModelInfer", MODEL_INFER, body, _read_grpc)
+    small = model.name in {"tiny", "medium"}
+    weights = model.folder / f"{model.name}.onnx" if small else None
+    return Ask("grpc", "ModelInfer", MODEL_INFER, body, _read_grpc, weights=weights)
 
 
 def own_json(path: str, asked: Any, read: Callable[[Any], Any], form: str) -> Ask:

@@ -1,25 +1,29 @@
 """The load generators, behind one function: `drive` sends one request over and over on N connections and counts.
 
-HTTP is wrk with one thread. gRPC is `grpc_client.py`, in an environment of its own. Both run on the client's core.
-Called by `trial`. Another generator is another entry of `_GENERATORS`.
+HTTP is wrk with one thread. gRPC is `grpc_frames` for small models where this checkout has it, otherwise `grpc_client`,
+which runs in an environment of its own. All run on the client's core. Called by `trial`.
 """
 
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving.asking import Answer, Ask
 from benchmarks.serving.environments import environment
 
+ROOT = Path(__file__).parents[2]
 GRPC_REQUIREMENTS = ("grpcio==1.85.3",)
 TIMEOUT_S = 30
+HAS_FRAMES = importlib.util.find_spec("benchmarks.serving.grpc_load") is not None
 _WRK_SCRIPT = """
 local file = io.open(%(body)s, "rb")
 wrk.method = "POST"
@@ -61,11 +65,15 @@ class Load:
 
 def drive(ask: Ask, target: Target) -> Load:
     """One run of load."""
-    command = ["taskset", "-c", str(target.core), *_GENERATORS[ask.protocol](ask, target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=target.seconds + TIMEOUT_S + 30, check=False)
+    words = {"wrk": _wrk, "grpc_frames": _frames, "grpcio": _grpcio}[generator(ask)](ask, target)
+    command = ["taskset", "-c", str(target.core), *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=target.seconds + TIMEOUT_S + 30, check=False, cwd=ROOT
+    )
     found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
     if found is None:
-        raise RuntimeError(f"the load generator printed no result: {' '.join(command)}\n{done.stdout}{done.stderr}")
+        said = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise RuntimeError(f"{generator(ask)} printed no result: {''.join(said)}")
     result = json.loads(found[1])
     good = result["requests"] - result["refused"]
     return Load(
@@ -78,12 +86,19 @@ def drive(ask: Ask, target: Target) -> Load:
     )
 
 
+def generator(ask: Ask) -> str:
+    """Which generator is used: its name stands in the table."""
+    if ask.protocol != "grpc":
+        return "wrk"
+    return "grpc_frames" if HAS_FRAMES and ask.weights is not None else "grpcio"
+
+
 def ask_once(ask: Ask, port: int, folder: Path) -> Answer:
     """One request, one answer; OSError or RuntimeError when there is none."""
     if ask.protocol != "grpc":
         return _ask_http(ask, port)
     target = Target(port=port, connections=0, seconds=0, core=0, folder=folder)
-    command = list(_grpc(ask, target))
+    command = list(_grpcio(ask, target))
     done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S * 2, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.decode(errors="replace").strip().splitlines()[-1])
@@ -128,7 +143,7 @@ def _wrk(ask: Ask, target: Target) -> Sequence[str]:
     return [*words, "-s", str(script), f"http://127.0.0.1:{target.port}{ask.path}"]
 
 
-def _grpc(ask: Ask, target: Target) -> Sequence[str]:
+def _grpcio(ask: Ask, target: Target) -> Sequence[str]:
     body = target.folder / "request-body"
     body.write_bytes(ask.body)
     python = environment(GRPC_REQUIREMENTS, target.folder / "install.log")
@@ -137,4 +152,6 @@ def _grpc(ask: Ask, target: Target) -> Sequence[str]:
     return [str(python), program, *words]
 
 
-_GENERATORS: Mapping[str, Callable[[Ask, Target], Sequence[str]]] = {"json": _wrk, "binary": _wrk, "grpc": _grpc}
+def _frames(ask: Ask, target: Target) -> Sequence[str]:
+    words = [f"127.0.0.1:{target.port}", str(ask.weights), str(target.connections), str(target.seconds)]
+    return [sys.executable, "-m", "benchmarks.serving.grpc_frames", *words]

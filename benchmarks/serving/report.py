@@ -61,8 +61,9 @@ def _load_table(result: Mapping[str, Any], model: str, protocol: str, connection
     rows = [row for row in result["loads"] if all(row[key] == value for key, value in chosen.items())]
     health = any("health_p99_ms" in row for row in rows)
     several = "connection" if connections == 1 else "connections"
+    by = ", ".join(sorted({row["generator"] for row in rows}))
     lines = [
-        f"### {PROTOCOL_TITLES[protocol]}, {connections} {several}\n",
+        f"### {PROTOCOL_TITLES[protocol]}, {connections} {several} (load: {by})\n",
         f"| server | form | x | requests/s | p50 | p99 | errors | CPU |{' health p99 |' if health else ''} runs |",
         f"|---|---|---:|---:|---:|---:|---:|---:|{'---:|' if health else ''}---:|",
     ]

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.serving import processes
 from benchmarks.serving.asking import Ask
 from benchmarks.serving.environments import NotRun, last_line
-from benchmarks.serving.generators import Target, ask_once, drive, get_seconds
+from benchmarks.serving.generators import Target, ask_once, drive, generator, get_seconds
 from benchmarks.serving.models import Model
 from benchmarks.serving.peers import ROOT, Peer, Site
 
@@ -75,7 +75,9 @@ def _measure_server(
 ) -> None:
     log = logs / f"{peer.name}-{model.name}{'-' + asks[0].protocol if peer.per_protocol else ''}.log"
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        site = Site(python, Path(folder), _free_port(), _free_port(), model, asks[0].protocol)
+        port = _free_port()
+        grpc_port = port if peer.one_port else _free_port()
+        site = Site(python, Path(folder), port, grpc_port, model, asks[0].protocol)
         first = asks[0] if peer.per_protocol else peer.asks(model)[0]
         try:
             with processes.running(peer.command(site), _environment(peer, site), plan.server_core, log) as tree:
@@ -102,6 +104,7 @@ def _measure_ask(peer: Peer, ask: Ask, tree: processes.Tree, site: Site, plan: P
             with _pinging(peer.health, site.port, active=site.model.workers > 1) as pings:
                 row = _driven(ask, tree, site, plan, connections)
             row |= {"peer": peer.name, "model": site.model.name, "protocol": ask.protocol, "form": ask.form}
+            row["generator"] = generator(ask)
             found.loads.append(row | _health(pings))
         _check(ask, site)
     except (NotRun, RuntimeError, OSError) as reason:
@@ -144,13 +147,16 @@ def _until_quiet(tree: processes.Tree) -> None:
 
 
 def _drive(ask: Ask, site: Site, plan: Plan, connections: int, seconds: float) -> Any:
-    port = site.grpc_port if ask.protocol == "grpc" else site.port
-    return drive(ask, Target(port, connections, seconds, plan.client_core, site.folder))
+    return drive(ask, Target(_port(ask, site), connections, seconds, plan.client_core, site.folder))
+
+
+def _port(ask: Ask, site: Site) -> int:
+    return site.grpc_port if ask.protocol == "grpc" else site.port
 
 
 def _check(ask: Ask, site: Site) -> None:
     """NotRun when the answer is not the model's."""
-    answer = ask_once(ask, site.grpc_port if ask.protocol == "grpc" else site.port, site.folder)
+    answer = ask_once(ask, _port(ask, site), site.folder)
     if answer.status not in {0, 200}:
         raise NotRun(f"answers {answer.status} to {ask.form}: {answer.body[:200].decode(errors='replace')}")
     try:

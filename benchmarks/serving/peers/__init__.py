@@ -38,7 +38,8 @@ class Peer:
     `asks` lists the protocols it speaks for a model, in the order of `asking.PROTOCOLS`; an empty list leaves the model
     out. `requirements` are installed into an environment of its own (none: the harness's environment serves). A peer
     that needs one process a route (`per_protocol`) is started anew for each protocol, so that its memory is not counted
-    twice. A `constant` is there for scale. `health` is asked while the 20 ms predictor computes.
+    twice. `one_port`: gRPC is spoken where HTTP is. A `constant` is there for scale. `health` is asked while the 20 ms
+    predictor computes.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Peer:
     programs: tuple[str, ...] = ()
     health: str = "/v2/health/live"
     per_protocol: bool = False
+    one_port: bool = False
     constant: bool = False
 
 

@@ -22,7 +22,6 @@ def _environment(site: Site) -> Mapping[str, str]:
         "BERTH_PORT": str(site.port),
         "BERTH_ACTIVATION_SOCKET": "",
         "BERTH_LOG_LEVEL": "warning",
-        **({"BERTH_GRPC_PORT": str(site.grpc_port)} if SPEAKS_GRPC else {}),
     }
     if site.model.name == "python":
         return common | {
@@ -45,5 +44,6 @@ PEERS = (
         asks=_asks,
         command=_command,
         environment=_environment,
+        one_port=True,
     ),
 )

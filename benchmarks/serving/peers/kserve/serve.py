@@ -22,7 +22,13 @@ class Served(Model):
         result = self.run(payload.inputs[0].as_numpy())
         output = InferOutput("Y", list(result.shape), "FP32")
         output.set_data_from_numpy(result, binary_data=payload.use_binary_outputs)
-        return InferResponse(payload.id or generate_uuid(), "model", [output])
+        return InferResponse(
+            payload.id or generate_uuid(),
+            "model",
+            [output],
+            use_binary_outputs=payload.use_binary_outputs,
+            requested_outputs=payload.request_outputs,
+        )
 
 
 if __name__ == "__main__":
