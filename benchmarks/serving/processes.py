@@ -35,9 +35,9 @@ class Tree:
 
     def processes(self) -> list[Process]:
         """Those alive now."""
-        everyone = list(_everyone())
-        found = {item.pid: item for item in everyone if self.root.pid in {item.pid, item.session}}
-        while more := [item for item in everyone if item.parent in found and item.pid not in found]:
+        alive = list(everyone())
+        found = {item.pid: item for item in alive if self.root.pid in {item.pid, item.session}}
+        while more := [item for item in alive if item.parent in found and item.pid not in found]:
             found.update((item.pid, item) for item in more)
         return list(found.values())
 
@@ -57,7 +57,7 @@ class Tree:
         with suppress(subprocess.TimeoutExpired):
             self.root.wait(STOP_DEADLINE_S)
         known |= {(item.pid, item.started) for item in self.processes()}
-        for item in _everyone():
+        for item in everyone():
             if (item.pid, item.started) in known:
                 with suppress(ProcessLookupError):
                     os.kill(item.pid, signal.SIGKILL)
@@ -82,7 +82,7 @@ def running(command: Sequence[str], environment: Mapping[str, str], core: int, l
 def all_cpu_seconds() -> float:
     """User and system time of every process there is, and time stolen by the host; only differences mean something."""
     stolen = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8]) / _TICKS
-    return sum(item.cpu_seconds for item in _everyone()) + stolen
+    return sum(item.cpu_seconds for item in everyone()) + stolen
 
 
 def own_cpu_seconds() -> float:
@@ -97,7 +97,8 @@ def remaining(deadline: float, *, step: float = 0.02) -> Iterator[float]:
         time.sleep(min(step, left))
 
 
-def _everyone() -> Iterator[Process]:
+def everyone() -> Iterator[Process]:
+    """Every process that this user sees, zombies left out."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
