@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def _wrk(ask: Ask, target: Target) -> Sequence[str]:
     headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in ask.headers.items())
     script = target.folder / "request.lua"
     script.write_text(_WRK_SCRIPT % {"body": json.dumps(str(body)), "headers": headers})
-    words = ["wrk", "-t1", f"-c{target.connections}", f"-d{target.seconds:.0f}s", f"--timeout={TIMEOUT_S}s"]
+    words = ["wrk", "-t1", f"-c{target.connections}", f"-d{math.ceil(target.seconds)}s", f"--timeout={TIMEOUT_S}s"]
     return [*words, "-s", str(script), f"http://127.0.0.1:{target.port}{ask.path}"]
 
 

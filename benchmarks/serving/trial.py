@@ -23,12 +23,13 @@ import numpy as np
 from benchmarks.serving import processes
 from benchmarks.serving.asking import Ask
 from benchmarks.serving.environments import NotRun, last_line
-from benchmarks.serving.generators import Target, ask_once, drive, generator, get_seconds
+from benchmarks.serving.generators import Load, Target, ask_once, drive, generator, get_seconds
 from benchmarks.serving.models import Model
 from benchmarks.serving.peers import ROOT, Peer, Site
 
 START_DEADLINE_S = 60.0
 SETTLE_S = 1.0
+ROUNDS = 3
 QUIET_DEADLINE_S = 15.0
 QUIET_STEP_S = 0.25
 QUIET_CORES = 0.6
@@ -88,7 +89,7 @@ def _measure_server(
                 start |= _at_rest(tree)
                 for ask in asks:
                     _measure_ask(peer, ask, tree, site, plan, found)
-                start["loaded_mib"] = tree.resident_mib()
+                start |= {"loaded_mib": tree.resident_mib(), "processes": len(tree.processes())}
                 found.starts.append(start)
         except NotRun as reason:
             for ask in asks:
@@ -99,9 +100,10 @@ def _measure_ask(peer: Peer, ask: Ask, tree: processes.Tree, site: Site, plan: P
     """Check the answer, then every number of connections, then check again."""
     try:
         _check(ask, site)
-        _drive(ask, site, plan, plan.connections[-1], plan.warm_seconds)
+        slow = site.model.seconds > 0
+        _drive(ask, site, plan.connections[0 if slow else -1], plan.warm_seconds, plan.client_core)
         for connections in plan.connections:
-            with _pinging(peer.health, site.port, active=site.model.workers > 1) as pings:
+            with _pinging(peer.health, site.port, active=slow) as pings:
                 row = _driven(ask, tree, site, plan, connections)
             row |= {"peer": peer.name, "model": site.model.name, "protocol": ask.protocol, "form": ask.form}
             row["generator"] = generator(ask)
@@ -117,7 +119,8 @@ def _driven(ask: Ask, tree: processes.Tree, site: Site, plan: Plan, connections:
     _until_quiet(tree)
     began = time.monotonic()
     server, everyone, own = tree.cpu_seconds(), processes.all_cpu_seconds(), processes.own_cpu_seconds()
-    load = _drive(ask, site, plan, connections, plan.seconds)
+    enough = ROUNDS * connections * site.model.seconds  # on one core, each asker gets some answers
+    load = _drive(ask, site, connections, max(plan.seconds, enough), plan.client_core)
     spent = tree.cpu_seconds() - server
     own = processes.own_cpu_seconds() - own
     others = processes.all_cpu_seconds() - everyone - own - spent
@@ -146,8 +149,8 @@ def _until_quiet(tree: processes.Tree) -> None:
             return
 
 
-def _drive(ask: Ask, site: Site, plan: Plan, connections: int, seconds: float) -> Any:
-    return drive(ask, Target(_port(ask, site), connections, seconds, plan.client_core, site.folder))
+def _drive(ask: Ask, site: Site, connections: int, seconds: float, core: int) -> Load:
+    return drive(ask, Target(_port(ask, site), connections, seconds, core, site.folder))
 
 
 def _port(ask: Ask, site: Site) -> int:
@@ -188,8 +191,7 @@ def _at_rest(tree: processes.Tree) -> dict[str, Any]:
     busy, began = tree.cpu_seconds(), time.monotonic()
     time.sleep(SETTLE_S)
     percent = (tree.cpu_seconds() - busy) / (time.monotonic() - began) * 100
-    alive = tree.processes()
-    return {"idle_mib": tree.resident_mib(), "idle_cpu_percent": round(percent, 1), "processes": len(alive)}
+    return {"idle_mib": tree.resident_mib(), "idle_cpu_percent": round(percent, 1)}
 
 
 @contextmanager

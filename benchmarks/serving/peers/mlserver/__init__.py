@@ -41,6 +41,6 @@ PEERS = (
         asks=_asks,
         command=_command,
         environment=lambda _site: python_path(__file__),
-        requirements=("mlserver==1.7.1", *shared_requirements()),
+        requirements=("mlserver==1.7.1", "uvloop==0.21.0", *shared_requirements()),
     ),
 )
