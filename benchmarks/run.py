@@ -1,16 +1,14 @@
 """Runs every benchmark and writes one result file: machine, commit, all runs, and the figures next to their aims.
 
-Called by `make bench`. `python -m benchmarks.run build start serving` runs the ones that are named.
+Called by `make bench`. `python -m benchmarks.run build start serving` runs the ones that are named;
+`python -m benchmarks.run compare ...` is `benchmarks.serving.compare` and never part of the rest.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
-import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 
 from benchmarks.containers import start
 from benchmarks.images import build
-from benchmarks.serving import tiny
+from benchmarks.provenance import commit, machine
+from benchmarks.serving import compare, tiny
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
@@ -44,7 +43,10 @@ FIGURES = (
 
 
 def main() -> None:
-    """Run, write, and print the table."""
+    """Run, write, and print the table; or hand over to the comparison with other servers, which takes hours."""
+    if sys.argv[1:2] == ["compare"]:
+        compare.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--runs", type=int, default=5)
@@ -61,26 +63,6 @@ def main() -> None:
     table = markdown(result)
     (RESULTS / f"{stem}.md").write_text(table)
     print(f"\n{table}\nWritten to {(RESULTS / stem).relative_to(Path.cwd())}.json and .md")
-
-
-def machine() -> dict[str, object]:
-    """What was measured on: processor, cores, memory, kernel, Python."""
-    cpuinfo = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"model name\s*:\s*(.*)", cpuinfo)
-    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
-    return {
-        "processor": model[1] if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
-        "kernel": platform.release().partition("-")[0],
-        "python": platform.python_version(),
-    }
-
-
-def commit() -> str:
-    """The commit that is measured; `-dirty` behind it if files differ."""
-    words = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match", ""]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def markdown(result: Mapping[str, Any]) -> str:
