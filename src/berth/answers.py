@@ -43,6 +43,11 @@ class Exchange(Request):
         return self.head.route or NO_ROUTE
 
     @property
+    def gone(self) -> bool:
+        """Whether nobody waits for more of the answer, as far as the transport can tell."""
+        return False
+
+    @property
     def request_id(self) -> str:
         """The caller's X-Request-Id when it is a plain short text, or one of our own."""
         given = self.headers.get(REQUEST_ID)

@@ -118,7 +118,8 @@ class Application:
             raise Refusal(405, text, ((b"Allow", allowed.encode()),))
         if b"content-encoding" in head.headers:
             handler = functools.partial(self._decompressed, handler)
-        head.timeout = _timeout(head.headers)
+        if head.timeout is None:
+            head.timeout = _timeout(head.headers)
         if method == "POST" and head.timeout is None and b"content-encoding" not in head.headers:
             head.express = route.express
         head.handler = handler

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -15,6 +16,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvloop
 
@@ -35,6 +37,7 @@ from berth.protocols.probes import Probes
 from berth.protocols.v2 import V2
 from berth.protocols.v2_repository import V2Repository
 from berth.repository import Repository
+from berth.upgrade import Upgrade
 from berth.workers.template import Template
 
 BACKLOG = 2048
@@ -74,6 +77,8 @@ class _Parts:
     repository: Repository
     loader: Loader
     application: Application
+    answers: Answers
+    control: V2Repository
     settling: memory.Settling = field(default_factory=memory.Settling)
 
     @property
@@ -109,6 +114,7 @@ async def _serve(config: Config, template: Template | None, listeners: Listeners
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(parts.application, config.limits)
+    server.take_over = Upgrade(server, log, functools.partial(_make_grpc, parts, config)).take_over
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
     parts.health.state = State.READY
     if listeners.activation is not None:
@@ -124,10 +130,11 @@ def _assemble(config: Config, template: Template | None, log: Log) -> _Parts:
     metrics, health, repository = Metrics(), Health(), Repository()
     answers = Answers(metrics, log)
     loader = Loader(config.models, repository, answers, metrics, log, template)
+    control = V2Repository(repository, loader, allowed=config.model_control)
     faces: list[Face] = [
         Native(repository),
         V2(repository, health),
-        V2Repository(repository, loader, allowed=config.model_control),
+        control,
         Probes(health, metrics),
         OpenApi(repository),
     ]
@@ -135,7 +142,19 @@ def _assemble(config: Config, template: Template | None, log: Log) -> _Parts:
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead
     health.why_unready = lambda: repository.why_unready
-    return _Parts(health, metrics, log, repository, loader, application)
+    return _Parts(health, metrics, log, repository, loader, application, answers, control)
+
+
+def _make_grpc(parts: _Parts, config: Config, module: Any) -> Any:
+    """The calls of gRPC, once the module is loaded; models that come and go are news for them too."""
+    grpc = module.make_grpc(parts.repository, parts.control, parts.health, parts.answers, config.limits)
+
+    def changed() -> None:
+        parts.application.forget()
+        grpc.forget()
+
+    parts.loader.changed = changed
+    return grpc
 
 
 def _settle_memory() -> None:
