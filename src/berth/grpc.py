@@ -15,8 +15,9 @@ from berth.config import Limits as ServerLimits
 from berth.grpc_calls import GrpcExchange, Limits, StreamCall, Upload
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, read_head
 from berth.health import Health
-from berth.http2 import Stream, plain_frames
 from berth.http2_frames import Fields, block
+from berth.http2_sending import plain_frames
+from berth.http2_streams import Stream
 from berth.protocols.grpc_base import CallRoute
 from berth.protocols.grpc_health import GrpcHealth
 from berth.protocols.grpc_reflection import Reflection

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from berth.answers import Exchange
 from berth.application import Application
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, ending, head_block
-from berth.http2 import Stream
+from berth.http2_streams import Stream
 from berth.protocols.base import Headers, Refusal, Response, Route
 from berth.protocols.encoding import LARGEST, SMALLEST, compress, decompress
 from berth.protocols.grpc_base import MESSAGE, PREFIX_BYTES, grpc_error

@@ -48,8 +48,8 @@ TRAILERS = block(((b"grpc-status", b"0"),))
 class GrpcHead(Head):
     """The head of a call; calls with equal heads share one.
 
-    `call` is the route, `encoding` that of compressed messages, `http_status` the answer to what is no gRPC, and `refusal`
-    what is wrong with a call that cannot be taken.
+    `call` is the route, `encoding` that of compressed messages, `http_status` the answer to what is no gRPC,
+    and `refusal` what is wrong with a call that cannot be taken.
     """
 
     call: CallRoute | None = None

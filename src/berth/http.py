@@ -207,6 +207,7 @@ class Connection(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._express: Express | None = None  # the lane that owes an answer
         self._start = b""  # the bytes of the first lines, where they came in one piece
+        self._undecided = b""  # the beginning of HTTP/2's preface, or of a method
         self._heads = cast(dict[bytes, _HttpHead], server.application.heads)
 
     # -- asyncio calls these ------------------------------------------------------------------------------------------
@@ -252,6 +253,8 @@ class Connection(asyncio.Protocol):
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
+        if self._undecided:
+            data, self._undecided, self._head_bytes = self._undecided + data, b"", 0
         if self._phase is not _BODY:
             if not self._head_bytes:
                 self._since = self._server.now
@@ -271,7 +274,9 @@ class Connection(asyncio.Protocol):
         """Whether the connection speaks HTTP/2, and has found another protocol."""
         take_over = self._server.take_over
         if take_over is None or self._exchanges or not data.startswith(HTTP2):
-            return False
+            if len(data) < len(HTTP2) and HTTP2.startswith(data):  # or POST, in single bytes
+                self._undecided, self._head_bytes = data, len(data)
+            return bool(self._undecided)
         self._phase = _HEAD
         take_over(self, self._transport, data)
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
@@ -30,9 +31,8 @@ END_HEADERS = 0x4
 PADDED = 0x8
 WITH_PRIORITY = 0x20
 
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = (
-    range(1, 7)
-)
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = range(1, 5)
+MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 5, 6
 
 read_header = struct.Struct(">HBBBL").unpack_from  # length in two parts, type, flags, stream
 read_settings = struct.Struct(">HL").iter_unpack
@@ -154,7 +154,7 @@ class BlockDecoder:
     def __init__(self) -> None:
         self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
         self._table = self._decoder.header_table = _Table()
-        self.known: dict[bytes, object] = {}
+        self.known: dict[bytes, Any] = {}
 
     def decode(self, data: bytes) -> tuple[Fields, bool]:
         """The fields, and whether the block may be remembered."""

@@ -1,7 +1,7 @@
 """What gRPC faces share: routes of calls, framed messages, and errors.
 
-A message on the wire follows five bytes: whether it is compressed, and its length. Requests reach a handler without them,
-answers and the items of streams carry them, so that several can be sent as one piece. The faces are v2_grpc.py,
+A message on the wire follows five bytes: whether it is compressed, and its length. Requests reach a handler without
+them, answers and the items of streams carry them, so that several can be sent as one piece. The faces are v2_grpc.py,
 grpc_health.py and grpc_reflection.py; grpc.py mounts them.
 """
 

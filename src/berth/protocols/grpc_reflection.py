@@ -127,8 +127,8 @@ class Reflection:
         self._symbols[name] = proto
         for nested in message.nested_type:
             self._add_message(proto, name, nested)
-        for item in (*message.field, *message.enum_type):
-            self._symbols[f"{name}.{item.name}"] = proto
+        for name in [*(f.name for f in message.field), *(e.name for e in message.enum_type)]:
+            self._symbols[f"{scope}.{message.name}.{name}"] = proto
 
 
 def _give(answer: Any, proto: FileDescriptorProto | None, name: str) -> None:

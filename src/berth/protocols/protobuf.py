@@ -1,8 +1,8 @@
-"""Protobuf messages from a table in code: descriptors in a pool of their own, and the classes that protobuf makes of them.
+"""Protobuf messages from a table in code: descriptors in a pool of their own, and the classes made of them.
 
-There are no generated files, so nothing depends on the version of a generator, and nothing clashes with a client library
-in the same process that registers the same names. Reflection hands out these very descriptors. The tables are in
-v2_protobuf.py, grpc_health.py and grpc_reflection.py.
+There are no generated files, so nothing depends on the version of a generator, and nothing clashes with a client
+library in the same process that registers the same names. Reflection hands out these very descriptors. The tables are
+in v2_protobuf.py, grpc_health.py and grpc_reflection.py.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class File:
     """What a .proto file says.
 
     `messages`: name (nested ones with a dot) -> fields, each `name:type=number`. A star after the type says repeated,
-    `map<type>` is a map from strings, `choice/` before the name puts the field into a oneof. `enums`: name -> its values,
-    from 0 on.
+    `map<type>` is a map from strings, `choice/` before the name puts the field into a oneof. `enums`: name -> its
+    values, from 0 on.
     """
 
     name: str
@@ -71,10 +71,7 @@ def register(file: File) -> dict[str, Any]:
         service.method.extend(_method(method, f".{file.package}.") for method in methods)
     POOL.Add(proto)
     FILES[file.name] = proto
-    return {
-        name: GetMessageClass(POOL.FindMessageTypeByName(f"{file.package}.{name}"))  # type: ignore[no-untyped-call]
-        for name in file.messages
-    }
+    return {name: GetMessageClass(POOL.FindMessageTypeByName(f"{file.package}.{name}")) for name in file.messages}
 
 
 def _add_fields(message: DescriptorProto, fields: str, package: str, path: str, enums: Mapping[str, str]) -> None:

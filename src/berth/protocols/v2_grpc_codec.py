@@ -84,9 +84,7 @@ class GrpcInputs:
             if not blobs:
                 arrays[name] = _from_contents(slot, item.contents, shape)
             elif item.HasField("contents") and item.contents.ByteSize():
-                raise InputError(
-                    f"input {name!r} has contents, and the request has raw_input_contents; send one of them"
-                )
+                raise InputError(f"input {name!r} has contents beside raw_input_contents; send one of them")
             else:
                 arrays[name] = self._inputs.from_blob(slot, shape, blobs[index])
         self._inputs.check_complete(arrays)

@@ -1,9 +1,9 @@
 """The express lane of ModelInfer: small raw requests for a quick model, from bytes to bytes in one loop per batch.
 
 A client that asks the same model again and again sends the same bytes but for the numbers, which come last. Once a
-request has gone the general way, its beginning is remembered; requests with the same beginning and length are not parsed
-any more. As in v2_express.py, nothing waits here, and whatever does not fit goes the general way, which defines the
-answers. v2_grpc.py makes the lane and teaches it, http2.py offers it calls.
+request has gone the general way, its beginning is remembered; requests with the same beginning and length are not
+parsed any more. As in v2_express.py, nothing waits here, and whatever does not fit goes the general way, which defines
+the answers. v2_grpc.py makes the lane and teaches it, http2.py offers it calls.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class GrpcLane:
 
     def take(self, connection: PlainStreams, number: int, head: Any, payload: bytes) -> bool:
         """Take a call; False when it has to go the general way."""
+        if head.handler is None:  # the application has not seen such a head yet
+            return False
         for size in self._sizes:
             lane = self._known.get(payload[:-size])
             if lane is not None:
