@@ -3,9 +3,9 @@
 A gRPC client in Python costs more than the server that it drives, so this one makes every request once and sends its
 bytes again and again: headers as grpcio sends them (indexed, after the first call of a connection), one raw tensor of
 one row. Nothing about the answers is taken on trust: the first answer to each of eight different rows is decoded and
-compared with what onnxruntime says, each later one must be the same bytes, and each call must end with status 0. It does
-not do what a real client does with an answer: no decoding, no threads, no interceptors; tensors that are larger than a
-flow-control window are not for it.
+compared with what onnxruntime says, each later one must be the same bytes, and each call must end with status 0. It
+does not do what a real client does with an answer: no decoding, no threads, no interceptors; tensors that are larger
+than a flow-control window are not for it.
 
 `python -m benchmarks.serving.grpc_load` measures berth with the model of tiny.py and prints one JSON object;
 `--target HOST:PORT` measures another server that has the same model.

@@ -162,7 +162,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
         self.owed += 1
         self._strikes -= CREDIT
         self._took(length)
-        return stop
+        return int(stop)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
