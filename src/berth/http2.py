@@ -60,6 +60,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
         self._greeted = False
         self._since = owner.now  # when what is unfinished now began, or the last whole frame came
         self._left = 0.0
+        self._promised = MAX_WINDOW  # the newest stream that is answered
         owner.connections.add(self)
 
     # -- asyncio calls these ------------------------------------------------------------------------------------------
@@ -208,6 +209,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
     def confirm(self) -> None:
         """The peer has heard: what it begins from now on is not taken."""
         self._leaving = Leaving.CONFIRMED
+        self._promised = self._last
         self._write(goaway(self._last, Code.NO_ERROR, "the server is draining"))
 
     def shut_if_done(self) -> None:
@@ -218,7 +220,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
     def _fail(self, error: Http2Error) -> None:
         if self.is_shut:
             return
-        self._write(goaway(self._last, error.code, error.text))
+        self._write(goaway(min(self._last, self._promised), error.code, error.text))
         self._shut()
         self._drop_streams()
 

@@ -192,9 +192,9 @@ class Receiving(Sending):
         self._open(number, head, ended=ended)
 
     def _open(self, number: int, head: Any, *, ended: bool) -> None:
+        self._last = number
         if self._leaving is Leaving.CONFIRMED:
             return  # the peer was told that it will not be taken
-        self._last = number
         if len(self._streams) >= MAX_STREAMS or self.unsent > MAX_UNSENT:
             self._strike()
             self._write(reset(number, Code.REFUSED_STREAM))

@@ -602,30 +602,6 @@ def test_workers_answer_over_grpc() -> None:
         assert list(outputs["vector"].fp32_contents) == [3, 3, 3]
 
 
-def test_both_ways_give_the_same_answers(weights: Path) -> None:
-    """The express lane and the general way; more than a thousand requests a second open the lane."""
-    with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="m") as server:
-        rows = [np.array([row], np.float32) for row in ([1, 2], [0.5, -1e30], [np.nan, np.inf], [3e38, 3e38])]
-        with stub_of(server) as stub, stub_of(server) as other:
-            expected = [stub.ModelInfer(raw_request("m", row, id="x"), timeout=DEADLINE_S) for row in rows]
-            for answer in expected:
-                answer.id = ""
-            end = time.monotonic() + 3 * DEADLINE_S
-            while metric(server, "berth_express_requests_total{") < 200:
-                assert time.monotonic() < end
-                futures = [
-                    (index, each.ModelInfer.future(raw_request("m", row), timeout=DEADLINE_S))
-                    for _ in range(100)
-                    for index, row in enumerate(rows)
-                    for each in (stub, other)
-                ]
-                for index, future in futures:
-                    assert future.result().SerializeToString() == expected[index].SerializeToString()
-            error = error_of(stub.ModelInfer, raw_request("m", rows[0][:, :1]))
-            assert error.code() is Code.INVALID_ARGUMENT
-            assert metric(server, "nv_inference_request_failure{") == 0
-
-
 def test_a_drain_under_load_loses_nothing(weights: Path) -> None:
     with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="m") as server:
         outcomes: list[grpc.StatusCode] = []
