@@ -15,7 +15,7 @@ from berth.config import Limits as ServerLimits
 from berth.grpc_calls import GrpcExchange, Limits, StreamCall, Upload
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, read_head
 from berth.health import Health
-from berth.http2_frames import Fields, block
+from berth.http2_frames import KNOWN_BYTES, Fields, block
 from berth.http2_sending import plain_frames
 from berth.http2_streams import Stream
 from berth.protocols.grpc_base import CallRoute
@@ -47,7 +47,8 @@ class Grpc:
             head = read_head(fields, self._routes)
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
-            self._heads[key] = head
+            if sum([len(name) + len(value) for name, value in fields]) <= KNOWN_BYTES:
+                self._heads[key] = head
         return head
 
     def begin(self, stream: Stream, head: GrpcHead) -> None:

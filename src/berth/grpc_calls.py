@@ -131,8 +131,7 @@ class Upload:
         try:
             self._check(connection.held)
             if ended:
-                body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-                self._become(unframed(body, self._head.encoding, self._limits.max_body))
+                self._become(unframed(self._pieces, self._head.encoding, self._limits.max_body))
         except Refusal as refusal:
             self._refuse(refusal)
 
@@ -238,7 +237,7 @@ class StreamCall:
         self._waiting: deque[bytes] = deque()
         self._held = 0  # bytes of both
         self._flying: set[StreamedExchange] = set()
-        self._begun = self._ended = self._over = self._pumping = False
+        self._begun = self._ended = self._over = self._pumping = self._awaits_room = False
         self._began = self._since = stream.connection.now
 
     # -- the stream calls these ---------------------------------------------------------------------------------------
@@ -323,10 +322,14 @@ class StreamCall:
             end = PREFIX_BYTES + size
             if len(buffer) < end:
                 return
-            message = unframed(bytes(buffer[:end]), self._head.encoding, limit)
+            message = unframed([bytes(buffer[:end])], self._head.encoding, limit)
             self._waiting.append(message)
             del buffer[:end]
             self._hold(len(message) - end)
+
+    def _resume(self) -> None:
+        self._awaits_room = False
+        self._pump()
 
     def _hold(self, size: int) -> None:
         self._held += size
@@ -336,7 +339,7 @@ class StreamCall:
         if self._pumping:
             return
         self._pumping = True
-        while self._waiting and len(self._flying) < MAX_FLYING and self._stream.connection.writable:
+        while self._waiting and len(self._flying) < MAX_FLYING and self._stream.room:
             exchange = StreamedExchange(self._head, self._waiting.popleft())
             self._hold(-len(exchange.body))
             exchange.call = self
@@ -347,8 +350,9 @@ class StreamCall:
             return
         if self._waiting:
             self._stream.held = True
-            if not self._flying:
-                self._stream.on_room(self._pump)
+            if not self._flying and not self._awaits_room:
+                self._awaits_room = True
+                self._stream.on_room(self._resume)
         else:
             self._stream.release()
             if self._ended and not self._flying:
@@ -370,18 +374,22 @@ class StreamCall:
         self._stream.finish(trailers)
 
 
-def unframed(body: bytes, encoding: bytes, limit: int) -> bytes:
+def unframed(pieces: list[bytes], encoding: bytes, limit: int) -> bytes:
     """The one message that a body is; Refusal when it is none, several, or too large once unpacked."""
-    size = len(body) - PREFIX_BYTES
+    if len(pieces) > 1 and len(pieces[0]) < PREFIX_BYTES:
+        pieces = [b"".join(pieces)]
+    first = pieces[0]
+    size = sum(map(len, pieces)) - PREFIX_BYTES
     if size < 0:
         raise Refusal(400, "expected a message, got none")
-    if int.from_bytes(body[1:PREFIX_BYTES], "big") != size:
+    if int.from_bytes(first[1:PREFIX_BYTES], "big") != size:
         raise Refusal(400, "expected one message that fills the request")
-    if not body[0]:
-        return body[PREFIX_BYTES:]
+    message = b"".join([memoryview(first)[PREFIX_BYTES:], *pieces[1:]])
+    if not first[0]:
+        return message
     if not encoding:
         raise Refusal(400, "the message is compressed, and no grpc-encoding says how")
-    return decompress(body[PREFIX_BYTES:], encoding, limit)
+    return decompress(message, encoding, limit)
 
 
 def check_held(limit: int, held: int, own: int) -> None:

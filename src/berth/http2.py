@@ -161,7 +161,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
             return 0
         self._last = number
         self.owed += 1
-        self._strikes -= CREDIT
+        self.strikes -= CREDIT
         self._took(length)
         return int(stop)
 
@@ -169,7 +169,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
 
     def check_time(self, now: float) -> None:
         """Called about twice a second: end what takes too long."""
-        self._strikes = 0
+        self.strikes = 0
         limits, age = self._owner.limits, now - self._since
         if self.is_shut:
             patience = limits.request_timeout if self._transport.get_write_buffer_size() else LINGER_S

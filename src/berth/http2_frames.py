@@ -23,7 +23,7 @@ MAX_WINDOW = 2**31 - 1
 MAX_HEADER_BYTES = 65_536
 MAX_FRAME = 256 * 1024
 _KNOWN_BLOCKS = 256
-_KNOWN_BLOCK_BYTES = 1024
+KNOWN_BYTES = 2048  # of fields; larger ones are decoded each time rather than kept
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM = ACK = 0x1
@@ -168,4 +168,4 @@ class BlockDecoder:
             return fields, False
         if len(self.known) >= _KNOWN_BLOCKS:
             self.known.clear()
-        return fields, len(data) <= _KNOWN_BLOCK_BYTES
+        return fields, sum([len(name) + len(value) for name, value in fields]) <= KNOWN_BYTES

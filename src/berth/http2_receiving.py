@@ -88,7 +88,6 @@ class Receiving(Sending):
         self._known: dict[bytes, Any] = self._blocks.known
         self._block: tuple[int, int, list[bytes]] | None = None  # stream, flags and pieces of unfinished headers
         self._window = WINDOW
-        self._strikes = 0
         self.held = 0
         self.writable = True
         self._leaving = Leaving.NOT
@@ -137,7 +136,7 @@ class Receiving(Sending):
         stream.ended = bool(flags & END_STREAM)
         stream.since = self._owner.now
         if stream.ended:
-            self._strikes -= CREDIT
+            self.strikes -= CREDIT
         elif not body:
             self._strike()
         if stream.handler is not None:
@@ -226,7 +225,7 @@ class Receiving(Sending):
         self._strike()
         stream = self._streams.pop(number, None)
         if stream is not None:
-            self._strikes += CREDIT if stream.ended else 0  # a request that is taken back earns nothing
+            self.strikes += CREDIT if stream.ended else 0  # a request that is taken back earns nothing
             stream.close()
 
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
@@ -316,8 +315,8 @@ class Receiving(Sending):
             raise Http2Error(Code.PROTOCOL_ERROR, f"stream {number} was never opened")
 
     def _strike(self) -> None:
-        self._strikes += 1
-        if self._strikes > MAX_STRIKES:
+        self.strikes += 1
+        if self.strikes > MAX_STRIKES:
             raise Http2Error(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
     # -- answers ------------------------------------------------------------------------------------------------------

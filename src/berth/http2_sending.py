@@ -27,6 +27,7 @@ class Sending:
         self.send_window = DEFAULT_WINDOW
         self.max_frame = SMALLEST_FRAME
         self.unsent = 0
+        self.strikes = 0  # what http2_receiving.py counts against the peer
         self.owed = 0  # requests that an express lane has taken
 
     def over(self, stream: Stream) -> None:
@@ -71,6 +72,7 @@ class Sending:
     def send_data(self, number: int, piece: memoryview) -> None:
         """One DATA frame; the caller has looked at the windows."""
         size = len(piece)
+        self.strikes -= 2
         self.send_window -= size
         self.unsent -= size
         self._write(b"%b\x00\x00%b" % (size.to_bytes(3, "big"), pack_stream(number)))

@@ -94,6 +94,11 @@ class Stream:
         return self._connection
 
     @property
+    def room(self) -> bool:
+        """Whether the peer reads what it is sent."""
+        return self._pending is None and self._connection.writable
+
+    @property
     def unsent(self) -> bool:
         """Whether something waits for the peer's windows."""
         return self._pending is not None
@@ -110,7 +115,7 @@ class Stream:
         """A piece of the answer; False while the peer reads too slowly."""
         if body:
             self.push(body)
-        return self._pending is None and self._connection.writable
+        return self.room
 
     def finish(self, trailers: bytes) -> None:
         """The end of the answer, after what waits."""
@@ -121,7 +126,7 @@ class Stream:
 
     def on_room(self, callback: Callable[[], object]) -> None:
         """Call back when the peer has caught up or is gone."""
-        if self._pending is None and self._connection.writable:
+        if self.room:
             callback()
         else:
             self._on_room.append(callback)
@@ -142,6 +147,7 @@ class Stream:
         """Send as much as the windows allow, and keep the rest."""
         if self._pending is None:
             self._pending = deque()
+            self.since = self._connection.now
         self._pending.append(memoryview(body))
         self._connection.unsent += len(body)
         self.flow()

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
+from berth.protocols.v2_grpc_codec import varint
 from tests.berth.grpc_support import metric, predict_request, raw_request
 from tests.berth.http2_client import (
     ACK,
@@ -206,6 +207,25 @@ def test_messages_of_a_stream_may_be_cut_anywhere(server: Berth) -> None:
         assert answer.body.count(TWO) == 5
 
 
+def test_a_request_of_countless_parts_is_refused_before_it_is_unfolded(weights: Path) -> None:
+    with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="m") as server:
+        assert well(server)
+        before = resident_mib(server)
+        nested = b"\x22\x00" * 4_000_000  # empty parameters of one input
+        bodies = [b"\x2a\x00" * 4_000_000, b"\x2a" + varint(len(nested)) + nested]
+        with Client(server) as client:
+            for stream, body in zip((1, 3), bodies, strict=True):
+                client.send(frame(HEADERS, END_HEADERS, stream, client.block()))
+                data = framed(body)
+                for at in range(0, len(data), 250_000):
+                    last = at + 250_000 >= len(data)
+                    client.send(frame(DATA, END_STREAM if last else 0, stream, data[at : at + 250_000]))
+                answer = client.answer(stream)
+                assert answer.status == 3
+                assert "too fragmented" in answer.headers["grpc-message"]
+        assert resident_mib(server) < before + 100
+
+
 def test_both_ways_give_the_same_answers(weights: Path) -> None:
     """The express lane, which opens when more calls come than are logged one by one, and the general way."""
     rows = [np.array([row], np.float32) for row in ([1, 2], [0.5, -1e30], [np.nan, np.inf], [3e38, 3e38])]
@@ -213,6 +233,7 @@ def test_both_ways_give_the_same_answers(weights: Path) -> None:
     with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="m") as server:
         expected = []
         with Client(server) as client:
+            client.send(increment(0, LONG - 65_535))
             for index, message in enumerate(messages):
                 client.call(2 * index + 1, message)
                 expected.append(client.answer(2 * index + 1))
@@ -420,8 +441,6 @@ def test_bodies_that_never_end_are_bounded_together(server: Berth) -> None:
     before = resident_mib(server)
     with Client(server) as client:
         first, block = client.block(), client.block()
-        piece = frame(DATA, 0, 0, b"")  # for its length only
-        assert len(piece) == 9
         for index in range(40):
             stream = 2 * index + 1
             client.send(frame(HEADERS, END_HEADERS, stream, first if index == 0 else block))

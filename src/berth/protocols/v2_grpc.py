@@ -17,7 +17,7 @@ from berth.health import Health
 from berth.protocols.base import Refusal, Request, Response, Route
 from berth.protocols.grpc_base import GRPC, answer_of, call_route, framed, parsed
 from berth.protocols.v2_codec import INPUT_STATUS, priority_of, timeout_of
-from berth.protocols.v2_grpc_codec import Form, GrpcInputs, GrpcOutputs, streamed
+from berth.protocols.v2_grpc_codec import Form, GrpcInputs, GrpcOutputs, check_fields, streamed
 from berth.protocols.v2_grpc_express import Frames, GrpcLane
 from berth.protocols.v2_protobuf import MESSAGES, PACKAGE, SERVICE
 from berth.protocols.v2_repository import V2Repository, config_of, statistics_of
@@ -132,7 +132,7 @@ class V2Grpc:
     # -- inference ----------------------------------------------------------------------------------------------------
 
     def _infer(self, request: Request) -> Work:
-        message = parsed(_InferRequest, request.body)
+        message = _read(request.body)
         inference = self._inference(message)
         work, form = inference.work(message)
         if inference.lane_fits(message, form, work):
@@ -141,7 +141,7 @@ class V2Grpc:
         return work
 
     def _stream_infer(self, request: Request) -> Work:
-        message = parsed(_InferRequest, request.body)
+        message = _read(request.body)
         inference = self._inference(message)
         work, form = inference.work(message)
         if inference.served.model.streams:
@@ -250,6 +250,15 @@ class StreamItems:
         return _error_item(text, self._form.id)
 
 
+def _read(body: bytes) -> Any:
+    """An inference request; Refusal."""
+    try:
+        check_fields(body)
+    except InputError as error:
+        raise Refusal(INPUT_STATUS, str(error)) from error
+    return parsed(_InferRequest, body)
+
+
 def _final(*, last: bool) -> bytes:
     """The parameter that tells whether more responses to a request follow, as fields of a ModelInferResponse."""
     response = _InferResponse()
@@ -261,7 +270,7 @@ def _final(*, last: bool) -> bytes:
 def _stream_error(text: str, request: Request) -> bytes:
     """An error as an item; with the request's id, as far as it can be read."""
     try:
-        return _error_item(text, parsed(_InferRequest, request.body).id)
+        return _error_item(text, _read(request.body).id)
     except Refusal:
         return _error_item(text, "")
 
