@@ -7,7 +7,7 @@ grpc.py chooses.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from berth.answers import Exchange
 from berth.application import Application
@@ -18,6 +18,7 @@ from berth.protocols.encoding import LARGEST, SMALLEST, compress, decompress
 from berth.protocols.grpc_base import MESSAGE, PREFIX_BYTES, grpc_error
 
 MAX_FLYING = 64  # requests of one stream that are being answered; more of them wait, then their sender does
+_SMALL = 4096  # bytes of a piece
 HELD_BODIES = 4  # as many of the largest bodies may be arriving on one connection
 _UNKNOWN_CALL = Route("", "unknown", {}, grpc_error)
 _OVER = Response(b"")
@@ -118,13 +119,13 @@ class Upload:
         self._limits = limits
         self._stream = stream
         self._head = head
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._size = 0
         self._began = stream.connection.now
 
     def data(self, payload: bytes, *, ended: bool) -> None:
         """A piece; the call begins with the last one."""
-        self._pieces.append(payload)
+        self._add(payload)
         self._size += len(payload)
         connection = self._stream.connection
         connection.held += len(payload)
@@ -134,6 +135,16 @@ class Upload:
                 self._become(unframed(self._pieces, self._head.encoding, self._limits.max_body))
         except Refusal as refusal:
             self._refuse(refusal)
+
+    def _add(self, payload: bytes) -> None:
+        """Keep a piece; many small ones as one, since each object costs more than it carries."""
+        pieces = self._pieces
+        if not pieces or len(payload) >= _SMALL:
+            pieces.append(payload)
+        elif isinstance(pieces[-1], bytearray):
+            pieces[-1] += payload
+        else:
+            pieces.append(bytearray(payload))
 
     def _check(self, held: int) -> None:
         first, limit = self._pieces[0], self._limits.max_body
@@ -374,7 +385,7 @@ class StreamCall:
         self._stream.finish(trailers)
 
 
-def unframed(pieces: list[bytes], encoding: bytes, limit: int) -> bytes:
+def unframed(pieces: Sequence[bytes | bytearray], encoding: bytes, limit: int) -> bytes:
     """The one message that a body is; Refusal when it is none, several, or too large once unpacked."""
     if len(pieces) > 1 and len(pieces[0]) < PREFIX_BYTES:
         pieces = [b"".join(pieces)]

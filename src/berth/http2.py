@@ -38,6 +38,7 @@ from berth.http2_receiving import CREDIT, LAST_PING, MAX_STREAMS, WINDOW, Calls,
 from berth.http2_sending import DEFAULT_WINDOW
 from berth.http2_streams import STREAM_WINDOW
 
+MAX_FRAMES_A_TURN = 256  # of one connection, before others have theirs
 LINGER_S = 1.0  # how long a peer that was told good-bye has to close its side
 _GREETING = settings(
     [
@@ -123,11 +124,11 @@ class Http2Connection(Receiving, asyncio.Protocol):
 
     def _frames(self, data: bytes) -> int:
         """Handle all whole frames; how many bytes that was."""
-        start, size, known = 0, len(data), self._known
+        start, size, known, turn = 0, len(data), self._known, MAX_FRAMES_A_TURN
         while size - start >= HEADER_BYTES:
             high, low, kind, flags, number = read_header(data, start)
             begin = start + HEADER_BYTES
-            end = begin + (high << 8 | low)
+            end: int = begin + (high << 8 | low)
             if end - begin > MAX_FRAME:
                 raise Http2Error(Code.FRAME_SIZE_ERROR, f"expected frames of at most {MAX_FRAME} bytes")
             if end > size:
@@ -144,8 +145,25 @@ class Http2Connection(Receiving, asyncio.Protocol):
             if self.is_shut:
                 return size
             start = end
+            turn -= 1
+            if not turn:
+                self._postpone()
+                return start
         self._needed = HEADER_BYTES
         return start
+
+    def _postpone(self) -> None:
+        """Let others have a turn before the rest of what has come is looked at."""
+        self._needed = 0
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.writable and not self._transport.is_closing():
+            self._transport.resume_reading()
+        if self._rest and not self._needed:
+            self.data_received(b"")
 
     def _express(self, data: bytes, start: int, number: int, head: Any) -> int:
         """Give a call to its express lane when its only DATA frame is here; where that ends, or 0."""

@@ -41,6 +41,7 @@ from berth.http2_streams import STREAM_WINDOW, Stream
 MAX_STREAMS = 1024
 MAX_STRIKES = 2000  # between two ticks, half a second apart
 CREDIT = 4  # strikes that a whole request makes up for: its window updates, and a cancellation
+TINY = 32  # bytes of a DATA frame that is not worth its handling
 MAX_CONTINUATIONS = 32
 MAX_UNSENT = 64 * 1024 * 1024  # bytes that wait for the peer's windows; beyond, new streams are refused
 WINDOW = 16 * 1024 * 1024
@@ -137,7 +138,7 @@ class Receiving(Sending):
         stream.since = self._owner.now
         if stream.ended:
             self.strikes -= CREDIT
-        elif not body:
+        elif len(body) < TINY:
             self._strike()
         if stream.handler is not None:
             stream.handler.data(body, ended=stream.ended)

@@ -207,6 +207,18 @@ def test_messages_of_a_stream_may_be_cut_anywhere(server: Berth) -> None:
         assert answer.body.count(TWO) == 5
 
 
+def test_a_flood_of_calls_is_answered_call_by_call(server: Berth) -> None:
+    with Client(server) as client:
+        first, block = client.block(), client.block()
+        count = 5000
+        calls = [frame(HEADERS, 5, 2 * index + 1, block if index else first) for index in range(count)]
+        client.send(b"".join(calls))
+        for index in range(count):
+            assert client.answer(2 * index + 1).status == 3
+        client.call(2 * count + 1, ONE)
+        assert client.answer(2 * count + 1).status == 0
+
+
 def test_a_request_of_countless_parts_is_refused_before_it_is_unfolded(weights: Path) -> None:
     with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="m") as server:
         assert well(server)
@@ -326,6 +338,7 @@ HOSTILE: dict[str, tuple[Callable[[Client], bytes], int]] = {
     "priorities": (lambda _: frame(PRIORITY, 0, 1, bytes(5)) * 9000, ENHANCE_YOUR_CALM),
     "unknown frames": (lambda _: frame(77, 0, 0) * 9000, ENHANCE_YOUR_CALM),
     "empty data": (lambda c: after_headers(c, frame(DATA, 0, 1) * 9000), ENHANCE_YOUR_CALM),
+    "data in single bytes": (lambda c: after_headers(c, frame(DATA, 0, 1, b"x") * 9000), ENHANCE_YOUR_CALM),
     "nothing but padding": (lambda c: after_headers(c, frame(DATA, 8, 1, b"\x01\x00") * 9000), ENHANCE_YOUR_CALM),
     "data for a stream that is over": (
         lambda c: after_headers(c, frame(RST_STREAM, 0, 1, bytes(4)) + frame(DATA, 0, 1, b"x") * 9000),
