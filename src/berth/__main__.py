@@ -17,6 +17,7 @@ import berth
 from berth.commands import predict, schema, selftest
 from berth.config import read_config
 from berth.errors import BerthError, ConfigError
+from berth.files import File
 from berth.log import complain
 from berth.server import serve
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         config = read_config(os.environ)
+        File.max_pixels = config.limits.max_pixels
         if options.command == "predict":
             return predict(config, options.input)
         if options.command == "schema":

@@ -17,25 +17,41 @@ import msgspec
 
 from berth.errors import InputError
 from berth.executor import Failed, FailureKind, Finished, failure_of, new_error_id
-from berth.log import Log
+from berth.info import NOTHING, Info
+from berth.log import Access, Log
 from berth.metrics import Metrics, ModelMetrics
 from berth.protocols.base import Headers, Refusal, Request, Response, Route, failure_text
 from berth.protocols.encoding import choose, compress
+from berth.tracing import Span, Traced, Tracer
 from berth.work import StreamEncoder, Work
 
 REQUEST_ID = b"x-request-id"
 RUN = os.urandom(4).hex()  # tells the request ids of one process from those of the next
 NO_ROUTE = Route("", "unknown", {})
+_MAX_TRACED_TEXT = 1024  # characters of a path or the like in a span
 
 
 class Exchange(Request):
-    """A request with the place where its answer goes; `queued` (seconds) and `timing` go into Server-Timing."""
+    """A request with the place where its answer goes.
+
+    `queued` (seconds) and `timing` go into Server-Timing; `span` is there when the request is traced; `sent` counts the
+    bytes of a stream.
+    """
 
     number: int = 0
     started: float = 0.0
     queued: float = 0.0
     timing: bytes = b""
     work: Work | None = None
+    span: Span | None = None
+    sent: int = 0
+
+    @property
+    def server_timing(self) -> bytes:
+        """The value of Server-Timing; empty for what no model was asked."""
+        if not self.queued:
+            return self.timing
+        return b"queue;dur=%.3f, %b" % (self.queued * 1000, self.timing)
 
     @property
     def route(self) -> Route:
@@ -54,6 +70,13 @@ class Exchange(Request):
         if given is not None and len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable():
             return given.decode("ascii")
         return f"{RUN}-{self.number:x}"
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that the request belongs to; empty when it is of none."""
+        if self.span is not None:
+            return self.span.trace_id
+        return "" if self.head.trace is None else self.head.trace.trace_id
 
     def answer(self, response: Response) -> None:
         """Send the answer; called exactly once, or `begin` instead."""
@@ -79,30 +102,53 @@ class Exchange(Request):
 class Answers:
     """Everything that can become of an exchange."""
 
-    def __init__(self, metrics: Metrics, log: Log) -> None:
+    def __init__(self, metrics: Metrics, log: Log, tracer: Tracer | None = None, info: Info = NOTHING) -> None:
         self._counts = metrics.answers
         self._log = log
+        self.info = info
+        self.tracer = tracer
 
     def answer(self, exchange: Exchange, response: Response) -> None:
         """Count, log and send."""
         accepted = exchange.head.headers.get(b"accept-encoding")
         if accepted is not None and response.status == 200:
             response = _compressed(response, accepted)
-        self._note(exchange, response.status)
+        if exchange.head.info:
+            response = self._informed(exchange, response)
+        self._note(exchange, response.status, len(response.body))
         exchange.answer(response)
 
-    def _note(self, exchange: Exchange, status: int) -> None:
-        """Count and log."""
+    def _informed(self, exchange: Exchange, response: Response) -> Response:
+        of = _metrics_of(exchange.head.route, exchange.work)
+        return self.info.add(response, of, asked=b"prefer" in exchange.headers)
+
+    def _note(self, exchange: Exchange, status: int, sent: int) -> None:
+        """Count, log and trace an answer of so many bytes."""
         work, exchange.work = exchange.work, None  # parted: a cycle of the two would have to wait for the collector
         head = exchange.head
         route = (head.route or NO_ROUTE).name
-        self._counts["" if work is None else work.queue.metrics.labels, route, status] += 1
+        metrics = _metrics_of(head.route, work)
+        self._counts["" if metrics is None else metrics.labels, route, status] += 1
+        if metrics is not None and work is None and status >= 400 and status != 405:
+            metrics.failures["OTHER"] += 1  # refused before it was work for the model
+        if metrics is not None and not exchange.timing:
+            exchange.timing = b"total;dur=%.3f" % ((perf_counter() - exchange.started) * 1000)
         log = self._log
         if log.access_budget > 0 or status >= 400:
             identity = exchange.request_id if REQUEST_ID in head.headers else exchange.number
-            log.access(identity, head.method, route, status, perf_counter() - exchange.started)
+            model, version = ("", "") if metrics is None else (metrics.model, metrics.version)
+            what = (head.method, route, status, model, version)
+            seconds = perf_counter() - exchange.started
+            log.access(Access(identity, what, seconds, len(exchange.body), sent, exchange.trace_id))
         else:
             log.access_skipped += 1
+        if exchange.span is not None:
+            self.trace(exchange, status, sent, metrics)
+
+    def trace(self, exchange: Exchange, status: int, sent: int, metrics: ModelMetrics | None) -> None:
+        """Hand a traced request over, now that it has its answer of so many bytes, or nobody waits for one."""
+        if exchange.span is not None and self.tracer is not None:
+            self.tracer.finish(_traced(exchange, exchange.span, status, sent, metrics))
 
     def refuse(self, exchange: Exchange, status: int, text: str, headers: Headers = ()) -> None:
         """Answer with an error, in the shape of the exchange's route."""
@@ -113,8 +159,12 @@ class Answers:
         queue = works[0].queue
         queue.release_all(works)
         timing = b'predict;dur=%.3f;desc="%d requests"' % (finished.seconds * 1000, len(works))
+        if works[0].age is not None:
+            timing = b"cache;desc=hit"
         now = perf_counter()
         began = now - finished.seconds
+        if finished.runs > 1:  # runs side by side take more seconds than have passed
+            began = max(began, *(work.arrived for work in works))
         encoded: list[float] = []
         whole: list[float] = []
         routes: list[str] = []
@@ -123,27 +173,28 @@ class Answers:
             if exchange is None:
                 continue
             work.exchange = None
+            exchange.queued = began - work.arrived
+            exchange.timing = timing
+            if exchange.span is not None and finished.runs:
+                exchange.span.ran(finished.seconds, len(works))
             if isinstance(outcome, Failed):
                 self._failed(exchange, work, outcome)
                 continue
-            exchange.queued = began - work.arrived
-            exchange.timing = timing
             try:
                 if work.stream is not None:
                     self._stream_once(exchange, work.stream, outcome)
-                    continue
-                response: Response = work.encode(outcome)
-                if work.cache_status:
-                    response = _with_cache_status(response, work)
-                route = self._answer_simply(exchange, response)
-                if route is None:
-                    self.answer(exchange, response)
                 else:
-                    routes.append(route)
-            except InputError as error:
-                self.refuse(exchange, work.input_status, str(error))
+                    response: Response = work.encode(outcome)
+                    if work.cache_status:
+                        response = _with_cache_status(response, work)
+                    route = self._answer_simply(exchange, response)
+                    if route is None:
+                        self.answer(exchange, response)
+                    else:
+                        routes.append(route)
             except Exception as error:
-                self.fault(exchange, error)
+                self._not_encoded(exchange, work, error)
+                continue
             before, now = now, perf_counter()
             encoded.append(now - before)
             whole.append(now - exchange.started)
@@ -151,6 +202,7 @@ class Answers:
         metrics.encode.observe_all(encoded)
         metrics.request.observe_all(whole)
         metrics.successes += len(whole) - len(routes)
+        metrics.computed += finished.seconds * len(whole)
         for route, count in Counter(routes).items():
             self.count_plain(metrics, route, count)
 
@@ -174,7 +226,7 @@ class Answers:
     def _answer_simply(self, exchange: Exchange, response: Response) -> str | None:
         """Send an answer that needs no line in the log and no encoding; its route, which the caller counts."""
         head = exchange.head
-        if not self.plain or response.status != 200 or b"accept-encoding" in head.headers:
+        if not self.plain or response.status != 200 or not head.ordinary or exchange.span is not None:
             return None
         exchange.work = None
         exchange.answer(response)
@@ -190,48 +242,66 @@ class Answers:
             piece = work.stream.item(value)
             if not work.begun:
                 work.begun = True
-                exchange.begin(work.stream.head())
+                seconds = perf_counter() - work.arrived - exchange.queued
+                exchange.timing = b'predict;dur=%.3f;desc="first item"' % (seconds * 1000)
+                self._begin(exchange, work.stream)
             work.deadline = perf_counter() + (work.deadline - work.arrived)
             work.arrived = perf_counter()
+            exchange.sent += len(piece)
             return exchange.send(piece)
         except Exception as error:
             self.stream_end(work, failure_of(error))
             return True
 
+    def _begin(self, exchange: Exchange, stream: StreamEncoder) -> None:
+        head: Response = stream.head()
+        exchange.begin(self._informed(exchange, head) if exchange.head.info else head)
+
     def stream_end(self, work: Work, failed: Failed | None) -> None:
         """A stream is at its end."""
         exchange: Exchange = work.queue.release(work)
         metrics = work.queue.metrics
-        if not work.begun:
-            self._answer_whole(exchange, work, failed)
-        elif failed is None:
-            self._finish(exchange, 200, work.stream.end() if work.stream else b"")
-        else:
+        if exchange.span is not None:
+            exchange.span.ran(perf_counter() - exchange.span.arrived - exchange.queued, 1)
+        if failed is not None and work.begun:
             status, text = self._count_failure(exchange, work, failed)
             self._finish(exchange, status, work.stream.failed(status, text) if work.stream else b"")
-        if failed is None:
-            metrics.successes += 1
-            metrics.request.observe(perf_counter() - exchange.started)
-
-    def _answer_whole(self, exchange: Exchange, work: Work, failed: Failed | None) -> None:
-        """A stream of which nothing has been sent: an ordinary answer."""
+            return
         if failed is not None:
             self._failed(exchange, work, failed)
             return
+        if work.begun:
+            self._finish(exchange, 200, work.stream.end() if work.stream else b"")
+        elif not self._answer_whole(exchange, work):
+            return
+        metrics.successes += 1
+        metrics.request.observe(perf_counter() - exchange.started)
+
+    def _answer_whole(self, exchange: Exchange, work: Work) -> bool:
+        """A stream of which nothing has been sent: an ordinary answer. Whether it could be encoded."""
         try:
             if work.stream is None:
                 self.answer(exchange, work.encode(work.items))
             else:  # it yielded nothing
-                exchange.begin(work.stream.head())
+                self._begin(exchange, work.stream)
                 self._finish(exchange, 200, work.stream.end())
-        except InputError as error:
-            self.refuse(exchange, work.input_status, str(error))
         except Exception as error:
+            self._not_encoded(exchange, work, error)
+            return False
+        return True
+
+    def _not_encoded(self, exchange: Exchange, work: Work, error: Exception) -> None:
+        """The model has answered, and the protocol cannot write it down."""
+        wrong_input = isinstance(error, InputError)
+        work.queue.metrics.failures["OTHER" if wrong_input else "BACKEND"] += 1
+        if wrong_input:
+            self.refuse(exchange, work.input_status, str(error))
+        else:
             self.fault(exchange, error)
 
     def _finish(self, exchange: Exchange, status: int, data: bytes) -> None:
         """Count, log and end a stream."""
-        self._note(exchange, status)
+        self._note(exchange, status, exchange.sent + len(data))
         exchange.end(data)
 
     def expire(self, work: Work) -> None:
@@ -273,7 +343,38 @@ class Answers:
 
     def _log_failure(self, message: str, exchange: Exchange, error_id: str, trace: str) -> None:
         fields = {"request_id": exchange.request_id, "route": exchange.route.name, "error_id": error_id}
+        metrics = _metrics_of(exchange.head.route, exchange.work)
+        if metrics is not None:
+            fields |= {"model": metrics.model, "version": metrics.version}
+        if exchange.trace_id:
+            fields["trace_id"] = exchange.trace_id
         self._log.event("error", message, **fields, traceback=trace)
+
+
+def _traced(exchange: Exchange, span: Span, status: int, sent: int, metrics: ModelMetrics | None) -> Traced:
+    head = exchange.head
+    return Traced(
+        span,
+        method=head.method.decode("latin-1"),
+        path=head.path[:_MAX_TRACED_TEXT].decode("latin-1"),
+        route=exchange.route.path,
+        user_agent=head.headers.get(b"user-agent", b"")[:_MAX_TRACED_TEXT].decode("latin-1"),
+        status=status,
+        started=exchange.started,
+        ended=perf_counter(),
+        queued=exchange.queued,
+        received=len(exchange.body),
+        sent=sent,
+        model="" if metrics is None else metrics.model,
+        version="" if metrics is None else metrics.version,
+    )
+
+
+def _metrics_of(route: Route | None, work: Work | None) -> ModelMetrics | None:
+    """The counts of the model that a request was for, if it was for one."""
+    if work is not None:
+        return work.queue.metrics
+    return None if route is None else route.metrics
 
 
 def _with_cache_status(response: Response, work: Work) -> Response:

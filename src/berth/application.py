@@ -16,8 +16,10 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from berth.answers import Answers, Exchange
+from berth.config import Limits
 from berth.protocols.base import Handler, Head, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
+from berth.tracing import HUNG_UP, read_trace_context
 from berth.work import Work
 
 MAX_PATHS = 1024
@@ -37,12 +39,13 @@ class Face(Protocol):
 class Application:
     """All the routes of one server."""
 
-    def __init__(self, faces: Sequence[Face], answers: Answers, max_body_bytes: int) -> None:
+    def __init__(self, faces: Sequence[Face], answers: Answers, limits: Limits) -> None:
         self._faces = faces
         self._fixed = {route.path: route for face in faces for route in face.routes()}
         self._paths: dict[bytes, Route] = {}
         self._answers = answers
-        self._limit = max_body_bytes
+        self._limits = limits
+        self._tracer = answers.tracer
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self.heads: dict[bytes, Head] = {}  # first lines that have been parsed before; the transports keep them here
@@ -58,18 +61,25 @@ class Application:
         exchange.number = next(self._numbers)
         head = exchange.head
         try:
-            outcome = (head.handler or self._find(head))(exchange)
+            handler = head.handler or self._find(head)
+            if self._tracer is not None:
+                exchange.span = self._tracer.begin(head.trace, for_model=exchange.route.asks_model)
+            outcome = handler(exchange)
             if type(outcome) is Work:
                 exchange.work = outcome
                 outcome.exchange = exchange
                 if head.timeout is not None and (outcome.timeout is None or outcome.timeout > head.timeout):
                     outcome.timeout = head.timeout
                 outcome.queue.submit(outcome)
+                if exchange.span is not None:
+                    exchange.span.arrived = outcome.arrived
             elif type(outcome) is Response:
                 self._answers.answer(exchange, outcome)
             elif asyncio.iscoroutine(outcome):
                 self._answer_later(exchange, outcome)
         except Refusal as refusal:
+            if head.handler is None:
+                self._trace_stranger(exchange)
             self._answers.refusal(exchange, refusal)
         except Exception as error:
             self._answers.fault(exchange, error)
@@ -91,7 +101,14 @@ class Application:
         """Answer a request that never became whole (too large, malformed, too slow)."""
         exchange.started = perf_counter()
         exchange.number = next(self._numbers)
-        self._answers.refuse(exchange, status, text)
+        exchange.head.trace = read_trace_context(exchange.head.headers)
+        self._trace_stranger(exchange)
+        self._answers.refuse(exchange, status, text, ((b"Retry-After", b"1"),) if status == 503 else ())
+
+    def _trace_stranger(self, exchange: Exchange) -> None:
+        """Trace, for a caller who does, a request that found no handler."""
+        if self._tracer is not None:
+            exchange.span = self._tracer.begin(exchange.head.trace, for_model=False)
 
     def give_up(self, exchange: Exchange) -> None:
         """The caller hung up: its work need not run any more."""
@@ -99,9 +116,14 @@ class Application:
         if work is not None and not work.done:
             work.queue.release(work)
             work.queue.metrics.failures["CANCELED"] += 1
+            self._answers.trace(exchange, HUNG_UP, exchange.sent, work.queue.metrics)
 
     def _find(self, head: Head) -> Handler:
         """The handler for these first lines; remembered in them, so that the next request with them need not look."""
+        headers = head.headers
+        head.trace = read_trace_context(headers)
+        head.info = self._answers.info.wanted(headers.get(b"prefer", b""))
+        head.ordinary = b"accept-encoding" not in headers and not head.info
         path = head.path
         route = self._paths.get(path)
         if route is None:
@@ -116,12 +138,13 @@ class Application:
             allowed = ", ".join(sorted({*route.handlers, "HEAD"} if "GET" in route.handlers else route.handlers))
             text = f"{method} is not allowed here; allowed: {allowed}"
             raise Refusal(405, text, ((b"Allow", allowed.encode()),))
-        if b"content-encoding" in head.headers:
+        if b"content-encoding" in headers:
             handler = functools.partial(self._decompressed, handler)
         if head.timeout is None:
-            head.timeout = _timeout(head.headers)
-        if method == "POST" and head.timeout is None and b"content-encoding" not in head.headers:
-            head.express = route.express
+            head.timeout = _timeout(headers)
+        traced = self._tracer is not None and self._tracer.may_trace(head.trace)
+        if method == "POST" and head.timeout is None and b"content-encoding" not in headers:
+            head.express = None if traced or head.info else route.express
         head.handler = handler
         return handler
 
@@ -138,7 +161,8 @@ class Application:
         raise Refusal(404, f"no route {text}; see /docs, or /openapi.json for the routes of this server")
 
     def _decompressed(self, handler: Handler, request: Request) -> Outcome:
-        request.body = decompress(request.body, request.head.headers[b"content-encoding"], self._limit)
+        limits, encoding = self._limits, request.head.headers[b"content-encoding"]
+        request.body = decompress(request.body, encoding, limits.max_body_bytes, limits.max_ratio)
         return handler(request)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from berth.executor import Done, Failed, Finished, Group, Outcome, Sink, cut, failure_of
+from berth.executor import Done, Failed, Finished, Group, Outcome, Sink, cut, failure_of, hung
 from berth.model import Model
 
 
@@ -24,16 +25,35 @@ class AsyncExecutor:
     """A loop that loads the model and runs its coroutines."""
 
     why_not_ready = ""
-    why_dead = ""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, patience: float = 0.0) -> None:
         self.capacity = capacity
+        self._patience = patience  # seconds that the loop may be held up, or all calls be without an end; 0: any
+        self._asked: float | None = None  # when the loop was asked for a sign of life that it has not given yet
+        self._since: dict[object, float] = {}  # what runs, and when it began or last came to something
         self._running = uvloop.new_event_loop()
         self._first: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
         self._model: Model
         self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def why_dead(self) -> str:
+        """Why no answer is to be expected: the loop has ended or is held up, or no call comes to an end."""
+        if not self._thread.is_alive():
+            return "the model's event loop has ended"
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
+            self._running.call_soon_threadsafe(self._answer)
+        running = list(self._since.values())
+        stuck = now - max(running) if len(running) >= self.capacity else 0.0
+        seconds = max(now - self._asked, stuck)
+        return hung(seconds) if self._patience and seconds > self._patience else ""
+
+    def _answer(self) -> None:
+        self._asked = None
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine of `load` to its end."""
@@ -90,7 +110,12 @@ class AsyncExecutor:
 
     async def _run(self, groups: Sequence[Group], done: Done) -> None:
         started = time.perf_counter()
-        outcomes, runs = await self._outcomes(groups)
+        batch = object()
+        self._since[batch] = time.monotonic()
+        try:
+            outcomes, runs = await self._outcomes(groups)
+        finally:
+            del self._since[batch]
         seconds = time.perf_counter() - started
         with contextlib.suppress(RuntimeError):  # the server's loop is closed: the drain gave this batch up
             self._loop.call_soon_threadsafe(done, Finished(outcomes, seconds, seconds, runs))
@@ -108,12 +133,17 @@ class AsyncExecutor:
 
     async def _stream(self, call: Any, sink: Sink) -> None:
         failed: Failed | None = None
+        self._since[sink] = time.monotonic()
         try:
             async with contextlib.aclosing(self._model.stream(call)) as items:
                 async for value in items:
+                    self._since[sink] = math.inf  # a caller that reads slowly is no model that hangs
                     listening = await asyncio.to_thread(sink.item, value) if sink.full else sink.item(value)
+                    self._since[sink] = time.monotonic()
                     if not listening:
                         break
         except BaseException as error:
             failed = failure_of(error)
+        finally:
+            del self._since[sink]
         sink.close(failed)

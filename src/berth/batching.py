@@ -80,6 +80,11 @@ class Batcher:
         """How long (seconds) what waits now will take, by what recent rows took."""
         return self._waiting * self._row_seconds / self._executor.capacity
 
+    @property
+    def waiting(self) -> int:
+        """How many requests no batch has taken yet."""
+        return sum(not work.done for group in self._groups.values() for work in group)
+
     def ran(self, seconds: float, runs: int) -> None:
         """A batch has run on the loop, here or in an express lane."""
         self._learn(seconds)

@@ -7,6 +7,7 @@ environment once and hands parts of the result to whoever needs them.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from berth.errors import ConfigError
+from berth.tracing import TraceSettings, read_trace_settings
 
 MIB = 1024 * 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -24,7 +26,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 class ServingSettings:
     """How one model is served: batches, its queue, where it runs, what is remembered. Times in seconds.
 
-    0 `workers`: in the server's own process. 0 bytes of `worker_memory`: no watermark. 0 `cache_bytes`: no cache.
+    0 `hang_timeout`: without. 0 `workers`: in the server's own process. 0 bytes of `worker_memory`: no watermark.
+    0 `cache_bytes`: no cache.
     """
 
     max_batch_size: int = 64
@@ -34,6 +37,7 @@ class ServingSettings:
     max_queue_bytes: int = 256 * MIB
     max_concurrency: int = 64
     request_timeout: float = 60.0
+    hang_timeout: float = 300.0
     workers: int = 0
     worker_memory: int = 0
     cache_bytes: int = 0
@@ -76,6 +80,9 @@ class Limits:
     keep_alive: float
     header_timeout: float
     drain_timeout: float
+    min_body_rate: int = 0  # bytes a second, once the header timeout has passed
+    max_ratio: int = 200  # of a compressed body
+    max_pixels: int = 64_000_000  # of a picture
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,9 @@ class Config:
     goldens: Path
     log_level: str
     model_control: bool
+    image_digest: str = ""
+    answer_info: bool = False
+    tracing: TraceSettings = field(default_factory=TraceSettings)
 
     @property
     def model(self) -> ModelSettings:
@@ -125,10 +135,16 @@ def read_config(environment: Mapping[str, str]) -> Config:
             keep_alive=values["BERTH_KEEP_ALIVE_S"],
             header_timeout=values["BERTH_HEADER_TIMEOUT_S"],
             drain_timeout=values["BERTH_DRAIN_TIMEOUT_S"],
+            min_body_rate=values["BERTH_MIN_BODY_RATE"],
+            max_ratio=values["BERTH_MAX_DECOMPRESSION_RATIO"],
+            max_pixels=values["BERTH_MAX_IMAGE_PIXELS"],
         ),
         goldens=Path(values["BERTH_GOLDENS"]),
         log_level=values["BERTH_LOG_LEVEL"],
         model_control=values["BERTH_MODEL_CONTROL"],
+        image_digest=values["BERTH_IMAGE_DIGEST"],
+        answer_info=values["BERTH_ANSWER_INFO"],
+        tracing=read_trace_settings(environment),
     )
 
 
@@ -142,6 +158,7 @@ def _serving(values: Mapping[str, Any]) -> ServingSettings:
         max_queue_bytes=values["BERTH_MAX_QUEUE_BYTES"],
         max_concurrency=values["BERTH_MAX_CONCURRENCY"],
         request_timeout=values["BERTH_REQUEST_TIMEOUT_S"],
+        hang_timeout=values["BERTH_HANG_TIMEOUT_S"],
         workers=values["BERTH_WORKERS"],
         worker_memory=values["BERTH_WORKER_MEMORY_BYTES"],
         cache_bytes=values["BERTH_CACHE_BYTES"],
@@ -223,6 +240,7 @@ def _as_values(serving: ServingSettings) -> dict[str, Any]:
         "BERTH_MAX_QUEUE_BYTES": serving.max_queue_bytes,
         "BERTH_MAX_CONCURRENCY": serving.max_concurrency,
         "BERTH_REQUEST_TIMEOUT_S": serving.request_timeout,
+        "BERTH_HANG_TIMEOUT_S": serving.hang_timeout,
         "BERTH_WORKERS": serving.workers,
         "BERTH_WORKER_MEMORY_BYTES": serving.worker_memory,
         "BERTH_CACHE_BYTES": serving.cache_bytes,
@@ -335,6 +353,12 @@ def _switch(text: str) -> bool:
     return text == "on"
 
 
+def _digest(text: str) -> str:
+    if text and not re.fullmatch("sha256:[0-9a-f]{64}", text):
+        raise ValueError("expected sha256: and 64 hexadecimal digits")
+    return text
+
+
 def _log_level(text: str) -> str:
     if text not in LOG_LEVELS:
         raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}")
@@ -359,6 +383,7 @@ _OF_SERVING: dict[str, _Setting] = {
     "BERTH_MAX_QUEUE_BYTES": _Setting(str(256 * MIB), _whole(1, 2**40)),
     "BERTH_MAX_CONCURRENCY": _Setting("64", _whole(1, 100_000)),
     "BERTH_REQUEST_TIMEOUT_S": _Setting("60", _number(0.001, 86_400)),
+    "BERTH_HANG_TIMEOUT_S": _Setting("300", _number(0, 86_400)),
     "BERTH_WORKERS": _Setting("0", _whole(0, 1024)),
     "BERTH_WORKER_MEMORY_BYTES": _Setting("0", _whole(0, 2**40)),
     "BERTH_CACHE_BYTES": _Setting("0", _whole(0, 2**40)),
@@ -378,10 +403,15 @@ _SETTINGS: dict[str, _Setting] = {
     "BERTH_SOCKET": _Setting(""),
     "BERTH_ACTIVATION_SOCKET": _Setting("/run/berth/activate.sock"),
     "BERTH_MAX_BODY_BYTES": _Setting(str(64 * MIB), _whole(1, 2**31 - 1)),
+    "BERTH_MAX_DECOMPRESSION_RATIO": _Setting("200", _whole(1, 1_000_000)),
+    "BERTH_MAX_IMAGE_PIXELS": _Setting("64000000", _whole(1, 2**40)),
+    "BERTH_MIN_BODY_RATE": _Setting("240", _whole(0, 2**30)),
     "BERTH_MAX_CONNECTIONS": _Setting("10000", _whole(1, 1_000_000)),
     "BERTH_KEEP_ALIVE_S": _Setting("620", _number(0.1, 86_400)),
     "BERTH_HEADER_TIMEOUT_S": _Setting("10", _number(0.1, 3_600)),
     "BERTH_DRAIN_TIMEOUT_S": _Setting("25", _number(0, 3_600)),
     "BERTH_MODEL_CONTROL": _Setting("off", _switch),
     "BERTH_LOG_LEVEL": _Setting("info", _log_level),
+    "BERTH_ANSWER_INFO": _Setting("off", _switch),
+    "BERTH_IMAGE_DIGEST": _Setting("", _digest),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 import os
 import queue
 import threading
@@ -151,14 +152,23 @@ class ThreadExecutor:
 
     capacity = 1
     why_not_ready = ""
-    why_dead = ""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0.0) -> None:
+        self._patience = patience  # seconds that one run, or one item of a stream, may take; 0: any
+        self._since = math.inf  # when the model began with what it does
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
         self._model: Model
         self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def why_dead(self) -> str:
+        """Why no answer is to be expected any more: the thread has ended, or its run does not."""
+        if not self._thread.is_alive():
+            return "the model's thread has ended"
+        seconds = time.monotonic() - self._since
+        return hung(seconds) if self._patience and seconds > self._patience else ""
 
     def load(self, load: Callable[[], Model]) -> Model:
         """Run `load` in the model's thread and wait for it, however long it takes; its exception is raised here."""
@@ -199,8 +209,10 @@ class ThreadExecutor:
             try:
                 with contextlib.closing(self._model.stream(call)) as items:
                     for value in items:
+                        self._since = math.inf  # a caller that reads slowly is no model that hangs
                         if not sink.item(value):
                             break
+                        self._since = time.monotonic()
             except BaseException as error:
                 failed = failure_of(error)
             sink.close(failed)
@@ -214,4 +226,11 @@ class ThreadExecutor:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            self._since = time.monotonic()
             job()
+            self._since = math.inf
+
+
+def hung(seconds: float) -> str:
+    """What is said of a model that computes and computes."""
+    return f"the model has not come to an end for {seconds:.0f} s (BERTH_HANG_TIMEOUT_S)"

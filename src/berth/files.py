@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import io
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import unquote_to_bytes
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
@@ -16,6 +16,8 @@ DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 class File:
     """Bytes with a name and a content type (both may be empty)."""
+
+    max_pixels: ClassVar[int] = 64_000_000  # of a picture, once for the process: BERTH_MAX_IMAGE_PIXELS
 
     def __init__(self, data: bytes, name: str = "", content_type: str = DEFAULT_CONTENT_TYPE) -> None:
         self.data = data

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from berth.answers import Answers
 from berth.application import Application, Face
-from berth.config import Limits as ServerLimits
-from berth.grpc_calls import GrpcExchange, Limits, StreamCall, Upload
+from berth.config import Limits
+from berth.grpc_calls import GrpcExchange, Shared, StreamCall, Upload
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, read_head
 from berth.health import Health
 from berth.http2_frames import KNOWN_BYTES, Fields, block
@@ -24,6 +24,7 @@ from berth.protocols.grpc_reflection import Reflection
 from berth.protocols.v2_grpc import V2Grpc
 from berth.protocols.v2_repository import V2Repository
 from berth.repository import Repository
+from berth.tracing import read_trace_context
 
 MAX_HEADS = 1024
 
@@ -31,9 +32,10 @@ MAX_HEADS = 1024
 class Grpc:
     """The calls of one server."""
 
-    def __init__(self, faces: Sequence[Face], answers: Answers, limits: ServerLimits) -> None:
-        self._application = Application(faces, answers, limits.max_body_bytes)
-        self._limits = Limits(self._application, limits.max_body_bytes, limits.request_timeout)
+    def __init__(self, faces: Sequence[Face], answers: Answers, limits: Limits) -> None:
+        self._application = Application(faces, answers, limits)
+        self._shared = Shared(self._application, limits)
+        self._answers = answers
         routes = [route for face in faces for route in face.routes() if isinstance(route, CallRoute)]
         self._routes = {route.path.encode(): route for route in routes}
         self._heads: dict[tuple[tuple[bytes, bytes], ...], GrpcHead] = {}
@@ -45,11 +47,19 @@ class Grpc:
         head = self._heads.get(key)
         if head is None:
             head = read_head(fields, self._routes)
+            if not self._plain(head):
+                head.lane = None
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
             if sum([len(name) + len(value) for name, value in fields]) <= KNOWN_BYTES:
                 self._heads[key] = head
         return head
+
+    def _plain(self, head: GrpcHead) -> bool:
+        """Whether an answer needs nothing that an express lane leaves out."""
+        tracer, info = self._answers.tracer, self._answers.info
+        traced = tracer is not None and tracer.may_trace(read_trace_context(head.headers))
+        return not traced and not info.wanted(head.headers.get(b"prefer", b""))
 
     def begin(self, stream: Stream, head: GrpcHead) -> None:
         """Give a new stream its handler, or its answer when it cannot be a call."""
@@ -59,9 +69,9 @@ class Grpc:
             self._refuse(stream, head)
         elif head.call.streams_in:
             head.route = head.call
-            stream.handler = StreamCall(self._limits, stream, head)
+            stream.handler = StreamCall(self._shared, stream, head)
         else:
-            stream.handler = Upload(self._limits, stream, head)
+            stream.handler = Upload(self._shared, stream, head)
 
     def _refuse(self, stream: Stream, head: GrpcHead) -> None:
         exchange = GrpcExchange(head, b"")
@@ -78,9 +88,7 @@ class Grpc:
         self._heads.clear()
 
 
-def make_grpc(
-    repository: Repository, control: V2Repository, health: Health, answers: Answers, limits: ServerLimits
-) -> Grpc:
+def make_grpc(repository: Repository, control: V2Repository, health: Health, answers: Answers, limits: Limits) -> Grpc:
     """All faces of a server's models over gRPC."""
     v2 = V2Grpc(repository, control, health, lambda size: plain_frames(HEAD, size, TRAILERS))
     grpc = Grpc([v2, GrpcHealth(repository, health), Reflection()], answers, limits)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from berth.answers import Exchange
 from berth.application import Application
+from berth.config import Limits
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, ending, head_block
 from berth.http2_streams import Stream
 from berth.protocols.base import Headers, Refusal, Response, Route
@@ -24,13 +25,12 @@ _UNKNOWN_CALL = Route("", "unknown", {}, grpc_error)
 _OVER = Response(b"")
 
 
-class Limits:
-    """What one server allows, and where its calls go."""
+class Shared:
+    """What all calls of one server share: what they may take, and where they go."""
 
-    def __init__(self, application: Application, max_body: int, request_timeout: float) -> None:
+    def __init__(self, application: Application, limits: Limits) -> None:
         self.application = application
-        self.max_body = max_body
-        self.request_timeout = request_timeout
+        self.limits = limits
 
 
 class GrpcExchange(Exchange):
@@ -115,8 +115,9 @@ class GrpcExchange(Exchange):
 class Upload:
     """The request of a call while it arrives."""
 
-    def __init__(self, limits: Limits, stream: Stream, head: GrpcHead) -> None:
-        self._limits = limits
+    def __init__(self, shared: Shared, stream: Stream, head: GrpcHead) -> None:
+        self._shared = shared
+        self._limits = shared.limits
         self._stream = stream
         self._head = head
         self._pieces: list[bytes | bytearray] = []
@@ -132,7 +133,7 @@ class Upload:
         try:
             self._check(connection.held)
             if ended:
-                self._become(unframed(self._pieces, self._head.encoding, self._limits.max_body))
+                self._become(unframed(self._pieces, self._head.encoding, self._limits))
         except Refusal as refusal:
             self._refuse(refusal)
 
@@ -147,7 +148,7 @@ class Upload:
             pieces.append(bytearray(payload))
 
     def _check(self, held: int) -> None:
-        first, limit = self._pieces[0], self._limits.max_body
+        first, limit = self._pieces[0], self._limits.max_body_bytes
         size = int.from_bytes(first[1:PREFIX_BYTES], "big") if len(first) >= PREFIX_BYTES else 0
         if max(size, self._size - PREFIX_BYTES) > limit:
             raise too_large(limit, max(size, self._size - PREFIX_BYTES))
@@ -155,18 +156,18 @@ class Upload:
 
     def _become(self, message: bytes) -> None:
         exchange = self._exchange(message)
-        self._limits.application.handle(exchange)
+        self._shared.application.handle(exchange)
 
     def _refuse(self, refusal: Refusal) -> None:
         exchange = self._exchange(b"")
         exchange.head.route = exchange.head.route or self._head.call
-        self._limits.application.refuse(exchange, refusal.status, refusal.text)
+        self._shared.application.refuse(exchange, refusal.status, refusal.text)
 
     def _exchange(self, message: bytes) -> GrpcExchange:
         """The call that this becomes."""
         self._let_go()
         exchange = GrpcExchange(self._head, message)
-        exchange.stream, exchange.application = self._stream, self._limits.application
+        exchange.stream, exchange.application = self._stream, self._shared.application
         self._stream.handler = exchange
         return exchange
 
@@ -184,8 +185,12 @@ class Upload:
         patience = self._limits.request_timeout
         if self._head.timeout is not None:
             patience = min(patience, self._head.timeout)
-        if now - self._began > patience:
+        age = now - self._began
+        if age > patience:
             self._refuse(Refusal(504, f"the request did not arrive within {patience:g} s"))
+        elif age > self._limits.header_timeout and self._size < self._limits.min_body_rate * age:
+            rate = self._limits.min_body_rate
+            self._refuse(Refusal(408, f"expected {rate} bytes of the request a second (BERTH_MIN_BODY_RATE)"))
 
     def drain(self) -> None:
         """Nothing: what has begun to arrive is answered."""
@@ -240,8 +245,9 @@ class StreamedExchange(Exchange):
 class StreamCall:
     """A call with many requests, several of which are answered at once; each answer is sent when it is there."""
 
-    def __init__(self, limits: Limits, stream: Stream, head: GrpcHead) -> None:
-        self._limits = limits
+    def __init__(self, shared: Shared, stream: Stream, head: GrpcHead) -> None:
+        self._shared = shared
+        self._limits = shared.limits
         self._stream = stream
         self._head = head
         self._buffer = bytearray()
@@ -263,7 +269,7 @@ class StreamCall:
         self._ended = ended
         try:
             self._cut()
-            check_held(self._limits.max_body, self._stream.connection.held, self._held)
+            check_held(self._limits.max_body_bytes, self._stream.connection.held, self._held)
             if ended and self._buffer:
                 raise Refusal(400, "the stream ended in the middle of a message")
         except Refusal as refusal:
@@ -280,7 +286,7 @@ class StreamCall:
         flying, self._flying = self._flying, set()
         for exchange in flying:
             exchange.call = None
-            self._limits.application.give_up(exchange)
+            self._shared.application.give_up(exchange)
 
     def late(self, now: float) -> None:
         """End a call past its deadline, or one that stopped in the middle of a message."""
@@ -325,7 +331,7 @@ class StreamCall:
 
     def _cut(self) -> None:
         """Take whole messages out of what has come."""
-        buffer, limit = self._buffer, self._limits.max_body
+        buffer, limit = self._buffer, self._limits.max_body_bytes
         while len(buffer) >= PREFIX_BYTES:
             size = int.from_bytes(buffer[1:PREFIX_BYTES], "big")
             if size > limit:
@@ -333,7 +339,7 @@ class StreamCall:
             end = PREFIX_BYTES + size
             if len(buffer) < end:
                 return
-            message = unframed([bytes(buffer[:end])], self._head.encoding, limit)
+            message = unframed([bytes(buffer[:end])], self._head.encoding, self._limits)
             self._waiting.append(message)
             del buffer[:end]
             self._hold(len(message) - end)
@@ -355,7 +361,7 @@ class StreamCall:
             self._hold(-len(exchange.body))
             exchange.call = self
             self._flying.add(exchange)
-            self._limits.application.handle(exchange)
+            self._shared.application.handle(exchange)
         self._pumping = False
         if self._over:
             return
@@ -378,14 +384,14 @@ class StreamCall:
         exchange = GrpcExchange(self._head, b"")
         exchange.stream, exchange.begun = stream, begun
         exchange.head.route = exchange.head.route or self._head.call
-        self._limits.application.refuse(exchange, refusal.status, refusal.text)
+        self._shared.application.refuse(exchange, refusal.status, refusal.text)
 
     def _finish(self, trailers: bytes) -> None:
         self.reset()
         self._stream.finish(trailers)
 
 
-def unframed(pieces: Sequence[bytes | bytearray], encoding: bytes, limit: int) -> bytes:
+def unframed(pieces: Sequence[bytes | bytearray], encoding: bytes, limits: Limits) -> bytes:
     """The one message that a body is; Refusal when it is none, several, or too large once unpacked."""
     if len(pieces) > 1 and len(pieces[0]) < PREFIX_BYTES:
         pieces = [b"".join(pieces)]
@@ -400,7 +406,7 @@ def unframed(pieces: Sequence[bytes | bytearray], encoding: bytes, limit: int) -
         return message
     if not encoding:
         raise Refusal(400, "the message is compressed, and no grpc-encoding says how")
-    return decompress(message, encoding, limit)
+    return decompress(message, encoding, limits.max_body_bytes, limits.max_ratio)
 
 
 def check_held(limit: int, held: int, own: int) -> None:

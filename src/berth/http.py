@@ -200,6 +200,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._reading = True
         self._writable = True
+        self._unsent, self._moved = 0, 0.0  # what the caller has not taken of its answers, and when that last changed
         self._on_room: list[Callable[[], object]] = []
         self._transport: asyncio.Transport
         self._url = b""
@@ -284,6 +285,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The caller reads its answers slowly: stop reading its requests."""
         self._writable = False
+        self._moved = self._server.now
         self._regulate()
 
     def resume_writing(self) -> None:
@@ -307,8 +309,10 @@ class Connection(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._headers[name.lower()] = value
+        """One header; values of one name are a list (RFC 9110, section 5.3)."""
+        name = name.lower()
+        before = self._headers.get(name)
+        self._headers[name] = value if before is None else b"%b, %b" % (before, value)
 
     def on_headers_complete(self) -> None:
         """Decide on what the headers announce, before any of the body is read."""
@@ -439,6 +443,7 @@ class Connection(asyncio.Protocol):
         if not exchange.chunked:
             exchange.last = True
         lines = [b"%b: %b" % header for header in response.headers]
+        lines += [b"Server-Timing: " + exchange.server_timing] if exchange.timing else []
         lines += [b"Transfer-Encoding: chunked"] if exchange.chunked else []
         lines += [b"Connection: close"] if exchange.last else []
         start = self._server.heads.before_length(response.status, response.content_type)
@@ -497,7 +502,7 @@ class Connection(asyncio.Protocol):
     def _other_headers(self, exchange: _HttpExchange, response: Response) -> bytes:
         lines = [b"%b: %b" % header for header in response.headers]
         if exchange.timing:
-            lines.append(b"Server-Timing: queue;dur=%.3f, %b" % (exchange.queued * 1000, exchange.timing))
+            lines.append(b"Server-Timing: " + exchange.server_timing)
         if exchange.last:
             lines.append(b"Connection: close")
         if response.status >= 500 or REQUEST_ID in exchange.headers:
@@ -509,6 +514,9 @@ class Connection(asyncio.Protocol):
     def check_time(self, now: float) -> None:
         """Called about twice a second: end what takes too long."""
         limits, age = self._server.limits, now - self._since
+        if not self._writable and self._reads_nothing(now):
+            self._transport.abort()
+            return
         if self._phase is _LINGER:
             if age > LINGER_S and not self._exchanges:
                 self._transport.abort()
@@ -516,8 +524,21 @@ class Connection(asyncio.Protocol):
             self._refuse(408, f"the headers did not arrive within {limits.header_timeout:g} s")
         elif self._phase is _BODY and age > limits.request_timeout:
             self._refuse(408, f"the body did not arrive within {limits.request_timeout:g} s")
+        elif self._phase is _BODY and age > limits.header_timeout and self._too_slow(age):
+            self._refuse(408, f"expected {limits.min_body_rate} bytes of body a second (BERTH_MIN_BODY_RATE)")
         elif self._phase is _IDLE and not self._exchanges and age > limits.keep_alive:
             self._transport.close()
+
+    def _too_slow(self, age: float) -> bool:
+        """Whether the body trickles in; not while it is us who do not read."""
+        return self._reading and len(self._body) < self._server.limits.min_body_rate * age
+
+    def _reads_nothing(self, now: float) -> bool:
+        """Whether the caller has taken nothing of its answers for too long."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._moved = unsent, now
+        return now - self._moved > self._server.limits.request_timeout
 
     def close_if_idle(self) -> None:
         """Close when no answer is owed and no request has begun."""
@@ -574,6 +595,7 @@ class Connection(asyncio.Protocol):
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:
+                self._since = self._server.now
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()

@@ -61,6 +61,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
         self._greeted = False
         self._since = owner.now  # when what is unfinished now began, or the last whole frame came
         self._left = 0.0
+        self._waits, self._moved = 0, 0.0  # what the peer has not taken, and when that last changed
         self._promised = MAX_WINDOW  # the newest stream that is answered
         owner.connections.add(self)
 
@@ -76,6 +77,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer reads slowly: stop reading from it."""
         self.writable = False
+        self._moved = self.now
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -189,6 +191,9 @@ class Http2Connection(Receiving, asyncio.Protocol):
         """Called about twice a second: end what takes too long."""
         self.strikes = 0
         limits, age = self._owner.limits, now - self._since
+        if not self.writable and self._reads_nothing(now):
+            self.abort()
+            return
         if self.is_shut:
             patience = limits.request_timeout if self._transport.get_write_buffer_size() else LINGER_S
             if now - self._left > patience:
@@ -204,6 +209,13 @@ class Http2Connection(Receiving, asyncio.Protocol):
                 self.end_stream(stream, Code.CANCEL)
             elif stream.handler is not None:
                 stream.handler.late(now)
+
+    def _reads_nothing(self, now: float) -> bool:
+        """Whether the peer has taken nothing of what was said for too long."""
+        waits = self._transport.get_write_buffer_size()
+        if waits != self._waits:
+            self._waits, self._moved = waits, now
+        return now - self._moved > self._owner.limits.request_timeout
 
     def close_if_idle(self) -> None:
         """The server stops: the peer is told; when it has heard, no more is taken; after the last answer, close."""

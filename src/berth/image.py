@@ -20,8 +20,6 @@ try:
 except ImportError as error:
     raise ImportError("berth.Image needs Pillow: add `pillow` to your project's requirements") from error
 
-MAX_PIXELS = 64_000_000  # a decompression bomb is refused before its pixels are decoded
-
 
 class Image(File):
     """Encoded picture bytes (PNG, JPEG, ...), with their pixels on demand."""
@@ -30,15 +28,21 @@ class Image(File):
     height: int
 
     def check(self) -> None:
-        """ValueError when the bytes are no picture, or one of more than MAX_PIXELS pixels."""
+        """ValueError when the bytes are no picture, or by its header one of more than `max_pixels`."""
+        own = PIL.Image.MAX_IMAGE_PIXELS
+        if own is not None and own < self.max_pixels:
+            PIL.Image.MAX_IMAGE_PIXELS = self.max_pixels  # whoever runs the server allows more than Pillow would
         try:
             with PIL.Image.open(io.BytesIO(self.data)) as picture:
                 self.width, self.height = picture.size
                 self.content_type = picture.get_format_mimetype() or self.content_type
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+            raise ValueError(f"Expected an image of at most {self.max_pixels} pixels: {error}") from error
+        except (OSError, SyntaxError, ValueError) as error:
             raise ValueError("Expected an image, got bytes that no known format explains") from error
-        if self.width * self.height > MAX_PIXELS:
-            raise ValueError(f"Expected an image of at most {MAX_PIXELS} pixels, got {self.width} x {self.height}")
+        if self.width * self.height > self.max_pixels:
+            got = f"{self.width} x {self.height} (BERTH_MAX_IMAGE_PIXELS)"
+            raise ValueError(f"Expected an image of at most {self.max_pixels} pixels, got {got}")
 
     def pil(self, mode: str = "RGB") -> PIL.Image.Image:
         """The decoded picture in a Pillow mode; InputError (422) when the data is truncated or damaged."""

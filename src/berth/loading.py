@@ -118,9 +118,9 @@ class Loader:
                 await pool.close(0.0)
                 raise
         if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
-            asynchronous = AsyncExecutor(serving.max_concurrency)
+            asynchronous = AsyncExecutor(serving.max_concurrency, serving.hang_timeout)
             return await _load_in(asynchronous, functools.partial(_load_warm, settings, asynchronous.wait))
-        return await _load_in(ThreadExecutor(), functools.partial(_load_warm, settings))
+        return await _load_in(ThreadExecutor(serving.hang_timeout), functools.partial(_load_warm, settings))
 
     def _retire(self, served: ServedModel) -> None:
         self._repository.remove(served)

@@ -6,11 +6,16 @@ scalers made for Triton go on working. The batcher and the application count; no
 
 from __future__ import annotations
 
+import platform
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+
+import berth
+from berth import process
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -63,12 +68,14 @@ class Histogram:
     def lines(self, labels: str) -> Iterator[str]:
         """The samples of this histogram as Prometheus text."""
         self.fold()
+        before = f"{labels}," if labels else ""
+        own = f"{{{labels}}}" if labels else ""
         total = 0
         for bound, count in zip((*map(_number, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
-            yield f'{self.name}_bucket{{{labels},le="{bound}"}} {total}'
-        yield f"{self.name}_sum{{{labels}}} {self.total!r}"
-        yield f"{self.name}_count{{{labels}}} {total}"
+            yield f'{self.name}_bucket{{{before}le="{bound}"}} {total}'
+        yield f"{self.name}_sum{own} {self.total!r}"
+        yield f"{self.name}_count{own} {total}"
 
 
 class CacheCounts(Protocol):
@@ -82,6 +89,7 @@ class ModelMetrics:
     """What is counted for one model."""
 
     def __init__(self, model: str, version: str) -> None:
+        self.model, self.version = model, version
         self.labels = f'model="{_escape(model)}",version="{_escape(version)}"'
         self.request = Histogram("berth_request_seconds", "From a whole request to its answer.", SECONDS)
         self.queue = Histogram("berth_queue_seconds", "From admission to the start of the batch.", SECONDS)
@@ -92,24 +100,34 @@ class ModelMetrics:
         self.histograms = (self.request, self.queue, self.batch, self.decode, self.predict, self.encode)
         self.failures: Counter[str] = Counter()  # by Triton's reason
         self.successes = 0
+        self.computed = 0.0  # seconds: each request that went well counts the whole run of its batch, as Triton has it
+        self.last = 0.0  # when the model ran last, in seconds since 1970
         self.express = 0  # of the successes, those of the express lane
         self.runs = 0
         self.cache: CacheCounts | None = None
         self.workers: Counter[str] = Counter()  # what happened to worker processes
         self.pending: Callable[[], int] = int  # how many requests are in flight
+        self.waiting: Callable[[], int] = int  # how many of them no batch has taken yet
 
     def ran(self, seconds: float, runs: int) -> None:
         """A batch came back."""
         self.runs += runs
+        self.last = time.time()
         self.predict.observe(seconds)
         for histogram in self.histograms:
             histogram.fold_some()
 
 
 class Metrics:
-    """Everything that one server counts: its answers, and what it counts for each model."""
+    """Everything that one server counts: its answers, itself, and what it counts for each model."""
 
-    def __init__(self) -> None:
+    def __init__(self, image_digest: str = "") -> None:
+        text = "How late the event loop comes to what is due; looked at twice a second."
+        self.lag = Histogram("berth_event_loop_lag_seconds", text, SECONDS)
+        self.connections: Callable[[], int] = int  # how many are open
+        self.traces: Mapping[str, int] | None = None  # what became of traced requests
+        facts = {"version": berth.__version__, "python": platform.python_version(), "image_digest": image_digest}
+        self._info = ",".join(f'{name}="{_escape(value)}"' for name, value in facts.items())
         self.answers: Counter[tuple[str, str, int]] = Counter()  # by the model's labels, route and status
         self._models: dict[tuple[str, str], ModelMetrics] = {}
 
@@ -124,6 +142,7 @@ class Metrics:
 
     def fold(self) -> None:
         """Count what the histograms have collected; called every second or so, which bounds their memory."""
+        self.lag.fold()
         for model in self._models.values():
             for histogram in model.histograms:
                 histogram.fold()
@@ -162,6 +181,18 @@ class Metrics:
             yield from _samples("berth_cache_hits_total", "Answers without a run.", "counter", hits)
             yield from _samples("berth_cache_misses_total", "Questions that had to run.", "counter", misses)
         yield from _triton_lines(models)
+        yield from self._own_lines()
+
+    def _own_lines(self) -> Iterator[str]:
+        yield from _samples("berth_info", "What serves; always 1.", "gauge", [(self._info, 1)])
+        yield from _samples("berth_open_connections", "Connections now.", "gauge", [("", self.connections())])
+        yield from _head(self.lag.name, self.lag.help, "histogram")
+        yield from self.lag.lines("")
+        if self.traces is not None:
+            traced = [(f'outcome="{outcome}"', count) for outcome, count in sorted(self.traces.items())]
+            yield from _samples("berth_traced_requests_total", "Requests that were traced.", "counter", traced)
+        for name, text, kind, value in process.facts():
+            yield from _samples(name, text, kind, [("", value)])
 
 
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -178,13 +209,13 @@ def _triton_lines(models: Sequence[ModelMetrics]) -> Iterator[str]:
     yield from _samples("nv_inference_request_failure", "Inference requests that failed.", "counter", failures)
     yield from counter("nv_inference_count", "Rows inferred.", lambda model: int(model.batch.sum))
     yield from counter("nv_inference_exec_count", "Batches run.", lambda model: model.runs)
-    pending = [(model.labels, model.pending()) for model in models]
-    yield from _samples("nv_inference_pending_request_count", "Requests waiting.", "gauge", pending)
+    waiting = [(model.labels, model.waiting()) for model in models]
+    yield from _samples("nv_inference_pending_request_count", "Requests that wait for a run.", "gauge", waiting)
     durations: dict[str, Callable[[ModelMetrics], float]] = {
         "request": lambda model: model.request.sum,
         "queue": lambda model: model.queue.sum,
         "compute_input": lambda model: model.decode.sum,
-        "compute_infer": lambda model: model.predict.sum,
+        "compute_infer": lambda model: model.computed,
         "compute_output": lambda model: model.encode.sum,
     }
     for name, seconds in durations.items():
@@ -198,10 +229,10 @@ def _head(name: str, text: str, kind: str) -> Iterator[str]:
     yield f"# TYPE {name} {kind}"
 
 
-def _samples(name: str, text: str, kind: str, samples: Iterable[tuple[str, int]]) -> Iterator[str]:
+def _samples(name: str, text: str, kind: str, samples: Iterable[tuple[str, float]]) -> Iterator[str]:
     yield from _head(name, text, kind)
     for labels, value in samples:
-        yield f"{name}{{{labels}}} {value}"
+        yield f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"
 
 
 def _number(value: float) -> str:

@@ -38,7 +38,7 @@ class Repository:
     @property
     def why_dead(self) -> str:
         """Why only a new server helps; nothing when it need not."""
-        return next((served.executor.why_dead for served in self if served.executor.why_dead), "")
+        return next((why for served in self if (why := served.why_dead)), "")
 
     def remove(self, served: ServedModel) -> None:
         """Take a version out; requests that it has in flight are answered."""

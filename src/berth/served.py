@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
@@ -43,6 +44,8 @@ class ServedModel:
         self.model = model
         self.metrics = metrics
         self.max_rows = serving.max_batch_size
+        self._patience = serving.hang_timeout
+        self._unready_since = math.inf
         self._answers = answers
         self._admission = Admission(serving.max_queue, serving.max_queue_bytes, serving.request_timeout)
         self.executor = executor
@@ -62,6 +65,7 @@ class ServedModel:
         self._expires = float("inf")
         self._made: dict[Any, Any] = {}
         metrics.pending = self._admission.__len__
+        metrics.waiting = lambda: self._batcher.waiting
 
     @property
     def in_flight(self) -> int:
@@ -73,6 +77,21 @@ class ServedModel:
         """Why it cannot answer at the moment; nothing when it can."""
         why = self.executor.why_not_ready
         return f"model {self.name!r}: {why}" if why else ""
+
+    @property
+    def why_dead(self) -> str:
+        """Why waiting does not help it any more; nothing while it may."""
+        why = self.executor.why_dead
+        if not why and self._patience and (seconds := perf_counter() - self._unready_since) > self._patience:
+            why = f"{self.executor.why_not_ready}, for {seconds:.0f} s (BERTH_HANG_TIMEOUT_S)"
+        return f"model {self.name!r}: {why}" if why else ""
+
+    def look(self) -> None:
+        """Twice a second: note since when nothing runs it."""
+        if not self.executor.why_not_ready:
+            self._unready_since = math.inf
+        elif self._unready_since == math.inf:
+            self._unready_since = perf_counter()
 
     def made(self, make: Callable[[ServedModel], _Made]) -> _Made:
         """What a protocol needs for this model, made once and kept as long as the model."""
@@ -97,6 +116,7 @@ class ServedModel:
                 self._batcher.submit(work)
             except Refusal:
                 self._admission.release(work)
+                self.metrics.failures["OTHER"] += 1
                 raise
         if work.deadline < self._expires:
             self._plan_expiry(work.deadline)
@@ -139,6 +159,7 @@ class ServedModel:
     def answered_plainly(self, route: str, count: int, seconds: float) -> None:
         """An express lane has answered a batch of single rows, which ran for `seconds`."""
         self.metrics.batch.observe(count)
+        self.metrics.computed += seconds * count
         self.metrics.express += count
         if isinstance(self._batcher, Batcher):
             self._batcher.ran(seconds, 1)

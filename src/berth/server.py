@@ -16,16 +16,19 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+import berth
 from berth import memory
 from berth.answers import RUN, Answers
 from berth.application import Application, Face
 from berth.config import Config
 from berth.health import Health, State
 from berth.http import Connection, Server
+from berth.info import Info
 from berth.listeners import Listeners, open_listeners
 from berth.loading import Loader
 from berth.log import Log
@@ -37,8 +40,12 @@ from berth.protocols.probes import Probes
 from berth.protocols.v2 import V2
 from berth.protocols.v2_repository import V2Repository
 from berth.repository import Repository
+from berth.tracing import Tracer
 from berth.upgrade import Upgrade
 from berth.workers.template import Template
+
+if TYPE_CHECKING:
+    from berth.otlp import Exporter
 
 BACKLOG = 2048
 TICK_S = 0.5
@@ -55,16 +62,28 @@ def serve(config: Config) -> int:
     listeners = open_listeners(config.listen)
     log = Log(config.log_level, prefix=RUN)
     log.start()
+    exporter = _start_exporter(config, log)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, template, listeners, log))
+            return runner.run(_serve(config, listeners, _Outside(log, template, exporter)))
     except BaseException:
         listeners.close()
         raise
     finally:
         if template is not None:
             template.close()
+        if exporter is not None:
+            exporter.close()
         log.close()
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """What has threads or processes of its own, and so is made before the event loop and ended after it."""
+
+    log: Log
+    template: Template | None = None
+    exporter: Exporter | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +106,11 @@ class _Parts:
         return sum(served.in_flight for served in self.repository)
 
     def tick(self) -> None:
-        """Twice a second: count what was collected, begin a new second of the log, give back memory when quiet."""
+        """Twice a second: count what was collected, begin a new second of the log, look after models and memory."""
         self.metrics.fold()
         self.log.tick()
+        for served in self.repository:
+            served.look()
         self.settling.look(self.metrics.successes, self.in_flight)
 
 
@@ -105,15 +126,39 @@ def _fork_template(config: Config) -> Template | None:
     return Template() if wanted else None
 
 
-async def _serve(config: Config, template: Template | None, listeners: Listeners, log: Log) -> int:
-    loop = asyncio.get_running_loop()
-    parts = _assemble(config, template, log)
+def _start_exporter(config: Config, log: Log) -> Exporter | None:
+    """What sends traces, if the environment wants any."""
+    settings = config.tracing
+    for problem in settings.problems:
+        log.event("warning", "tracing", reason=problem)
+    if not settings.endpoint:
+        return None
+    resource = {
+        "service.name": settings.service or config.model.name,
+        "service.version": config.model.version,
+        "service.instance.id": RUN,
+        "telemetry.sdk.name": "berth",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": berth.__version__,
+    }
+    if config.image_digest:
+        resource["oci.manifest.digest"] = config.image_digest
+    otlp = importlib.import_module("berth.otlp")  # it brings an HTTP client, for which nobody else should pay
+    exporter: Exporter = otlp.Exporter(settings, resource, log.event)
+    exporter.start()
+    return exporter
+
+
+async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int:
+    loop, log = asyncio.get_running_loop(), outside.log
+    parts = _assemble(config, outside)
     await parts.loader.load_at_start()
     _settle_memory()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(parts.application, config.limits)
+    parts.metrics.connections = server.connections.__len__
     server.take_over = Upgrade(server, log, functools.partial(_make_grpc, parts, config)).take_over
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
     parts.health.state = State.READY
@@ -126,10 +171,14 @@ async def _serve(config: Config, template: Template | None, listeners: Listeners
     return code
 
 
-def _assemble(config: Config, template: Template | None, log: Log) -> _Parts:
-    metrics, health, repository = Metrics(), Health(), Repository()
-    answers = Answers(metrics, log)
-    loader = Loader(config.models, repository, answers, metrics, log, template)
+def _assemble(config: Config, outside: _Outside) -> _Parts:
+    metrics, health, repository = Metrics(config.image_digest), Health(), Repository()
+    log, exporter = outside.log, outside.exporter
+    tracer = None
+    if exporter is not None:
+        tracer, metrics.traces = Tracer(config.tracing, exporter.add), exporter.counts
+    answers = Answers(metrics, log, tracer, Info(config.answer_info, config.image_digest))
+    loader = Loader(config.models, repository, answers, metrics, log, outside.template)
     control = V2Repository(repository, loader, allowed=config.model_control)
     faces: list[Face] = [
         Native(repository),
@@ -138,7 +187,7 @@ def _assemble(config: Config, template: Template | None, log: Log) -> _Parts:
         Probes(health, metrics),
         OpenApi(repository),
     ]
-    application = Application(faces, answers, config.limits.max_body_bytes)
+    application = Application(faces, answers, config.limits)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead
     health.why_unready = lambda: repository.why_unready
@@ -193,11 +242,12 @@ async def _tick_until(stop: asyncio.Event, server: Server, parts: _Parts) -> Non
     while not stop.is_set():
         server.tick(loop.time())
         parts.tick()
+        due = perf_counter() + TICK_S
         try:
             async with asyncio.timeout(TICK_S):
                 await stop.wait()
         except TimeoutError:
-            continue
+            parts.metrics.lag.observe(max(0.0, perf_counter() - due))
 
 
 async def _accept(server: Server, listener: socket.socket) -> asyncio.Server:

@@ -47,6 +47,11 @@ class StreamQueue:
         self._waiting: deque[Work] = deque()
         self._running = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many requests have not begun."""
+        return sum(not work.done for work in self._waiting)
+
     def submit(self, work: Work) -> None:
         """Start a stream, or queue it; Refusal (400) for several calls at once."""
         if len(work.calls) != 1:
@@ -61,6 +66,7 @@ class StreamQueue:
                 continue
             self._running += 1
             now = perf_counter()
+            work.exchange.queued = now - work.arrived
             self._metrics.queue.observe(now - work.arrived)
             self._metrics.batch.observe(1)
             self._executor.stream(work.calls[0], _Crossing(work, self._loop, self._listener, self._ended))

@@ -52,6 +52,7 @@ LONG = 2**31 - 1
 @pytest.fixture(scope="module")
 def server(weights: Path) -> Iterator[Berth]:
     settings = {"HEADER_TIMEOUT_S": "0.5", "REQUEST_TIMEOUT_S": "1.5", "MAX_BODY_BYTES": "1000000"}
+    settings["MIN_BODY_RATE"] = "0"
     with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="double", **settings) as running:
         yield running
         assert running.process.poll() is None
@@ -442,6 +443,15 @@ def test_a_slow_body_is_refused_in_time(server: Berth) -> None:
         client.send(frame(DATA, 0, 1, b"too late"))
         client.call(3, ONE)
         assert client.answer(3).status == 0
+
+
+def test_a_trickling_body_is_refused(weights: Path) -> None:
+    settings = {"FORMAT": "onnx", "WEIGHTS": str(weights / "double.onnx"), "HEADER_TIMEOUT_S": "0.5"}
+    with serving(**settings, MIN_BODY_RATE="1000") as server, Client(server) as client:
+        client.send(after_headers(client, frame(DATA, 0, 1, framed(ONE)[:10])))
+        answer = client.answer(1)
+        assert answer.status == 4
+        assert "expected 1000 bytes of the request a second" in answer.headers["grpc-message"]
 
 
 def test_a_message_of_a_stream_that_stops_in_the_middle_is_refused_in_time(server: Berth) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -140,13 +142,45 @@ def test_no_privilege_is_needed(tmp_path: Path, home: Home) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user; the other tests build as this one")
+def test_another_user_builds_the_same_image(adder: Built, home: Home) -> None:
+    """As uid 65534, which may write to its own folder alone; it reads what of this checkout only its owner may."""
+    assert adder.image
+    own = Path(tempfile.mkdtemp(prefix="dy-"))
+    try:
+        folder = write_adder(own / "project")
+        expected = build_in(folder, home).image.digest
+        shutil.copytree(home.cache / "packages", own / "home/cache/packages")
+        for path in (own, *own.rglob("*")):
+            os.chown(path, 65534, 65534)
+        line = CommandLine(Home(own / "home"), {"HOME": str(own), "UV_CACHE_DIR": str(own / "uv"), "TMPDIR": str(own)})
+        only = "-all,+dac_read_search"
+        other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+        rights = [f"--inh-caps={only}", f"--ambient-caps={only}", f"--bounding-set={only}"]
+        done = subprocess.run(
+            [*other, *rights, *line.command("build", str(folder), "--json", "--locked")],
+            env=line.variables(), cwd=own, capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["digest"] == expected
+        assert {path.stat().st_uid for path in (own / "home/images").rglob("*")} == {65534}
+    finally:
+        shutil.rmtree(own)
+
+
 def test_nothing_of_the_user_s_code_runs_in_a_build(tmp_path: Path, home: Home) -> None:
     marker = tmp_path / "it-ran"
     code = f"open({str(marker)!r}, 'w').close()\n{PREDICTOR}"
     folder = write_adder(tmp_path / "p", predictor=code)
-    (folder / "setup.py").write_text(code)
-    (folder / "sitecustomize.py").write_text(code)
-    build_in(folder, home)
+    for name in ("setup.py", "conftest.py", "sitecustomize.py", "usercustomize.py", "encodings.py", "json.py"):
+        (folder / name).write_text(code)
+    (folder / "hook.pth").write_text(f"import os; open({str(marker)!r}, 'w').close()\n")
+    shutil.copytree(folder, tmp_path / "init", ignore=shutil.ignore_patterns("dockyard.*"))
+    script, variables = str(Path(sys.executable).with_name("dockyard")), CommandLine(home).variables()
+    name = ("--name", "adder:test")
+    for words in (("build", *name), ("build", *name, "--upgrade"), ("images",), ("init", str(tmp_path / "init"))):
+        done = subprocess.run([script, *words], cwd=folder, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
     assert not marker.exists()
 
 
@@ -204,6 +238,19 @@ def test_a_predictor_module_that_is_not_there_is_named(tmp_path: Path, home: Hom
     folder = write_adder(tmp_path, MANIFEST.replace("predictor:Adder", "model.main:Adder"))
     with pytest.raises(ProjectError, match=r"no model/main\.py"):
         build_in(folder, home)
+
+
+def test_a_class_that_its_module_does_not_have_is_named_with_those_it_has(tmp_path: Path, home: Home) -> None:
+    folder = write_adder(tmp_path, MANIFEST.replace("predictor:Adder", "predictor:Ader"))
+    with pytest.raises(ProjectError, match="no class 'Ader'") as caught:
+        build_in(folder, home)
+    assert "it has Adder" in caught.value.remedy
+
+
+@pytest.mark.parametrize("line", ["from other import Adder", "from other import *", "Adder = make()"])
+def test_a_class_that_comes_from_elsewhere_is_not_refused(tmp_path: Path, home: Home, line: str) -> None:
+    folder = write_adder(tmp_path, predictor=f"{line}\n")
+    assert build_in(folder, home).image
 
 
 @pytest.mark.parametrize(
@@ -299,33 +346,51 @@ def test_a_library_that_nobody_knows_fails_the_build(
     assert "libodd-thing.so.9, needed by /opt/dependencies/dy_needs_odd/core.abi3.so" in caught.value.detail
 
 
-def test_ctrl_c_at_any_moment_leaves_the_store_usable(tmp_path: Path, home: Home) -> None:
-    """A cold build is interrupted again and again, each time later, until it is fast enough to finish."""
+def left_over(home: Home) -> list[Path]:
+    """What a build keeps only while it works: scratch folders and partial files."""
+    return [
+        path
+        for path in home.root.rglob("*")
+        if path.name.startswith("work-") or (path.parent.name == "partial" and path.is_file())
+    ]
+
+
+# How a build is ended, and the exit codes that it may have then. Python itself sometimes turns 130 into its own end by
+# SIGINT (when Ctrl-C falls into an `exec`), which shells call 130 as well.
+ENDS = {signal.SIGINT: (130, -signal.SIGINT), signal.SIGTERM: (143,), signal.SIGKILL: (-signal.SIGKILL,)}
+
+
+@pytest.mark.parametrize("ending", ENDS, ids=lambda ending: ending.name)
+def test_a_build_that_is_ended_at_any_moment_leaves_the_store_usable(
+    tmp_path: Path, home: Home, adder: Built, ending: signal.Signals
+) -> None:
+    """A cold build is ended again and again, each time later, until it is fast enough to finish."""
     folder = write_adder(tmp_path / "p")
+    expected = build_in(folder, home).image.digest
     own = Home(tmp_path / "h")
     shutil.copytree(home.cache / "packages", own.cache / "packages")
     line = CommandLine(own)
-    interrupted, delay = 0, 0.3
+    command = line.command("build", str(folder), "--name", "adder:test")
+    ended, delay = 0, random.Random(7).uniform(0.2, 0.4)
     while delay < 60:
         process = subprocess.Popen(
-            line.command("build", str(folder), "--name", "adder:test"),
-            env=line.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            command, env=line.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
         time.sleep(delay)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, ending)
         _, stderr = process.communicate(timeout=60)
         if process.returncode == 0:
             break
-        interrupted += 1
-        assert process.returncode == 130, stderr.decode()
+        ended += 1
+        assert process.returncode in ENDS[ending], stderr.decode()
         assert b"Traceback" not in stderr, stderr.decode()
-        assert Layout.create(own.images).images() == ()
-        assert list((own.cache / "work").glob("work-*")) == []
+        assert all(named.image.digest == expected for named in Layout.create(own.images).images())
+        assert ending is signal.SIGKILL or [path for path in left_over(own) if path.is_dir()] == []
         delay *= 1.6
-    assert interrupted >= 3
+    assert ended >= 2
     assert line("build", str(folder), "--name", "adder:test").returncode == 0
-    (named,) = {one.image.digest for one in Layout.open(own.images).images()}
-    assert named == build_in(folder, home).image.digest
+    assert left_over(own) == []
+    assert {named.image.digest for named in Layout.open(own.images).images()} == {expected}
 
 
 def test_two_builds_at_once_lose_nothing(tmp_path: Path, home: Home) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from dockyard.spec.load import load_project
 from tests.support.projects import CommandLine
 
@@ -40,6 +42,25 @@ def test_every_table_is_explained(dockyard: CommandLine, tmp_path: Path) -> None
     text = (tmp_path / "dockyard.toml").read_text()
     assert set(tomllib.loads(text)) == {"model", "build", "serve", "run"}
     assert text.count("#") > 10
+
+
+@pytest.mark.parametrize("text", ["def broken(:\n", "class A:\n    pass\n"])
+def test_a_predictor_that_cannot_be_used_is_told_and_kept(dockyard: CommandLine, tmp_path: Path, text: str) -> None:
+    (tmp_path / "predictor.py").write_text(text)
+    done = dockyard("init", str(tmp_path))
+    assert done.returncode == 1
+    assert "predictor.py has no class with a method `predict`" in done.stderr
+    assert (tmp_path / "predictor.py").read_text() == text
+    assert not (tmp_path / "dockyard.toml").exists()
+
+
+def test_a_broken_module_beside_the_predictor_does_not_stop_init(dockyard: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "predictor.py").write_text(
+        "import helper\n\n\nclass A:\n    def predict(self, x: int) -> int:\n        return x\n"
+    )
+    (tmp_path / "helper.py").write_text("def broken(:\n")
+    done = dockyard("init", str(tmp_path))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_project_that_is_there_is_not_overwritten(dockyard: CommandLine, tmp_path: Path) -> None:

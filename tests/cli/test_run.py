@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -54,6 +55,21 @@ def test_a_container_is_run_asked_listed_shown_and_stopped(line: CommandLine) ->
     stopped = line("stop", "life", *engine)
     assert "life stopped (exit code 0)" in stopped.stdout
     assert json.loads(line("ps", "--json", *engine).stdout) == []
+
+
+def test_what_runs_knows_the_digest_of_its_image(line: CommandLine, adder: Built) -> None:
+    engine = engine_of(line)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = str(other.getsockname()[1])
+    assert line("run", "adder:1", "-d", "-p", port, "--name", "known", *engine).returncode == 0
+    url = f"http://127.0.0.1:{port}"
+    request = urllib.request.Request(f"{url}/predict", b'{"left": 1}', {"Prefer": "model-info"}, method="POST")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.headers["Image-Digest"] == str(adder.image.digest)
+        assert response.headers["Model-Name"] == "adder"
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        assert f'image_digest="{adder.image.digest}"' in response.read().decode()
 
 
 def test_an_image_is_asked_without_being_started_first(line: CommandLine) -> None:
@@ -160,11 +176,57 @@ def test_inputs_that_do_not_fit_are_told_by_their_field(home: Home, adder: Built
         assert said in done.stderr, done.stderr
 
 
-def test_no_engine_at_all_is_told_with_the_mend(home: Home, adder: Built) -> None:
-    """Without a Docker socket and with a PATH that has no runc."""
+def test_an_engine_that_is_named_and_not_there_is_told_with_the_mend(home: Home, adder: Built) -> None:
     assert adder.image
     line = CommandLine(home, {"DOCKER_HOST": "unix:///nonexistent/docker.sock"})
     done = line("run", "adder:1")
     assert done.returncode == 1
     assert "DOCKER_HOST" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "adder:1"), ("predict", "adder:1", "-i", "left=1"), ("test", "adder:1"), ("ps",)]
+)
+def test_no_engine_at_all_is_told_with_what_was_tried_and_the_mend(
+    home: Home, adder: Built, words: tuple[str, ...]
+) -> None:
+    """On a machine where no socket is there and no program, as far as the choice of an engine can see."""
+    assert adder.image
+    bare = (
+        "from dockyard.engines import detect\n"
+        "detect._PROGRAM_FOLDERS = ''\n"
+        "detect._usual_addresses = lambda environment: ['unix:///nonexistent/docker.sock']\n"
+        "from dockyard.cli import main\n"
+        "main()\n"
+    )
+    environment = {**CommandLine(home, {"DOCKER_HOST": "", "PATH": ""}).variables()}
+    done = subprocess.run(
+        [sys.executable, "-c", bare, *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "engine can be used on this machine" in done.stderr
+    assert "/nonexistent/docker.sock is not there" in done.stderr or "not on the PATH" in done.stderr
+    assert "Start Docker or Podman, or install runc" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_while_a_model_loads_leaves_no_container(line: CommandLine, tmp_path: Path) -> None:
+    """`dockyard run` is told to end before the container is ready: both are gone."""
+    engine = engine_of(line)
+    body = PREDICTOR.replace("self.offset = 0.5", "import time; time.sleep(600)")
+    build_failing(line.home, tmp_path, "adder-slow:1", body)
+    process = subprocess.Popen(
+        line.command("run", "adder-slow:1", "--name", "slow", *engine),
+        env=line.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    give_up = time.monotonic() + 60
+    while not json.loads(line("ps", "--json", *engine).stdout):
+        assert time.monotonic() < give_up
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    assert json.loads(line("ps", "--json", *engine).stdout) == []
+    assert not list(line.home.containers.glob("slow-*"))

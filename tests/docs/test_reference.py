@@ -86,7 +86,7 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App
     settings = {"BERTH_PREDICTOR": "routes_predictor:P", "BERTH_MODEL_NAME": "NAME", "BERTH_MODEL_VERSION": "VERSION"}
 
     async def load() -> Application:
-        parts = server._assemble(config.read_config(settings), None, Log("error"))
+        parts = server._assemble(config.read_config(settings), server._Outside(Log("error")))
         await parts.loader.load_at_start()
         loaded.append(parts)
         return parts.application
@@ -128,6 +128,7 @@ class Hits:
 
 def test_berths_metrics_are_all_there() -> None:
     metrics = Metrics()
+    metrics.traces = {"exported": 1}
     model = metrics.of("m", "1")
     model.workers["started"] += 1
     model.cache = Hits(1, 1)

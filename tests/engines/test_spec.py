@@ -72,6 +72,13 @@ def test_docker_is_asked_for_no_more_than_is_allowed(spec: ContainerSpec) -> Non
     assert host["Mounts"] == []
 
 
+def test_podman_is_not_asked_for_an_owner_of_tmp_which_it_refuses(spec: ContainerSpec) -> None:
+    docker, podman = (create_request(spec, "sha256:0", attached=False, podman=podman) for podman in (False, True))
+    assert "uid=65532" in docker["HostConfig"]["Tmpfs"]["/tmp"]
+    assert "id=" not in podman["HostConfig"]["Tmpfs"]["/tmp"]
+    assert {**docker["HostConfig"], "Tmpfs": {}} == {**podman["HostConfig"], "Tmpfs": {}}
+
+
 def test_on_cgroup_version_2_the_container_gets_a_cgroup_namespace_and_no_swap(spec: ContainerSpec) -> None:
     config = runtime_config(spec, "rootfs", "/dockyard/x", Host(unified=True, limits_swap=True, open_files=1024))
     linux = config["linux"]

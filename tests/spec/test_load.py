@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from berth import config
 from dockyard.errors import ProjectError
 from dockyard.spec.load import load_project
+from dockyard.spec.project import Serve
 
 MINIMAL = '[model]\nname = "m"\npredictor = "p:Q"\n'
 
@@ -32,6 +35,30 @@ def test_serve_settings_become_variables_of_berth(tmp_path: Path) -> None:
     assert environment == {"BERTH_MAX_BATCH_SIZE": "8", "BERTH_LOG_LEVEL": "debug"}
 
 
+# What a project does not say: these are set by the build, by the engine, or by who serves several models.
+OF_OTHERS = {
+    *("model_name", "model_version", "model_description", "predictor", "format", "weights", "options", "goldens"),
+    *("models", "model_control", "host", "socket", "activation_socket"),
+}
+
+
+def test_every_setting_of_how_berth_serves_can_be_written_in_a_project() -> None:
+    settings = {name.removeprefix("BERTH_").lower() for name in config._SETTINGS}
+    assert set(Serve.__struct_fields__) == settings - OF_OTHERS
+
+
+@pytest.mark.parametrize("key", Serve.__struct_fields__)
+def test_what_a_project_may_say_berth_accepts(key: str) -> None:
+    """The ends of a key's range, as they arrive in the container: nothing that builds is refused at the start."""
+    kind = next(field.type for field in msgspec.inspect.type_info(Serve).fields if field.name == key)
+    bounds = [part for part in kind.types if isinstance(part, msgspec.inspect.IntType | msgspec.inspect.FloatType)]
+    ends = [end for bound in bounds for end in (bound.ge, bound.le)]
+    assert None not in ends
+    for end in ends:
+        (name, text), *_ = Serve(**{key: end}).environment().items()
+        config._SETTINGS[name].parse(text)
+
+
 def test_a_missing_file_names_init(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="does not exist") as caught:
         load_project(tmp_path)
@@ -50,6 +77,15 @@ def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path) -> None:
         (MINIMAL + "[serve]\nmax_batch_size = 0\n", ["serve.max_batch_size", ">= 1"]),
         (MINIMAL + '[build]\npackages = ["ok1", "Not OK"]\n', ["build.packages[1]", "'Not OK'"]),
         (MINIMAL + '[run]\nmemory = "lots"\n', ["run.memory", "'lots'"]),
+        (MINIMAL + "[serve]\nrequest_timeout_s = inf\n", ["serve.request_timeout_s", "<= 86400"]),
+        (MINIMAL + "[serve]\nrequest_timeout_s = nan\n", ["serve.request_timeout_s"]),
+        (MINIMAL + "[serve]\nbatch_sizes = [8, 4]\n", ["serve.batch_sizes", "smallest first"]),
+        ("serve = 3\n" + MINIMAL, ["`serve`", "object"]),
+        (MINIMAL.replace('"m"', '"M y"'), ["model.name", "'M y'"]),
+        (MINIMAL + 'version = "1 beta"\n', ["model.version", "'1 beta'"]),
+        (MINIMAL + 'weigths = "w"\n', ["model.weigths", "`weights`"]),
+        (MINIMAL + "[run]\ncpus = 0\n", ["run.cpus", "> 0"]),
+        (MINIMAL + "[environment]\nCOUNT = 3\n", ["environment", "expected `str"]),
         (MINIMAL + "[bild]\n", ["bild", "`build`"]),
         ('[model]\npredictor = "p:Q"\n', ["model.name", "missing"]),
         ("", ["model", "missing"]),

@@ -15,6 +15,8 @@ import msgspec
 
 from berth.errors import InputError
 from berth.executor import Failed, FailureKind
+from berth.metrics import ModelMetrics
+from berth.tracing import TraceContext
 from berth.work import Work
 
 JSON = b"application/json"
@@ -40,6 +42,9 @@ class Head(msgspec.Struct, eq=False):
     handler: Handler | None = None
     express: Express | None = None
     timeout: float | None = None  # seconds, the caller's own
+    trace: TraceContext | None = None
+    info: bool = False  # the answer is to say which model it is of
+    ordinary: bool = False  # the answer is as the protocol makes it: not compressed, no header more
     declined: int = 0  # requests that the express lane could not take
 
 
@@ -129,13 +134,19 @@ ErrorShape = Callable[[int, str, Headers], Response]
 @dataclass(frozen=True)
 class Route:
     """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look,
-    `express` a short way for its POSTs."""
+    `express` a short way for its POSTs, `metrics` the counts of the model that its POSTs ask."""
 
     path: str
     name: str
     handlers: dict[str, Handler]
     error: ErrorShape = error_response
     express: Express | None = None
+    metrics: ModelMetrics | None = None
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether its requests are for a model."""
+        return self.metrics is not None
 
 
 def failure_text(failed: Failed) -> str:

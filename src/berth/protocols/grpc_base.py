@@ -41,12 +41,19 @@ def grpc_error(status: int, text: str, headers: Headers) -> Response:
 class CallRoute(Route):
     """A call. With `streams_in` every message of the caller is a request of its own.
 
-    `item_error` writes an error as an item of the stream, which goes on; without it, an error ends the call.
+    `item_error` writes an error as an item of the stream, which goes on; without it, an error ends the call. `infers`:
+    it asks the model that the message names.
     """
 
     streams_in: bool = False
     item_error: Callable[[str, Request], bytes] | None = None
     lane: Any = None
+    infers: bool = False
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether its requests are for a model."""
+        return self.infers
 
 
 def call_route(service: str, method: str, name: str, handler: Any, **more: Any) -> CallRoute:

@@ -15,6 +15,7 @@ from berth.errors import InputError
 from berth.files import File
 from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
+from berth.protocols.nesting import check_nesting
 from berth.protocols.streaming import choose_stream
 from berth.repository import Repository
 from berth.served import ServedModel
@@ -42,7 +43,9 @@ class Native:
             served, action = self._repository.split(path[len("/models/") :])
         else:
             return None
-        return Route(path, "predict", {"POST": served.made(Prediction).handle}) if action == "/predict" else None
+        if action != "/predict":
+            return None
+        return Route(path, "predict", {"POST": served.made(Prediction).handle}, metrics=served.metrics)
 
 
 class Prediction:
@@ -69,6 +72,10 @@ class Prediction:
             raise refuse_input(error, INPUT_STATUS) from error
 
     def _json(self, body: bytes) -> Call:
+        try:
+            check_nesting(body)
+        except InputError as error:
+            raise Refusal(400, str(error)) from error
         try:
             return self._signature.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -22,6 +22,7 @@ from berth.protocols.v2_codec import (
     Outputs,
     ShortWay,
     Wanted,
+    check_parameters,
     parse_infer_request,
     priority_of,
     timeout_of,
@@ -67,7 +68,8 @@ class V2:
             return None
         name, method, make = found
         express = served.made(Inference).express if action == "/infer" else None
-        return Route(path, name, {method: make(self, served)}, express=express)
+        metrics = served.metrics if method == "POST" else None
+        return Route(path, name, {method: make(self, served)}, express=express, metrics=metrics)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""
@@ -181,6 +183,7 @@ class Inference:
         if self._short is not None:
             found = self._short.read(body)
             if found is not None:
+                check_parameters(found[0])
                 return self._work(*found)
         message = parse_infer_request(body)
         return self._work(message, self._calls(message, b""))

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from berth.errors import InputError
+from berth.protocols.nesting import check_depth, check_nesting
 from berth.tensors import DTYPES, Array, Packing, Shape, TensorRows, TensorSpec, coerce, fits
 
 INPUT_STATUS = 400
@@ -82,15 +83,25 @@ _encode_json = msgspec.json.Encoder().encode
 def parse_infer_request(body: bytes) -> InferRequest:
     """The envelope of a request; InputError for malformed JSON or a wrong shape of the envelope."""
     try:
-        return _decode_request(body)
+        message = _decode_request(body)
     except msgspec.ValidationError as error:
         raise InputError(f"the inference request does not fit V2: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _parse_with_nan(body)
+        message = _parse_with_nan(body)
+    check_parameters(message, *message.inputs)
+    return message
+
+
+def check_parameters(message: InferRequest, *inputs: InferInput) -> None:
+    """InputError when parameters, which may hold anything, are nested too deeply."""
+    for part in (message, *inputs, *(message.outputs or ())):
+        if part.parameters:
+            check_depth(part.parameters)
 
 
 def _parse_with_nan(body: bytes) -> InferRequest:
     """As Python's json reads it, which takes NaN and Infinity as bare tokens."""
+    check_nesting(body)
     try:
         return msgspec.convert(json.loads(body), _LooseRequest)
     except msgspec.ValidationError as error:
@@ -228,12 +239,12 @@ class Inputs:
         """An array from its bytes; InputError when they are too few or too many."""
         count = math.prod(shape)
         if slot.datatype == "BYTES":
-            return _texts(slot.name, blob, count).reshape(shape)
+            return reshaped(slot.name, _texts(slot.name, blob, count), shape)
         expected = count * slot.dtype.itemsize
         if len(blob) != expected:
             wanted = f"{expected} bytes for shape {list(shape)} of {slot.datatype}"
             raise InputError(f"input {slot.name!r}: expected {wanted}, got {len(blob)}")
-        array = np.frombuffer(blob, dtype=slot.dtype).reshape(shape)
+        array = reshaped(slot.name, np.frombuffer(blob, dtype=slot.dtype), shape)
         return array.copy() if self._rowwise else array  # a predictor may write into its input
 
     def _unknown(self, name: str, *, twice: bool) -> InputError:
@@ -267,7 +278,15 @@ def _from_json(slot: Slot, item: InferInput, shape: Shape) -> Array:
     count = shape[0] * slot.row if slot.plain else math.prod(shape)
     if array.size != count:
         raise InputError(f"input {slot.name!r}: expected {count} elements for shape {list(shape)}, got {array.size}")
-    return array.reshape(shape)
+    return reshaped(slot.name, array, shape)
+
+
+def reshaped(name: str, array: Array, shape: Shape) -> Array:
+    """An array in a shape with as many elements; InputError for a shape that no machine can count."""
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError) as error:  # nothing, in dimensions that no machine can count
+        raise InputError(f"input {name!r}: a tensor of shape {list(shape)} cannot be: {error}") from error
 
 
 def _numbers(slot: Slot, values: list[Any]) -> Array:
@@ -285,6 +304,8 @@ def _from_any_json(slot: Slot, data: Any) -> Array:
         raise InputError(f"input {slot.name!r}: {slot.datatype} has no JSON form; send it as binary data")
     if data is None or data == _NO_DATA:
         raise InputError(f"input {slot.name!r}: expected data, or binary_data_size in its parameters; got neither")
+    if isinstance(data, msgspec.Raw):
+        check_nesting(bytes(data))
     try:
         values = _decode_any(data) if isinstance(data, msgspec.Raw) else data
         if not isinstance(values, list):

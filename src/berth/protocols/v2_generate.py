@@ -13,6 +13,7 @@ import msgspec
 
 from berth.errors import InputError
 from berth.protocols.base import Refusal, Request, Response
+from berth.protocols.nesting import check_nesting
 from berth.protocols.streaming import Events
 from berth.protocols.v2_codec import INPUT_STATUS, timeout_of
 from berth.served import ServedModel
@@ -50,6 +51,7 @@ class Generation:
             raise Refusal(INPUT_STATUS, str(error)) from error
 
     def _fields(self, body: bytes) -> dict[str, Any]:
+        check_nesting(body)
         try:
             return msgspec.json.decode(body, type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -58,7 +58,7 @@ class V2Grpc:
             *routes,
             call_route(service, "RepositoryModelLoad", "v2.grpc.RepositoryModelLoad", self._load),
             call_route(service, "RepositoryModelUnload", "v2.grpc.RepositoryModelUnload", self._unload),
-            call_route(service, "ModelInfer", "v2.grpc.ModelInfer", self._infer, lane=self._lane),
+            call_route(service, "ModelInfer", "v2.grpc.ModelInfer", self._infer, lane=self._lane, infers=True),
             call_route(
                 service,
                 "ModelStreamInfer",
@@ -66,6 +66,7 @@ class V2Grpc:
                 self._stream_infer,
                 streams_in=True,
                 item_error=_stream_error,
+                infers=True,
             ),
         ]
 
@@ -198,6 +199,7 @@ class Inference:
             timeout, priority = timeout_of(parameters), priority_of(parameters)
             return Work(self.served, calls, encode, INPUT_STATUS, timeout, rows, priority), form
         except InputError as error:
+            self.served.metrics.failures["OTHER"] += 1  # refused before it was work for the model
             raise Refusal(INPUT_STATUS, str(error)) from error
 
     def lane_fits(self, message: Any, form: Form, work: Work) -> bool:

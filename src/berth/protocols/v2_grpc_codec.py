@@ -15,7 +15,7 @@ import numpy as np
 
 from berth.errors import InputError
 from berth.protocols.grpc_base import framed
-from berth.protocols.v2_codec import Inputs, Slot, to_blob
+from berth.protocols.v2_codec import Inputs, Slot, reshaped, to_blob
 from berth.protocols.v2_protobuf import MESSAGES
 from berth.tensors import Array, Packing, Shape, TensorRows, TensorSpec, coerce
 
@@ -146,8 +146,8 @@ def _from_contents(slot: Slot, contents: Any, shape: Shape) -> Array:
     if len(values) != count:
         raise InputError(f"input {slot.name!r}: expected {count} {field} for shape {list(shape)}, got {len(values)}")
     if slot.datatype in _AS_BYTES and count:
-        return _as_bytes(slot, contents, count).reshape(shape)
-    return _elements(slot, values).reshape(shape)
+        return reshaped(slot.name, _as_bytes(slot, contents, count), shape)
+    return reshaped(slot.name, _elements(slot, values), shape)
 
 
 def _as_bytes(slot: Slot, contents: Any, count: int) -> Array:

@@ -121,7 +121,7 @@ def statistics_of(served: ServedModel) -> dict[str, Any]:
     return {
         "name": served.name,
         "version": served.version,
-        "last_inference": 0,
+        "last_inference": int(metrics.last * 1000),
         "inference_count": int(metrics.batch.sum),
         "execution_count": metrics.runs,
         "inference_stats": {
@@ -129,7 +129,7 @@ def statistics_of(served: ServedModel) -> dict[str, Any]:
             "fail": {"count": failures, "ns": 0},
             "queue": _duration(metrics.successes, metrics.queue),
             "compute_input": _duration(metrics.successes, metrics.decode),
-            "compute_infer": _duration(metrics.runs, metrics.predict),
+            "compute_infer": {"count": metrics.successes, "ns": int(metrics.computed * 1e9)},
             "compute_output": _duration(metrics.successes, metrics.encode),
         },
         "batch_stats": [],

@@ -48,6 +48,9 @@ class BaseSource(Protocol):
     def system(self, lock: Lock, names: Sequence[str]) -> tuple[DebianPackage, ...]:
         """The Debian packages that `names` need on top of the lock's base."""
 
+    def interpreter(self, lock: Lock) -> Interpreter:
+        """The Python of the lock's base, as soon as it can compile; the rest of the base may still be to do."""
+
     def make(self, lock: Lock) -> Base:
         """The base of the lock."""
 

@@ -14,6 +14,7 @@ from typing import cast
 
 from dockyard.build.assemble import Parts, store_image
 from dockyard.build.base import Base, BaseSource
+from dockyard.build.bytecode import Interpreter
 from dockyard.build.content import ContentBuilder, find_files
 from dockyard.build.debian_base import DebianBase
 from dockyard.build.dependencies import DependencyBuilder
@@ -64,6 +65,7 @@ class Passed:
 def build(workshop: Workshop, options: Options) -> Built:
     """Build the project's image, give it its name in the store, and write the lock if it is new."""
     started = time.monotonic()
+    workshop.sweep()
     files = find_files(workshop.project)
     request = request_of(workshop.project)
     source = source_of(workshop, request)
@@ -72,10 +74,12 @@ def build(workshop: Workshop, options: Options) -> Built:
     settled = _settled(before, request, options)
     draft = settled or _draft(source, workshop)
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(source.make, draft)  # it needs nothing that is still to be resolved
+        # The base needs nothing that is still to be resolved, and wheels need no more of it than its Python.
+        interpreter = pool.submit(source.interpreter, draft)
+        making = pool.submit(source.make, draft)
         lock = settled or _resolve(source, workshop, request, before, options, draft)
-        dependencies = _dependencies(workshop, lock, future)
-        base = future.result()
+        dependencies = _dependencies(workshop, lock, interpreter)
+        base = making.result()
     passed = _preflight(source, lock, base, dependencies, options)
     lock = passed.lock
     content = ContentBuilder(workshop, lock.base_digest)
@@ -137,9 +141,8 @@ def _with_packages(source: BaseSource, lock: Lock, asked: Sequence[str], found: 
     return replace(lock, system=source.system(lock, (*asked, *added)), found_packages=added)
 
 
-def _dependencies(workshop: Workshop, lock: Lock, base: Future[Base]) -> tuple[BuiltLayer, ...]:
-    builder = DependencyBuilder(workshop)
-    return builder.layers(lock.wheels, lock.target, lock.base_digest, lambda: base.result().interpreter)
+def _dependencies(workshop: Workshop, lock: Lock, interpreter: Future[Interpreter]) -> tuple[BuiltLayer, ...]:
+    return DependencyBuilder(workshop).layers(lock.wheels, lock.target, lock.base_digest, interpreter.result)
 
 
 def _preflight(

@@ -28,6 +28,11 @@ for source, shown, target in json.load(sys.stdin):
         bad.append([source, getattr(value, 'lineno', 0) or 0, getattr(value, 'msg', None) or str(value)])
 json.dump(bad, sys.stdout)
 """
+# What that program is itself made of.
+_OWN = """
+import json, os, py_compile, sys
+json.dump(sorted(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sys.stdout)
+"""
 
 
 @dataclass(frozen=True)
@@ -64,30 +69,64 @@ def compile_folder(interpreter: Interpreter, folder: Path, inside: str) -> tuple
 
 
 def compile_files(interpreter: Interpreter, sources: Sequence[tuple[Path, str]]) -> tuple[SyntaxProblem, ...]:
-    """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file.
+    """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file."""
+    return _compile(interpreter, [(path, shown, interpreter.cache_name(path)) for path, shown in sources])
+
+
+def compile_library(interpreter: Interpreter, root: Path, into: Path) -> None:
+    """Compile the standard library of the base that is unpacked at `root`; bytecode goes below `into`.
+
+    Left out is what `compile_own` has compiled.
+    """
+    library = root / f"usr/lib/python{interpreter.version}"
+    sources = sorted({*library.rglob("*.py")} - set(_own_sources(interpreter)))
+    jobs = [(path, _inside(root, path), into / interpreter.cache_name(path).relative_to(root)) for path in sources]
+    _compile(interpreter, jobs)
+
+
+def compile_own(interpreter: Interpreter, root: Path) -> None:
+    """Compile, beside their sources, the modules of the base at `root` that compiling itself imports.
+
+    With them compiling starts fast; and it imports the same files whatever else has been compiled by then.
+    """
+    compile_files(interpreter, [(path, _inside(root, path)) for path in _own_sources(interpreter)])
+
+
+def _own_sources(interpreter: Interpreter) -> list[Path]:
+    return [Path(name) for name in json.loads(_run(interpreter, _OWN, ""))]
+
+
+def _inside(root: Path, path: Path) -> str:
+    return "/" + path.relative_to(root).as_posix()
+
+
+def _compile(interpreter: Interpreter, jobs: Sequence[tuple[Path, str, Path]]) -> tuple[SyntaxProblem, ...]:
+    """Compile each (file, name in the image, bytecode's file).
 
     One process for each call and a fixed order: bytecode can depend on what its process compiled before.
     """
-    if not sources:
+    if not jobs:
         return ()
-    jobs = []
-    for path, shown in sources:
-        target = interpreter.cache_name(path)
-        target.parent.mkdir(exist_ok=True)
-        jobs.append([str(path), shown, str(target)])
+    for folder in dict.fromkeys(target.parent for *_, target in jobs):
+        folder.mkdir(parents=True, exist_ok=True)
+    answer = _run(interpreter, _COMPILE, json.dumps([[str(path), shown, str(target)] for path, shown, target in jobs]))
+    return tuple(SyntaxProblem(Path(file), line, message) for file, line, message in json.loads(answer))
+
+
+def _run(interpreter: Interpreter, program: str, stdin: str) -> str:
+    """What a program in the base's Python prints. It leaves no bytecode of what it imports."""
     libraries = ":".join(str(folder) for folder in interpreter.libraries)
-    loader, program = str(interpreter.loader), str(interpreter.program)
-    command = [loader, "--library-path", libraries, program, "-S", "-s", "-c", _COMPILE]
+    command = [str(interpreter.loader), "--library-path", libraries, str(interpreter.program)]
     # Nothing of this machine's Python settings may reach the bytecode; the seed fixes the order of sets in it.
     environment = {"PYTHONHOME": str(interpreter.home), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
-    done = run(command, environment=environment, deadline=600, stdin=json.dumps(jobs))
+    done = run([*command, "-B", "-P", "-S", "-s", "-c", program], environment=environment, deadline=600, stdin=stdin)
     if done.code:
         raise DockyardError(
             f"the base image's Python {interpreter.version} could not compile the image's code",
             detail=done.stderr[-2000:],
             remedy="The base may be for another processor, or damaged: name another [build] base.",
         )
-    return tuple(SyntaxProblem(Path(file), line, message) for file, line, message in json.loads(done.stdout))
+    return done.stdout
 
 
 def refuse_syntax_errors(problems: Sequence[SyntaxProblem], project: Path) -> None:

@@ -5,6 +5,7 @@ Weights are stored uncompressed in layers below the code, so a change of code mo
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import importlib.util
 import shutil
@@ -113,6 +114,26 @@ def _check_code(folder: ProjectFolder, code: Sequence[str]) -> None:
                 f"{folder.path / FILE_NAME}: model.predictor is {reference!r}, and the project has no {module}.py",
                 remedy="Name the module that has the predictor class, relative to the project's folder.",
             )
+        _check_class(folder, reference, f"{module}.py" if f"{module}.py" in code else f"{module}/__init__.py")
+
+
+def _check_class(folder: ProjectFolder, reference: str, file: str) -> None:
+    """Refuse a class that its module surely does not define; nothing is executed to find out."""
+    name = reference.partition(":")[2]
+    try:
+        tree = ast.parse((folder.path / file).read_bytes())
+    except (SyntaxError, ValueError):
+        return  # the image's own Python judges that, when it compiles
+    words = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.alias)}
+    renamed = {node.asname for node in ast.walk(tree) if isinstance(node, ast.alias)}
+    if name not in words | defined | renamed and not defined & {"*", "__getattr__"}:
+        classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+        has = f"it has {', '.join(classes)}" if classes else "it has none"
+        raise ProjectError(
+            f"{folder.path / FILE_NAME}: model.predictor is {reference!r}, and {file} has no class {name!r}",
+            remedy=f"Name a class of {file}: {has}.",
+        )
 
 
 def _largest_folder(folder: Path, code: Sequence[str]) -> str:

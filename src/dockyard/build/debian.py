@@ -24,6 +24,7 @@ from dockyard.errors import LockError
 
 APT_REMEDY = 'Install apt (any Debian or Ubuntu has it), or name a base image with [build] base = "oci:FOLDER".'
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$", re.MULTILINE)
+_UNREACHED = re.compile(r"^(?:W|E): Failed to fetch (?P<mirror>\S+?)(?:/dists/\S*)?\s", re.MULTILINE)
 _UNUSED = ("debconf", "dpkg", "mawk", "openssl", "perl-base", "tar", "libc-bin", "login", "passwd")
 
 
@@ -129,6 +130,13 @@ class Apt:
 
 def _update(environment: Mapping[str, str]) -> None:
     done = run(["apt-get", "update"], environment=environment, deadline=180, missing=APT_REMEDY)
+    # apt takes an archive that it cannot reach for a small matter, and goes on without its packages.
+    if found := _UNREACHED.search(done.stderr):
+        raise LockError(
+            f"cannot reach the Debian mirror {found['mirror']}",
+            detail=_errors(done.stderr),
+            remedy="Check the network, the proxy and apt's sources, or name another [build] mirror.",
+        )
     if done.code or "\nE:" in f"\n{done.stderr}":
         raise LockError(
             "the Debian archives could not be read",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dockyard.build.base import Base, find_interpreter
-from dockyard.build.bytecode import compile_folder
+from dockyard.build.bytecode import Interpreter, compile_library, compile_own
 from dockyard.build.deb import unpack_deb
 from dockyard.build.debian import Apt, DebianPackage
 from dockyard.build.elf import read_facts
@@ -28,7 +28,7 @@ from dockyard.build.workshop import Workshop
 from dockyard.errors import LockError
 from dockyard.oci.layer import Codec, Entry, entries_of
 
-_RECIPE = 1
+_RECIPE = 2
 _USERS = (
     "root:x:0:0:root:/root:/sbin/nologin\n"
     "nobody:x:65534:65534:nobody:/tmp:/sbin/nologin\n"
@@ -77,21 +77,29 @@ class DebianBase:
         everything = self._apt().resolve((*BASE_PACKAGES, *names), refresh=False)
         return tuple(package for package in everything if package.name not in have)
 
+    def interpreter(self, lock: Lock) -> Interpreter:
+        """See `BaseSource.interpreter`."""
+        root = self._root(lock)
+        if not root.is_dir():
+            _unpack(lock.base, self._sources(), root, self.workshop, finish=True)
+        return find_interpreter(root, host_architecture())
+
     def make(self, lock: Lock) -> Base:
         """See `BaseSource.make`."""
-        workshop, architecture = self.workshop, host_architecture()
+        workshop, root, interpreter = self.workshop, self._root(lock), self.interpreter(lock)
         key = packages_key("debian", lock.base, workshop.codec)
-        root = workshop.trees / packages_key("debian", lock.base, "none")
-        if not root.is_dir():
-            _unpack(lock.base, self._sources(), root, workshop, finish=True)
-        interpreter = find_interpreter(root, architecture)
 
         def content() -> Content:
-            return Content(_entries(root), read_facts(root, "", everything=False))
+            bytecode = _bytecode(interpreter, root, workshop, packages_key("bytecode", lock.base, "none"))
+            facts = read_facts(root, "", everything=False)
+            return Content(_entries(root, bytecode), facts)
 
         with workshop.progress.task("Packing the base"):
             layer = workshop.layers.layer("Debian and Python", key, workshop.codec, content)
         return Base((layer,), root, interpreter, "/usr/bin/python3")
+
+    def _root(self, lock: Lock) -> Path:
+        return self.workshop.trees / packages_key("debian", lock.base, "none")
 
     def system_layer(self, lock: Lock) -> BuiltLayer:
         """See `BaseSource.system_layer`."""
@@ -136,8 +144,7 @@ def _unpack(
             for package, _ in zip(packages, done, strict=True):
                 task.advance(package.size)
         if finish:
-            with progress.task("Compiling the standard library"):
-                _finish(work, host_architecture())
+            _finish(work, host_architecture())
         settle(work, place)
 
 
@@ -145,12 +152,16 @@ def _files(
     packages: Sequence[DebianPackage], sources: Sequence[Source], workshop: Workshop
 ) -> dict[DebianPackage, Path]:
     """Every package's file, in the cache or fetched into it."""
-    folder = workshop.cache / "packages"
+    folder = workshop.packages
     folder.mkdir(parents=True, exist_ok=True)
     files = {package: folder / f"{package.sha256}.deb" for package in packages}
-    if missing := {package: file for package, file in files.items() if not file.exists()}:
+    if missing := {package: file for package, file in files.items() if not _is_whole(package, file)}:
         importlib.import_module("dockyard.build.fetching").fetch(missing, sources, workshop.progress)
     return files
+
+
+def _is_whole(package: DebianPackage, file: Path) -> bool:
+    return file.is_file() and file.stat().st_size == package.size
 
 
 def _finish(root: Path, architecture: str) -> None:
@@ -168,12 +179,21 @@ def _finish(root: Path, architecture: str) -> None:
     bundle = root / "etc/ssl/certs/ca-certificates.crt"
     bundle.parent.mkdir(parents=True, exist_ok=True)
     bundle.write_text("".join(file.read_text().rstrip() + "\n" for file in certificates))
-    interpreter = find_interpreter(root, architecture)
-    library = root / f"usr/lib/python{interpreter.version}"
-    compile_folder(interpreter, library, f"/usr/lib/python{interpreter.version}")
+    compile_own(find_interpreter(root, architecture), root)
 
 
-def _entries(root: Path) -> Iterator[Entry]:
-    """The tree's entries; /tmp is open to all, as anywhere."""
+def _bytecode(interpreter: Interpreter, root: Path, workshop: Workshop, key: str) -> Path:
+    """The standard library's bytecode, as a tree of its own: `root` is in use already."""
+    place = workshop.trees / key
+    if not place.is_dir():
+        with workshop.progress.task("Compiling the standard library"), scratch_folder(workshop.trees) as work:
+            compile_library(interpreter, root, work)
+            settle(work, place)
+    return place
+
+
+def _entries(root: Path, bytecode: Path) -> Iterator[Entry]:
+    """The entries of both trees; /tmp is open to all, as anywhere."""
     for entry in entries_of(root, ""):
         yield Entry(entry.path, 0o1777, "folder", None) if entry.path == "tmp" else entry
+    yield from (entry for entry in entries_of(bytecode, "") if entry.kind != "folder")

@@ -36,7 +36,7 @@ class DependencyBuilder:
     ) -> tuple[BuiltLayer, ...]:
         """The layers for `wheels`, heaviest first, all others together last.
 
-        The base may still be in the making: `base_key` stands for it, `interpreter` waits for it.
+        The base may still be in the making: `base_key` stands for it, `interpreter` waits for its Python.
         """
         key = layer_key(
             "wheels",

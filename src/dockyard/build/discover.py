@@ -9,6 +9,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -84,7 +85,9 @@ def _of_imports(predictor: _Predictor, folder: Path) -> tuple[str, ...]:
         for name in _imports(tree):
             own = folder / f"{name}.py"
             if own.is_file() and own not in seen:
-                waiting.append((own, ast.parse(own.read_bytes())))
+                seen.add(own)
+                with suppress(SyntaxError, ValueError):
+                    waiting.append((own, ast.parse(own.read_bytes())))
             elif not own.is_file() and not (folder / name).is_dir():
                 names.add(name)
     return _pinned(sorted(names - set(sys.stdlib_module_names) - {"berth"}))

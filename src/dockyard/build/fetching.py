@@ -7,17 +7,18 @@ Called by `debian_base`, which imports it when something is missing.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 import urllib3
 
 from dockyard.build.debian import DebianPackage
+from dockyard.build.files import scratch_folder
 from dockyard.build.progress import Progress, Task
 from dockyard.build.sources import Source
 from dockyard.errors import LockError
@@ -29,38 +30,49 @@ _CHUNK = 1 << 18
 def fetch(files: Mapping[DebianPackage, Path], sources: Sequence[Source], progress: Progress) -> None:
     """Bring each package to its file; LockError, naming what every archive said, for the first that cannot be had."""
     total = sum(package.size for package in files)
-    with progress.task("Fetching Debian packages", total) as task, ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
+    folder = next(iter(files.values())).parent
+    with (
+        progress.task("Fetching Debian packages", total) as task,
+        scratch_folder(folder) as work,
+        ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool,
+    ):
         client = _client()
-        for _ in pool.map(lambda one: _fetch(client, one[0], sources, one[1], task), files.items()):
+        jobs = [_Job(package, file, work / file.name) for package, file in files.items()]
+        for _ in pool.map(lambda job: _fetch(client, job, sources, task), jobs):
             pass
 
 
-def _fetch(
-    client: urllib3.PoolManager, package: DebianPackage, sources: Sequence[Source], file: Path, task: Task
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """A package, where it goes, and where it lies until it is whole and checked."""
+
+    package: DebianPackage
+    file: Path
+    part: Path
+
+
+def _fetch(client: urllib3.PoolManager, job: _Job, sources: Sequence[Source], task: Task) -> None:
+    package = job.package
     # Security updates live in an archive of their own, whose paths say so: ask the likelier one first.
     security = package.path.startswith("pool/updates/")
     roots = sorted({source.uri for source in sources}, key=lambda root: ("security" not in root) == security)
     reasons = []
     for root in roots:
         url = f"{root}/{urllib.parse.quote(package.path)}"
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".fetching-", delete=False) as part:
-            try:
-                found = _download(client, url, Path(part.name), package.size, task)
-            except (OSError, urllib3.exceptions.HTTPError) as error:
-                Path(part.name).unlink(missing_ok=True)
-                reasons.append(str(error))
-                continue
-            if found != package.sha256:
-                Path(part.name).unlink(missing_ok=True)
-                reasons.append(f"{root} served other bytes (SHA-256 {found[:12]}..., locked {package.sha256[:12]}...)")
-                continue
-            Path(part.name).replace(file)
-            return
+        try:
+            found = _download(client, url, job.part, package.size, task)
+        except urllib3.exceptions.HTTPError as error:
+            reasons.append(str(error))
+            continue
+        if found != package.sha256:
+            reasons.append(f"{root} served other bytes (SHA-256 {found[:12]}..., locked {package.sha256[:12]}...)")
+            continue
+        job.part.replace(job.file)
+        return
     raise LockError(
         f"{package.name} {package.version} could not be fetched",
         detail="\n".join(f"  {reason}" for reason in dict.fromkeys(reasons)),
-        remedy="If the archive has a newer version by now, run `dockyard build --upgrade` to lock it.",
+        remedy="Check the network. If the archive has a newer version by now, `dockyard build --upgrade` locks it.",
     )
 
 

@@ -5,6 +5,7 @@ Called by `wheels`, `base` and `code`. Single files are written by `oci.files`.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -14,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _OWNED = re.compile(r"^work-(\d+)-")
+_USED: set[Path] = set()
 
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new folder below `parent`, removed at the end together with those that dead processes left there."""
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent)
+    sweep(parent)
+    _USED.add(parent)
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"work-{os.getpid()}-")).resolve()
     try:
         yield folder
@@ -40,8 +43,17 @@ def settle(folder: Path, place: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep(parent: Path) -> None:
-    for path in parent.iterdir():
+def sweep(parent: Path) -> None:
+    """Remove the scratch folders that dead processes left in `parent`, if it is there."""
+    for path in parent.glob("work-*"):
         match = _OWNED.match(path.name)
         if match and not Path("/proc", match[1]).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@atexit.register
+def _sweep_own() -> None:
+    """Ctrl-C can fall into the removal itself: what is left then is removed when the process ends."""
+    for parent in _USED:
+        for path in parent.glob(f"work-{os.getpid()}-*"):
             shutil.rmtree(path, ignore_errors=True)

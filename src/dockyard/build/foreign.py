@@ -61,8 +61,16 @@ class ForeignBase:
         apt = Apt(self.workshop.cache / "apt", host_architecture(), self._sources(lock))
         return tuple(package for package in apt.resolve(names, refresh=True) if package.name not in have)
 
+    def interpreter(self, lock: Lock) -> Interpreter:
+        """See `BaseSource.interpreter`."""
+        image = self._pinned(lock)
+        return find_interpreter(self._tree(image), image.config.platform.architecture)
+
     def make(self, lock: Lock) -> Base:
         """See `BaseSource.make`; ImageError if what the name means now is not what the lock pins."""
+        return self._unpacked(self._pinned(lock))
+
+    def _pinned(self, lock: Lock) -> Image:
         try:
             image = self.workshop.layout.resolve(lock.base_image)
         except ImageNotFoundError:
@@ -72,7 +80,7 @@ class ForeignBase:
                 f"the base {self.request.base} is now {image.digest}, and dockyard.lock pins {lock.base_image}",
                 remedy="Run `dockyard build --upgrade` to take the new one, or bring the old one back.",
             )
-        return self._unpacked(image)
+        return image
 
     def system_layer(self, lock: Lock) -> BuiltLayer:
         """See `BaseSource.system_layer`."""
@@ -103,12 +111,17 @@ class ForeignBase:
         layout.add(image, _store_name(image))
         return image
 
-    def _unpacked(self, image: Image) -> Base:
-        """The image as a base, unpacked once."""
+    def _tree(self, image: Image) -> Path:
+        """The image's tree, unpacked once."""
         root = self.workshop.trees / hex_of(image.digest)
         if not root.is_dir():
             with self.workshop.progress.task("Unpacking the base"), scratch_folder(self.workshop.trees) as work:
                 settle(_unpack(image, self.workshop.layout, work), root)
+        return root
+
+    def _unpacked(self, image: Image) -> Base:
+        """The image as a base."""
+        root = self._tree(image)
         interpreter = find_interpreter(root, image.config.platform.architecture)
         facts = read_facts(root, "", everything=False)
         layers = tuple(

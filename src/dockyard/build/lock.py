@@ -19,7 +19,7 @@ from dockyard.build.debian import DebianPackage
 from dockyard.build.target import Target, host_architecture
 from dockyard.build.wheels import Wheel
 from dockyard.errors import LockError
-from dockyard.oci.files import replace_file
+from dockyard.oci.files import as_store_error, replace_file
 
 FILE_NAME = "dockyard.lock"
 _FORMAT = 1
@@ -91,6 +91,8 @@ def _read(file: Path) -> _File:
         return _File(_FORMAT, {})
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise LockError(f"{file} is damaged: {error}", remedy=remedy) from error
+    except OSError as error:
+        raise as_store_error(error, file) from error
     if found.format != _FORMAT:
         raise LockError(f"{file} has format {found.format}, this version reads {_FORMAT}", remedy=remedy)
     return found

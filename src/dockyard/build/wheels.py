@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -24,12 +25,14 @@ from dockyard.build.commands import run
 from dockyard.build.files import scratch_folder
 from dockyard.build.target import Target
 from dockyard.errors import LockError
+from dockyard.oci.files import as_store_error
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>\S+?)(?:\s*;\s*(?P<marker>.+?))?$")
 _NO_WHEEL = re.compile(
     r"([A-Za-z0-9._-]+)(?:==\S+)? ha(?:s|ve) no (?:usable )?wheels|Wheels are required for `([^`]+)`"
 )
 _NOT_FOUND = re.compile(r"[Bb]ecause (\S+) was not found in the package registry")
+_NO_SPACE = "(os error 28)"
 _SERVING = re.compile(r"extra\s*==\s*['\"]serve['\"]")
 _CLIENT = re.compile(r"error sending request|client error|connection|network|dns|timed? ?out", re.IGNORECASE)
 
@@ -81,10 +84,12 @@ def install_wheels(wheels: Sequence[Wheel], target: Target, folder: Path, scratc
         pins.write_text("".join(f"{wheel.line()}\n" for wheel in wheels))
         command = [
             *_uv("pip", "install"), "--require-hashes", "--no-build", "--no-deps", "--no-installer-metadata",
-            "--no-compile-bytecode", "--link-mode", "copy", "--target", str(folder),
+            "--no-compile-bytecode", "--link-mode", "hardlink", "--target", str(folder),
             "--python-platform", target.wheel_platform, "--python-version", target.python, "--requirement", str(pins),
         ]  # fmt: skip
         done = run(command, environment=os.environ, deadline=900)
+    if done.code and _NO_SPACE in done.stderr:
+        raise as_store_error(OSError(errno.ENOSPC, ""), folder)
     if done.code:
         raise LockError(
             "the locked wheels could not be installed",
@@ -157,12 +162,18 @@ def _neutral_scripts(folder: Path, records: Path) -> None:
     for row in rows:
         path = folder / row[0]
         if "bin" in Path(row[0]).parts and path.is_file() and (content := _neutral_script(path.read_bytes())):
-            path.write_bytes(content)
+            _replace(path, content)
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             row[1:] = [f"sha256={digest}", str(len(content))]
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(sorted(rows))
-    records.write_text(out.getvalue(), encoding="utf-8")
+    _replace(records, out.getvalue().encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file anew: what was installed is a link into uv's cache, and must stay as it is there."""
+    path.unlink()
+    path.write_bytes(content)
 
 
 def _neutral_script(content: bytes) -> bytes | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dockyard.build.files import sweep
 from dockyard.build.layers import LayerCache
 from dockyard.build.progress import Progress
 from dockyard.oci.layer import Codec
@@ -38,6 +39,16 @@ class Workshop:
     def scratch(self) -> Path:
         """For folders that live as long as one step."""
         return self.cache / "work"
+
+    @property
+    def packages(self) -> Path:
+        """Debian packages as they were fetched."""
+        return self.cache / "packages"
+
+    def sweep(self) -> None:
+        """Remove what killed builds left."""
+        for folder in (self.scratch, self.trees, self.packages):
+            sweep(folder)
 
     @property
     def trees(self) -> Path:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
 
 import click
 
 from dockyard import __version__
 from dockyard.errors import DockyardError
+from dockyard.oci.files import as_store_error
 
 # Verb -> (what it does in a line, module). `help` is read from here, so that listing the verbs imports none of them.
 VERBS: Mapping[str, tuple[str, str]] = {
@@ -63,7 +67,9 @@ def commands() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 fine, 1 an error that is explained, 2 wrong usage, 130 Ctrl-C."""
+    """Run the command line and exit: 0 fine, 1 an error that is explained, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    stopped = _Stopped()
+    signal.signal(signal.SIGTERM, stopped.terminate)
     try:
         code = commands.main(standalone_mode=False)
     except DockyardError as error:
@@ -72,14 +78,37 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, _TerminatedError):
         click.echo("\nstopped", err=True)
-        code = 130
+        code = stopped.code
     except BrokenPipeError:
         # Whoever read our output has left; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        # Disks fill up and folders are closed to us in more places than can be named; the file says where.
+        _explain(as_store_error(error, Path(str(error.filename or "a file or socket"))))
+        code = 1
     sys.exit(code)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM has come. No KeyboardInterrupt: with one of those, in some places, Python ends itself by SIGINT."""
+
+
+class _Stopped:
+    """SIGTERM ends a command as Ctrl-C does, so that everything it has begun is undone; it exits with 143."""
+
+    def __init__(self) -> None:
+        self.code = 130
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """Hand it to whatever handles Ctrl-C now: asyncio has a handler of its own while it runs."""
+        self.code = 143
+        interrupted = signal.getsignal(signal.SIGINT)
+        if not callable(interrupted) or interrupted is signal.default_int_handler:
+            raise _TerminatedError
+        interrupted(signal.SIGINT, frame)
 
 
 def _explain(error: DockyardError) -> None:

@@ -12,6 +12,7 @@ import socket
 import ssl
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,24 @@ def ask(address: Address, method: str, route: str, body: bytes | None = None, *,
 def _connection(address: Address, deadline: float) -> tuple[http.client.HTTPConnection, str]:
     if address.socket is not None:
         return _UnixConnection(address.socket, deadline), ""
-    parts = urllib.parse.urlsplit(address.url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ProjectError(f"{address.url!r} is not a URL", remedy="Write it like http://127.0.0.1:8080.")
-    if parts.scheme == "https":
+    scheme, host, port, path = _parts(address.url)
+    if scheme == "https":
         secure = ssl.create_default_context()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            parts.hostname, parts.port, timeout=deadline, context=secure
+            host, port, timeout=deadline, context=secure
         )
     else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=deadline)
-    return connection, parts.path.rstrip("/")
+        connection = http.client.HTTPConnection(host, port, timeout=deadline)
+    return connection, path.rstrip("/")
+
+
+def _parts(url: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and path; ProjectError if one of them is missing or wrong."""
+    with suppress(ValueError):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return parts.scheme, parts.hostname, parts.port, parts.path
+    raise ProjectError(f"{url!r} is not a URL", remedy="Write it like http://127.0.0.1:8080.")
 
 
 def predict(address: Address, inputs: Mapping[str, Any], *, deadline: float = 60.0) -> Any:

@@ -16,6 +16,7 @@ from dockyard.cli.progress import Bars
 from dockyard.errors import ProjectError
 from dockyard.oci.archive import write_archive
 from dockyard.oci.layout import Layout, copy_image
+from dockyard.oci.reference import tagged
 from dockyard.spec.load import load_project
 from dockyard.spec.resources import format_bytes
 
@@ -38,6 +39,7 @@ def command(
         _check_output(output)
     project = load_project(folder)
     model = project.project.model
+    tagged(name or model.name)  # a name that no engine accepts is told before the work
     options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade)
     layout = places.store()
     console = Console(stderr=True)
@@ -113,6 +115,16 @@ def _check_output(output: Path) -> None:
             f"--output {output} is neither a .tar file nor a folder",
             remedy="Write --output model.tar for an archive, or --output model/ for an OCI layout.",
         )
+    if output.suffix == ".tar" and output.is_dir():
+        raise ProjectError(f"--output {output} is a folder", remedy="Name a file, or a folder without that ending.")
+    if output.suffix != ".tar" and output.exists() and not _can_be_layout(output):
+        raise ProjectError(
+            f"--output {output} exists and is no OCI layout", remedy="Name a new folder, an empty one or a layout."
+        )
+
+
+def _can_be_layout(output: Path) -> bool:
+    return output.is_dir() and ((output / "oci-layout").exists() or not any(output.iterdir()))
 
 
 def _write_output(console: Console, built: Built, layout: Layout, output: Path) -> None:

@@ -83,7 +83,13 @@ def command(folder: Path, force: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = discover(folder)
     if not found.predictor and not found.format:
-        _write(folder / "predictor.py", _EXAMPLE)
+        own = folder / "predictor.py"
+        if own.exists():
+            raise ProjectError(
+                f"{own} has no class with a method `predict`, or is not valid Python",
+                remedy=f"Mend it (`python -m py_compile {own}` shows errors), or move it away to get an example.",
+            )
+        _write(own, _EXAMPLE)
         found = discover(folder)
     _write(file, _text(found, folder))
     load_project(folder)

@@ -18,6 +18,7 @@ from dockyard.errors import DockyardError, EngineError, StartError
 
 READY_DEADLINE = 120.0
 LOG_LINES = 20
+IMAGE_DIGEST = "BERTH_IMAGE_DIGEST"  # no image can hold its own, so whoever starts one says it
 _LAST_WORDS = 2.0
 
 
@@ -36,7 +37,8 @@ async def launch(
     """
     folder = runtime_folder / f"{spec.name}-{secrets.token_hex(3)}"
     with Activation(folder, publish) as activation:
-        full = replace(spec, socket_folder=activation.folder, ports=activation.ports)
+        environment = {IMAGE_DIGEST: str(spec.image.digest), **spec.environment}
+        full = replace(spec, environment=environment, socket_folder=activation.folder, ports=activation.ports)
         container = await engine.start(full)
         try:
             await _until_ready(engine, container, activation, deadline)

@@ -56,6 +56,11 @@ def parse_project(data: dict[str, Any], source: str) -> Project:
     except msgspec.ValidationError as error:
         raise _explained(str(error), data, source) from error
     _check_model(project.model, source)
+    sizes = project.serve.batch_sizes or ()
+    if list(sizes) != sorted(set(sizes)):
+        raise ProjectError(
+            f"{source}: serve.batch_sizes is {list(sizes)}", remedy="Write each size once, the smallest first."
+        )
     for name in project.environment:
         if name.startswith("BERTH_"):
             raise ProjectError(f"{source}: environment.{name} is berth's own", remedy="Set it in [serve] instead.")

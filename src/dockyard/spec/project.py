@@ -25,7 +25,8 @@ class Model(Table, frozen=True, kw_only=True):
     """What is served: a predictor class of the project, or a model file in a known format."""
 
     name: Name
-    version: Annotated[str, Meta(min_length=1, max_length=100)] = "1"
+    version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)] = "1"
+    """The image's tag, so it has only what tags may have."""
     description: str = ""
     predictor: str = ""
     """`module:Class`, when the project has code."""
@@ -69,17 +70,19 @@ class Serve(Table, frozen=True, kw_only=True):
     max_batch_size: Annotated[int, Meta(ge=1, le=65536)] | None = None
     batch_sizes: tuple[Annotated[int, Meta(ge=1, le=65536)], ...] | None = None
     max_batch_delay_ms: Annotated[float, Meta(ge=0, le=60_000)] | None = None
-    max_body_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_body_bytes: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    max_queue: Annotated[int, Meta(ge=1)] | None = None
-    max_queue_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_queue: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_queue_bytes: Annotated[int, Meta(ge=1, le=2**40)] | None = None
     max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    request_timeout_s: Annotated[float, Meta(gt=0)] | None = None
-    drain_timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    request_timeout_s: Annotated[float, Meta(ge=0.001, le=86_400)] | None = None
+    keep_alive_s: Annotated[float, Meta(ge=0.1, le=86_400)] | None = None
+    header_timeout_s: Annotated[float, Meta(ge=0.1, le=3_600)] | None = None
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=3_600)] | None = None
     workers: Annotated[int, Meta(ge=0, le=1024)] | None = None
-    worker_memory_bytes: Annotated[int, Meta(ge=0)] | None = None
-    cache_bytes: Annotated[int, Meta(ge=0)] | None = None
-    cache_ttl_s: Annotated[float, Meta(gt=0)] | None = None
+    worker_memory_bytes: Annotated[int, Meta(ge=0, le=2**40)] | None = None
+    cache_bytes: Annotated[int, Meta(ge=0, le=2**40)] | None = None
+    cache_ttl_s: Annotated[float, Meta(ge=0.001, le=31_536_000)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] | None = None
 

@@ -28,7 +28,7 @@ _NEVER = "0001-01-01T00:00:00Z"
 _STATES = {"created": State.CREATED, "exited": State.EXITED, "dead": State.EXITED}
 
 
-def create_request(spec: ContainerSpec, reference: str, *, attached: bool) -> dict[str, Any]:
+def create_request(spec: ContainerSpec, reference: str, *, attached: bool, podman: bool = False) -> dict[str, Any]:
     """The body of `POST /containers/create`; `reference` is the image as the engine knows it."""
     return {
         "Image": reference,
@@ -45,11 +45,11 @@ def create_request(spec: ContainerSpec, reference: str, *, attached: bool) -> di
         "AttachStdin": attached,
         "AttachStdout": attached,
         "AttachStderr": attached,
-        "HostConfig": _host_config(spec, attached=attached),
+        "HostConfig": _host_config(spec, attached=attached, podman=podman),
     }
 
 
-def _host_config(spec: ContainerSpec, *, attached: bool) -> dict[str, Any]:
+def _host_config(spec: ContainerSpec, *, attached: bool, podman: bool) -> dict[str, Any]:
     limits = spec.resources
     kept = {"Type": "json-file", "Config": {"max-size": str(LOG_BYTES), "max-file": "2"}}
     return {
@@ -65,12 +65,18 @@ def _host_config(spec: ContainerSpec, *, attached: bool) -> dict[str, Any]:
         "PidsLimit": limits.pids,
         "OomScoreAdj": OOM_SCORE,
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
-        "Tmpfs": {"/tmp": ",".join(tmp_options(spec.user))},  # noqa: S108
+        "Tmpfs": {"/tmp": ",".join(_tmp_options(spec, podman=podman))},  # noqa: S108
         "Mounts": _mounts(spec),
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {"Type": "none", "Config": {}} if attached else kept,
         "AutoRemove": False,
     }
+
+
+def _tmp_options(spec: ContainerSpec, *, podman: bool) -> list[str]:
+    """Podman refuses an owner, and its /tmp is root's: the mode lets the user write all the same."""
+    options = tmp_options(spec.user)
+    return [option for option in options if not (podman and option.startswith(("uid=", "gid=")))]
 
 
 def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
@@ -123,8 +129,12 @@ def present_run(diff_ids: Sequence[str], present: Sequence[Sequence[str]]) -> in
     return longest
 
 
+def is_podman(version: Mapping[str, Any]) -> bool:
+    """Whether the engine that says this of itself is Podman, which speaks Docker's API with some words missing."""
+    return any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or [])
+
+
 def loads_thin_archives(info: Mapping[str, Any], version: Mapping[str, Any]) -> bool:
     """Whether a load may leave out layers: Docker with one of its own storage drivers, by its info and version."""
-    is_docker = not any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or [])
     status = [str(value) for pair in info.get("DriverStatus") or [] for value in pair]
-    return is_docker and not any("io.containerd.snapshotter" in value for value in status)
+    return not is_podman(version) and not any("io.containerd.snapshotter" in value for value in status)

@@ -24,7 +24,7 @@ from dockyard.engines.base import (
     unknown_image,
 )
 from dockyard.engines.docker import transfer
-from dockyard.engines.docker.config import ENGINE, container_of, create_request
+from dockyard.engines.docker.config import ENGINE, container_of, create_request, is_podman
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, REQUEST_DEADLINE, Session
 from dockyard.engines.docker.streams import AttachedContainer
 from dockyard.engines.lines import Lines
@@ -33,6 +33,10 @@ from dockyard.errors import ContainerNotFoundError, StartError
 from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
 from dockyard.oci.reference import tagged
+
+# Podman answers 500 where Docker says 409; these are its words.
+_NAME_TAKEN = "that name is already in use"
+_NOT_RUNNING = "can only kill running containers"
 
 
 class DockerEngine:
@@ -154,13 +158,14 @@ class DockerEngine:
 
     async def _create(self, spec: ContainerSpec, *, attached: bool) -> DockerContainer:
         """Create a container of the image by its ID or, in the containerd image store, its digest."""
+        podman = is_podman(await self._session.version())
         for reference in (spec.image.image_id, spec.image.digest):
-            request = create_request(spec, reference, attached=attached)
+            request = create_request(spec, reference, attached=attached, podman=podman)
             async with self._session.asking(f"to create container {spec.name}"):
                 try:
                     return await self._session.client.containers.create(request, name=spec.name)
                 except DockerError as error:
-                    if error.status == CONFLICT:
+                    if error.status == CONFLICT or _NAME_TAKEN in error.message:
                         raise name_taken(spec, self.name) from error
                     if error.status != NOT_FOUND:
                         raise
@@ -188,7 +193,7 @@ class DockerEngine:
             try:
                 await self._session.container(container_id).kill(signal=name)
             except DockerError as error:
-                if error.status != CONFLICT:
+                if error.status != CONFLICT and _NOT_RUNNING not in error.message:
                     raise
 
     async def _log(self, container_id: str, *, follow: bool, tail: str) -> AsyncIterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiodocker
 import aiohttp
@@ -28,10 +29,18 @@ class Session:
         self.address = address
         self.deadline = deadline
         self.client = aiodocker.Docker(url=address)
+        self._version: dict[str, Any] = {}
 
     def container(self, container_id: str) -> DockerContainer:
         """A handle on a container, known or not."""
         return self.client.containers.container(container_id)
+
+    async def version(self) -> dict[str, Any]:
+        """What the engine says of itself; asked once."""
+        if not self._version:
+            async with self.asking("for its version"):
+                self._version = await self.client.version()
+        return self._version
 
     @asynccontextmanager
     async def asking(self, what: str, container_id: str = "", deadline: float | None = None) -> AsyncIterator[None]:

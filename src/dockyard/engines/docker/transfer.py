@@ -72,7 +72,7 @@ async def _inspect(session: Session, reference: str) -> dict[str, Any]:
 async def _present(session: Session, image: Image) -> int:
     """How many of the lowest layers the engine has, if it can be told to use them."""
     async with session.asking("which layers it has"):
-        if not loads_thin_archives(await session.client.system.info(), await session.client.version()):
+        if not loads_thin_archives(await session.client.system.info(), await session.version()):
             return 0
         found = await session.client.images.list(all=True)
         newest = sorted(found, key=lambda entry: int(entry.get("Created", 0)), reverse=True)[:_INSPECTED]

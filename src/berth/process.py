@@ -1,0 +1,37 @@
+"""What the system knows of the server's process, under the names that every Prometheus client uses.
+
+Read from /proc when /metrics is asked for, and never otherwise. Worker processes are not part of it. metrics.py writes
+the facts down.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_PROC = Path("/proc")
+
+Fact = tuple[str, str, str, float]  # name, help, type, value
+
+
+def facts() -> Iterator[Fact]:
+    """Processor time, memory, start and descriptors; what this system does not tell is left out."""
+    try:
+        # The second field is the program's name in parentheses, which may hold anything.
+        fields = (_PROC / "self/stat").read_text().rpartition(")")[2].split()
+        boot = next(line for line in (_PROC / "stat").read_text().splitlines() if line.startswith("btime "))
+        descriptors = sum(1 for _ in (_PROC / "self/fd").iterdir()) - 1  # without the one that lists them
+    except (OSError, StopIteration):
+        return
+    user, system, start, virtual, resident = (int(fields[index]) for index in (11, 12, 19, 20, 21))
+    yield "process_cpu_seconds_total", "Processor time of user and system.", "counter", (user + system) / _TICKS
+    yield "process_resident_memory_bytes", "Resident memory.", "gauge", resident * _PAGE_BYTES
+    yield "process_virtual_memory_bytes", "Virtual memory.", "gauge", virtual
+    started = int(boot.split()[1]) + start / _TICKS
+    yield "process_start_time_seconds", "Start, in seconds since 1970.", "gauge", started
+    yield "process_open_fds", "Open file descriptors.", "gauge", descriptors
+    yield "process_max_fds", "The most that may be open.", "gauge", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
