@@ -631,3 +631,22 @@ def test_a_drain_under_load_loses_nothing(weights: Path) -> None:
         # Whoever asked after the end found nobody: refused before it was sent, and safe to send again.
         assert all("connect" in text.lower() for text in texts_), texts_
         assert server.events()[-1]["message"] == "stopped"
+
+
+def test_calls_take_part_in_traces_and_say_whose_answer_they_are(onnx_server: Berth) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    metadata = (("traceparent", f"00-{trace}-b7ad6b7169203331-01"), ("prefer", "model-info"), ("x-request-id", "mine"))
+    with stub_of(onnx_server) as stub:
+        _, call = stub.ModelInfer.with_call(raw_request("double", ONE), timeout=DEADLINE_S, metadata=metadata)
+        said = dict(call.initial_metadata())
+        assert (said["model-name"], said["model-version"]) == ("double", "3")
+        logged = onnx_server.wait_for_event("request", request_id="mine", route="v2.grpc.ModelInfer")
+        assert (logged["trace_id"], logged["model"], logged["status"]) == (trace, "double", 200)
+
+
+def test_what_is_refused_counts_as_the_models_failure(onnx_server: Berth) -> None:
+    failures = 'nv_inference_request_failure{model="double",version="3",reason="OTHER"}'
+    before = metric(onnx_server, failures)
+    with stub_of(onnx_server) as stub:
+        error_of(stub.ModelInfer, raw_request("double", ONE, name="wrong"))
+    assert metric(onnx_server, failures) == before + 1
