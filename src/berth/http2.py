@@ -39,6 +39,7 @@ from berth.http2_sending import DEFAULT_WINDOW
 from berth.http2_streams import STREAM_WINDOW
 
 MAX_FRAMES_A_TURN = 256  # of one connection, before others have theirs
+FAREWELL_S = 5.0  # how long a peer has to answer the ping that goes with the news that the server stops
 LINGER_S = 1.0  # how long a peer that was told good-bye has to close its side
 _GREETING = settings(
     [
@@ -224,7 +225,7 @@ class Http2Connection(Receiving, asyncio.Protocol):
             self._left = self.now
             self._write(goaway(MAX_WINDOW, Code.NO_ERROR, "the server is draining"))
             self._write(frame(PING, 0, 0, LAST_PING))
-        elif self._leaving is Leaving.ANNOUNCED and self.now - self._left > LINGER_S:
+        elif self._leaving is Leaving.ANNOUNCED and self.now - self._left > FAREWELL_S:
             self.confirm()
         if self._leaving is Leaving.CONFIRMED:
             for stream in list(self._streams.values()):

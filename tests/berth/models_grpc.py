@@ -1,7 +1,9 @@
-"""Predictors that the conformance tests of gRPC clients serve."""
+"""Predictors that the tests over gRPC serve."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -26,3 +28,12 @@ class Count:
         if count < 0:
             raise berth.InputError("count: expected 0 or more")
         yield from range(count)
+
+
+class Gated:
+    def predict(self, gate: str) -> Iterator[int]:
+        yield 1
+        deadline = time.monotonic() + 60
+        while not Path(gate).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield 2

@@ -369,6 +369,7 @@ class Outputs:
         overrides: dict[str, bool] = {}
         if message.outputs:
             names = tuple(output.name for output in message.outputs)
+            check_once(names)
             for output in message.outputs:
                 self._check(output)
                 if output.parameters and "binary_data" in output.parameters:
@@ -458,6 +459,15 @@ class Outputs:
         if array.dtype.kind == "f" and b"null" in data:
             return json.dumps(values).encode()  # NaN and infinities travel as bare tokens
         return data
+
+
+def check_once(outputs: Sequence[str]) -> None:
+    """InputError for an output that is asked for twice: answers could be made any size."""
+    seen: set[str] = set()
+    for name in outputs:
+        if name in seen:
+            raise InputError(f"output {name!r} occurs twice")
+        seen.add(name)
 
 
 def to_blob(array: Array) -> bytes:

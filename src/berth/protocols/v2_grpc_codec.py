@@ -15,7 +15,7 @@ import numpy as np
 
 from berth.errors import InputError
 from berth.protocols.grpc_base import framed
-from berth.protocols.v2_codec import Inputs, Slot, reshaped, to_blob
+from berth.protocols.v2_codec import Inputs, Slot, check_once, reshaped, to_blob
 from berth.protocols.v2_protobuf import MESSAGES
 from berth.tensors import Array, Packing, Shape, TensorRows, TensorSpec, coerce
 
@@ -183,6 +183,7 @@ class GrpcOutputs:
     def form(self, message: Any, *, raw: bool) -> Form:
         """What a request asks for; InputError for an output that the model has not."""
         names = tuple(output.name for output in message.outputs) or None
+        check_once(names or ())
         for output in message.outputs:
             if output.name not in self._datatypes:
                 known = ", ".join(repr(name) for name in self._names)

@@ -88,6 +88,7 @@ class GrpcLane:
             self._sizes = (*self._sizes, size)
         if len(self._known) >= MAX_BEGINNINGS:
             self._known.clear()
+            self._lanes.clear()
         lane = self._lanes.get((served, form))
         if lane is None:
             lane = self._lanes[served, form] = ModelLane(served, outputs, form)
