@@ -65,14 +65,14 @@ def increment(stream: int, size: int) -> bytes:
 # -- what the standard asks -------------------------------------------------------------------------------------------
 
 
-def test_frames_may_be_cut_anywhere(server: Berth) -> None:
-    with Client(server, preface=b"") as client:
+def test_frames_may_be_cut_anywhere(onnx_server: Berth) -> None:
+    with Client(onnx_server, preface=b"") as client:
         head = frame(HEADERS, END_HEADERS, 1, client.block())
         for byte in PREFACE + frame(SETTINGS, 0, 0) + head + frame(DATA, END_STREAM, 1, framed(ONE)):
             client.send(bytes([byte]))
             time.sleep(0.0005)
         assert client.answer(1).body.endswith(TWO)
-    with server.connect() as connection:
+    with onnx_server.connect() as connection:
         for byte in b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n":
             connection.sendall(bytes([byte]))
             time.sleep(0.0005)
