@@ -18,10 +18,13 @@ setup: .setup/python ## the virtual environment, in .venv
 	@scripts/setup-system $*
 	@mkdir -p .setup && touch $@
 
+.setup/node: scripts/setup-node
+	@scripts/setup-node $@ && touch $@
+
 demo: .setup/python .setup/system-demo ## train, build, run and ask the breast-cancer model
 	@$(BIN)/python scripts/demo.py
 
-test: .setup/python .setup/system-test ## every test, with a real Docker Engine and runc
+test: .setup/python .setup/system-test .setup/node ## every test, with a real Docker Engine and runc
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: .setup/python ## style, types, layers

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
@@ -17,6 +18,13 @@ from tests.support.projects import adder, dockyard, home
 from tests.support.tiny_image import base_layers, compile_tiny, make_image
 
 __all__ = ["adder", "dockyard", "home"]
+
+# The same examples every time, unless scripts/fuzz.py asks for new ones: a test that fails once in a while tells nobody
+# who broke it.
+SLOW = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large)
+settings.register_profile("fixed", max_examples=100, derandomize=True, deadline=None, suppress_health_check=SLOW)
+settings.register_profile("long", max_examples=500, database=None, deadline=None, suppress_health_check=SLOW)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""The command line inside the image: `python -m berth serve | predict | schema | selftest | version`.
+"""The command line inside the image: `python -m berth serve | predict | batch | schema | selftest | version`.
 
 Without a word it serves. Settings come from the BERTH_* environment (config.py). Exit codes: 0 fine, 1 the model failed
-or a golden differs, 2 a setting is wrong.
+or a golden differs, 2 a setting is wrong, 3 some rows of a batch failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from berth.config import read_config
 from berth.errors import BerthError, ConfigError
 from berth.files import File
 from berth.log import complain
+from berth.scoring.batch import add_arguments, batch
 from berth.server import serve
 
 
@@ -36,10 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         File.max_pixels = config.limits.max_pixels
         if options.command == "predict":
             return predict(config, options.input)
+        if options.command == "batch":
+            return batch(config, options)
         if options.command == "schema":
             return schema(config)
         if options.command == "selftest":
-            return selftest(config)
+            return selftest(config, as_json=options.json)
         return serve(config)
     except ConfigError as error:
         complain(str(error))
@@ -68,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an input; NAME=@FILE reads a file; without any, a JSON object is read from standard input",
     )
+    add_arguments(commands.add_parser("batch", help="many rows: JSON lines, CSV or a folder to JSON lines"))
     commands.add_parser("schema", help="print inputs, outputs and their JSON Schema")
-    commands.add_parser("selftest", help="answer the goldens and compare")
+    testing = commands.add_parser("selftest", help="answer the goldens and compare")
+    testing.add_argument("--json", action="store_true", help="print JSON")
     commands.add_parser("version", help="print the version")
     return parser
 

@@ -111,7 +111,7 @@ class Answers:
     def answer(self, exchange: Exchange, response: Response) -> None:
         """Count, log and send."""
         accepted = exchange.head.headers.get(b"accept-encoding")
-        if accepted is not None and response.status == 200:
+        if accepted is not None and response.status == 200 and not exchange.route.plain:
             response = _compressed(response, accepted)
         if exchange.head.info:
             response = self._informed(exchange, response)

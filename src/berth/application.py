@@ -7,33 +7,25 @@ when a model has run. No sockets here, and no waiting: everything is a callback 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import math
 from collections.abc import Coroutine, Sequence
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 from berth.answers import Answers, Exchange
 from berth.config import Limits
 from berth.protocols.base import Handler, Head, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
+from berth.protocols.site import Face
 from berth.tracing import HUNG_UP, read_trace_context
 from berth.work import Work
 
 MAX_PATHS = 1024
 Outcome = Response | Work | Coroutine[Any, Any, Response]
-
-
-class Face(Protocol):
-    """A protocol as the application sees it."""
-
-    def routes(self) -> list[Route]:
-        """The routes whose paths are always the same."""
-
-    def resolve(self, path: str) -> Route | None:
-        """The route of a path that names a model, if it is one of this protocol's; Refusal when the model is not."""
 
 
 class Application:
@@ -103,6 +95,8 @@ class Application:
         exchange.number = next(self._numbers)
         exchange.head.trace = read_trace_context(exchange.head.headers)
         self._trace_stranger(exchange)
+        with contextlib.suppress(Refusal):  # the route says how its errors look
+            exchange.head.route = self._route(exchange.head.path)
         self._answers.refuse(exchange, status, text, ((b"Retry-After", b"1"),) if status == 503 else ())
 
     def _trace_stranger(self, exchange: Exchange) -> None:
@@ -124,14 +118,7 @@ class Application:
         head.trace = read_trace_context(headers)
         head.info = self._answers.info.wanted(headers.get(b"prefer", b""))
         head.ordinary = b"accept-encoding" not in headers and not head.info
-        path = head.path
-        route = self._paths.get(path)
-        if route is None:
-            route = self._resolve(path)
-            if len(self._paths) >= MAX_PATHS:
-                self._paths.clear()
-            self._paths[path] = route
-        head.route = route
+        route = head.route = self._route(head.path)
         method = head.method.decode("latin-1")
         handler = route.handlers.get(method) or (route.handlers.get("GET") if method == "HEAD" else None)
         if handler is None:
@@ -147,6 +134,15 @@ class Application:
             head.express = None if traced or head.info else route.express
         head.handler = handler
         return handler
+
+    def _route(self, path: bytes) -> Route:
+        route = self._paths.get(path)
+        if route is None:
+            route = self._resolve(path)
+            if len(self._paths) >= MAX_PATHS:
+                self._paths.clear()
+            self._paths[path] = route
+        return route
 
     def _resolve(self, path: bytes) -> Route:
         text = path.decode("latin-1")

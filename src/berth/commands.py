@@ -58,14 +58,18 @@ def schema(config: Config) -> int:
     return 0
 
 
-def selftest(config: Config) -> int:
-    """Answer every golden; print a table; 1 when one differs or there is none."""
+def selftest(config: Config, *, as_json: bool = False) -> int:
+    """Answer every golden; print a table, or JSON; 1 when one differs or there is none."""
     goldens = read_goldens(config.goldens)
     if not goldens:
         raise ModelError(f"BERTH_GOLDENS: no goldens in {config.goldens.absolute()}; add <name>.json files to it")
     model: Model = load_model(config.model)
     verdicts = [check(model, golden) for golden in goldens]
-    print(_table(verdicts))
+    if as_json:
+        told = [{"golden": verdict.name, "problem": verdict.problem} for verdict in verdicts]
+        print(msgspec.json.encode(told).decode())
+    else:
+        print(_table(verdicts))
     return 1 if any(verdict.problem for verdict in verdicts) else 0
 
 

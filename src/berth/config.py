@@ -71,6 +71,14 @@ class ListenSettings:
 
 
 @dataclass(frozen=True)
+class HostedSettings:
+    """The paths that Vertex AI has chosen; empty elsewhere."""
+
+    health_route: str = ""
+    predict_route: str = ""
+
+
+@dataclass(frozen=True)
 class Limits:
     """Every bound of the server that is not a model's: bytes, connections and seconds."""
 
@@ -98,6 +106,7 @@ class Config:
     image_digest: str = ""
     answer_info: bool = False
     tracing: TraceSettings = field(default_factory=TraceSettings)
+    hosted: HostedSettings = field(default_factory=HostedSettings)
 
     @property
     def model(self) -> ModelSettings:
@@ -145,6 +154,7 @@ def read_config(environment: Mapping[str, str]) -> Config:
         image_digest=values["BERTH_IMAGE_DIGEST"],
         answer_info=values["BERTH_ANSWER_INFO"],
         tracing=read_trace_settings(environment),
+        hosted=HostedSettings(_route("AIP_HEALTH_ROUTE", environment), _route("AIP_PREDICT_ROUTE", environment)),
     )
 
 
@@ -264,12 +274,21 @@ def _value(name: str, setting: _Setting, environment: Mapping[str, str]) -> Any:
 
 
 def _port(environment: Mapping[str, str], port: int) -> int:
-    if "BERTH_PORT" in environment or "PORT" not in environment:
+    """BERTH_PORT, or the port that the platform has chosen: Vertex AI's, then Cloud Run's."""
+    name = next((name for name in ("BERTH_PORT", "AIP_HTTP_PORT", "PORT") if name in environment), "BERTH_PORT")
+    if name == "BERTH_PORT":
         return port
     try:
-        return _whole(1, 65535)(environment["PORT"])
+        return _whole(1, 65535)(environment[name])
     except ValueError as error:
-        raise ConfigError(f"PORT: {error}, got {environment['PORT']!r}") from error
+        raise ConfigError(f"{name}: {error}, got {environment[name]!r}") from error
+
+
+def _route(name: str, environment: Mapping[str, str]) -> str:
+    path = environment.get(name, "")
+    if path and not path.startswith("/"):
+        raise ConfigError(f"{name}: expected a path that begins with /, got {path!r}")
+    return path
 
 
 def _check_model(model: ModelSettings) -> None:
@@ -399,7 +418,7 @@ _SETTINGS: dict[str, _Setting] = {
     "BERTH_MODELS": _Setting(""),
     "BERTH_GOLDENS": _Setting("goldens", _text),
     "BERTH_HOST": _Setting("0.0.0.0", _text),  # noqa: S104  a container's own network, or none
-    "BERTH_PORT": _Setting("8080", _whole(1, 65535)),
+    "BERTH_PORT": _Setting("8080", _whole(0, 65535)),
     "BERTH_SOCKET": _Setting(""),
     "BERTH_ACTIVATION_SOCKET": _Setting("/run/berth/activate.sock"),
     "BERTH_MAX_BODY_BYTES": _Setting(str(64 * MIB), _whole(1, 2**31 - 1)),

@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from berth.answers import Answers
-from berth.application import Application, Face
+from berth.application import Application
 from berth.config import Limits
 from berth.grpc_calls import GrpcExchange, Shared, StreamCall, Upload
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, read_head
-from berth.health import Health
 from berth.http2_frames import KNOWN_BYTES, Fields, block
 from berth.http2_sending import plain_frames
 from berth.http2_streams import Stream
+from berth.protocols import v2_repository
 from berth.protocols.grpc_base import CallRoute
 from berth.protocols.grpc_health import GrpcHealth
 from berth.protocols.grpc_reflection import Reflection
+from berth.protocols.site import Face, Site
 from berth.protocols.v2_grpc import V2Grpc
-from berth.protocols.v2_repository import V2Repository
-from berth.repository import Repository
 from berth.tracing import read_trace_context
 
 MAX_HEADS = 1024
@@ -88,9 +87,10 @@ class Grpc:
         self._heads.clear()
 
 
-def make_grpc(repository: Repository, control: V2Repository, health: Health, answers: Answers, limits: Limits) -> Grpc:
+def make_grpc(site: Site, answers: Answers) -> Grpc:
     """All faces of a server's models over gRPC."""
-    v2 = V2Grpc(repository, control, health, lambda size: plain_frames(HEAD, size, TRAILERS))
+    repository, health, limits = site.repository, site.health, site.config.limits
+    v2 = V2Grpc(repository, v2_repository.face(site), health, lambda size: plain_frames(HEAD, size, TRAILERS))
     grpc = Grpc([v2, GrpcHealth(repository, health), Reflection()], answers, limits)
     forget = grpc.forget
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from berth.errors import SignatureError
 from berth.files import File
-from berth.tensors import DATATYPES, Shape, Tensor, coerce
+from berth.tensors import DATATYPES, DTYPES, Shape, Tensor, coerce
 
 _STRUCT_MARKS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
 
@@ -29,17 +29,17 @@ class _ArrayMeta(type):
 
 
 class ArrayInput(metaclass=_ArrayMeta):
-    """Stands for one array hint; subclasses carry its dtype and shape."""
+    """Stands for one array hint; subclasses carry its dtype, V2's name for it, and its shape."""
 
     dtype: ClassVar[np.dtype[Any]]
+    datatype: ClassVar[str]
     shape: ClassVar[Shape | None]
 
 
-def array_type(dtype: np.dtype[Any], shape: Shape | None) -> type[ArrayInput]:
-    """The marker class for arrays of this dtype and shape (None: any shape)."""
-    if dtype not in DATATYPES:
-        raise SignatureError(f"arrays of {dtype} cannot travel; use one of {', '.join(sorted(map(str, DATATYPES)))}")
-    return cast(type[ArrayInput], _ArrayMeta("array", (ArrayInput,), {"dtype": dtype, "shape": shape}))
+def array_type(datatype: str, shape: Shape | None) -> type[ArrayInput]:
+    """The marker class for arrays of one of V2's datatypes and this shape (None: any shape)."""
+    members = {"dtype": DTYPES[datatype], "datatype": datatype, "shape": shape}
+    return cast(type[ArrayInput], _ArrayMeta("array", (ArrayInput,), members))
 
 
 def translate(hint: Any, where: str) -> Any:
@@ -50,7 +50,7 @@ def translate(hint: Any, where: str) -> Any:
     if hint is np.ndarray:
         raise SignatureError(f'{where}: say which array: Annotated[np.ndarray, Tensor("float32", (-1, 4))]')
     if origin is np.ndarray:
-        return array_type(_dtype_of(arguments, where), None)
+        return array_type(_datatype_of(_dtype_of(arguments, where)), None)
     if origin in (Union, types.UnionType):
         return Union[tuple(translate(member, where) for member in arguments)]  # noqa: UP007
     if origin in (list, tuple, set, dict) and arguments:
@@ -66,12 +66,25 @@ def _translate_annotated(hint: Any, extras: tuple[Any, ...], where: str) -> Any:
         return Annotated[(inner, *metas)] if metas else inner
     if hint is not np.ndarray and get_origin(hint) is not np.ndarray:
         raise SignatureError(f"{where}: Tensor(...) describes np.ndarray, not {hint!r}")
-    try:
-        dtype = np.dtype(tensors[0].dtype)
-    except TypeError as error:
-        raise SignatureError(f"{where}: {tensors[0].dtype!r} is no dtype that numpy knows") from error
-    marker = array_type(np.dtype(object) if dtype.kind in "US" else dtype, tensors[0].dimensions())
+    marker = array_type(_datatype_named(tensors[0].dtype, where), tensors[0].dimensions())
     return Annotated[(marker, *metas)] if metas else marker
+
+
+def _datatype_named(name: str, where: str) -> str:
+    if name == "bfloat16":  # not one of numpy's, unless somebody has taught it
+        return "BF16"
+    try:
+        dtype = np.dtype(name)
+    except TypeError as error:
+        raise SignatureError(f"{where}: {name!r} is no dtype that numpy knows") from error
+    return _datatype_of(np.dtype(object) if dtype.kind in "US" else dtype)
+
+
+def _datatype_of(dtype: np.dtype[Any]) -> str:
+    if dtype not in DATATYPES:
+        known = ", ".join(sorted([*map(str, DATATYPES), "bfloat16"]))
+        raise SignatureError(f"arrays of {dtype} cannot travel; use one of {known}")
+    return DATATYPES[dtype]
 
 
 def _dtype_of(arguments: tuple[Any, ...], where: str) -> np.dtype[Any]:
@@ -121,7 +134,7 @@ def give(value: Any) -> Any:
 def describe(wanted: type) -> dict[str, Any]:
     """msgspec's schema hook: what an array or a file looks like in JSON."""
     if issubclass(wanted, ArrayInput):
-        return _describe_array(wanted.dtype, wanted.shape)
+        return _describe_array(wanted.datatype, wanted.dtype, wanted.shape)
     if issubclass(wanted, File):
         encoded = {
             "type": "object",
@@ -139,19 +152,32 @@ def describe(wanted: type) -> dict[str, Any]:
     raise NotImplementedError(f"berth has no schema for {wanted.__name__}")
 
 
-def _describe_array(dtype: np.dtype[Any], shape: Shape | None) -> dict[str, Any]:
+def _describe_array(datatype: str, dtype: np.dtype[Any], shape: Shape | None) -> dict[str, Any]:
     kinds = {"b": "boolean", "i": "integer", "u": "integer", "f": "number"}
     kind = kinds.get(dtype.kind, "string")
-    name = "string" if kind == "string" else dtype.name
+    name = "bfloat16" if datatype == "BF16" else "string" if kind == "string" else dtype.name
     if shape is None:
         return {"type": "array", "description": f"array of {name}"}
-    schema: dict[str, Any] = {"type": [kind, "null"] if kind == "number" else kind}
-    for size in reversed(shape):
+    schema: dict[str, Any] = {"type": [kind, "null"] if kind == "number" else kind, **_limits(dtype)}
+    for index, size in reversed(list(enumerate(shape))):
         schema = {"type": "array", "items": schema}
         if size >= 0:
             schema |= {"minItems": size, "maxItems": size}
+        elif index < len(shape) - 1:
+            schema["minItems"] = 1  # an empty list says nothing of the dimensions below it
     text = " x ".join("any" if size < 0 else str(size) for size in shape) or "scalar"
     return schema | {"title": f"{name} array", "description": f"array of {name}, {text}"}
+
+
+def _limits(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """The smallest and the largest number that an element can be."""
+    if dtype.kind in "iu":
+        return {"minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+    if dtype.kind == "f" and dtype.itemsize < 8:
+        info = np.finfo(dtype)
+        beyond = (2 - 2.0 ** -(info.nmant + 1)) * 2.0 ** (info.maxexp - 1)  # from here on, rounding gives infinity
+        return {"exclusiveMinimum": -beyond, "exclusiveMaximum": beyond}
+    return {}
 
 
 def has_arrays(fields: Mapping[str, Any]) -> bool:

@@ -37,7 +37,8 @@ def open_listeners(settings: ListenSettings) -> Listeners:
         return Listeners(activation.listeners, activation, names)
     if settings.socket:
         return Listeners((_bind_unix(settings.socket),), None, (f"unix:{settings.socket}",))
-    return Listeners((_bind_tcp(settings.host, settings.port),), None, (f"http://{settings.host}:{settings.port}",))
+    listener = _bind_tcp(settings.host, settings.port)
+    return Listeners((listener,), None, (f"http://{settings.host}:{listener.getsockname()[1]}",))
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

@@ -8,7 +8,9 @@ start, V2's repository routes the rest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +27,7 @@ from berth.protocols.base import Refusal
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.warmup import warm_up
-from berth.workers.pool import PoolSettings, WorkerPool
+from berth.workers.pool import Event, PoolSettings, WorkerPool
 from berth.workers.remote import remote_model
 from berth.workers.template import Template
 
@@ -95,32 +97,15 @@ class Loader:
         await asyncio.gather(*closing, *self._going)
 
     async def _load(self, settings: ModelSettings) -> None:
-        executor, model = await self._start(settings)
+        executor, model = await start_model(settings, self._template, self._log.event)
         metrics = self._metrics.of(settings.name, settings.version)
+        if isinstance(executor, WorkerPool):
+            metrics.workers = executor.counts
         served = ServedModel(settings, model, executor, self._answers, metrics)
         old = self._repository.add(served)
         self.changed()
         if old is not None:
             self._end(old)
-
-    async def _start(self, settings: ModelSettings) -> tuple[Executor, Model]:
-        serving = settings.serving
-        if serving.workers:
-            assert self._template is not None
-            pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
-            load = functools.partial(_load_warm, settings)
-            pool = WorkerPool(self._template, load, pool_settings, self._log.event)
-            description = await pool.start()
-            self._metrics.of(settings.name, settings.version).workers = pool.counts
-            try:
-                return pool, remote_model(settings, description)
-            except BaseException:
-                await pool.close(0.0)
-                raise
-        if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
-            asynchronous = AsyncExecutor(serving.max_concurrency, serving.hang_timeout)
-            return await _load_in(asynchronous, functools.partial(_load_warm, settings, asynchronous.wait))
-        return await _load_in(ThreadExecutor(serving.hang_timeout), functools.partial(_load_warm, settings))
 
     def _retire(self, served: ServedModel) -> None:
         self._repository.remove(served)
@@ -132,6 +117,37 @@ class Loader:
         task = asyncio.ensure_future(_finish(served))
         self._going.add(task)
         task.add_done_callback(self._going.discard)
+
+
+def fork_template(models: Sequence[ModelSettings]) -> Template | None:
+    """The process that forks workers, if any model wants them; before threads, loops and sockets, after imports."""
+    wanted = [model for model in models if model.serving.workers]
+    for model in wanted:
+        if model.predictor:
+            find_predictor(model.predictor)
+        else:
+            with contextlib.suppress(ModuleNotFoundError):  # loading says it in words
+                importlib.import_module(f"berth.backends.{model.format}")
+    return Template() if wanted else None
+
+
+async def start_model(settings: ModelSettings, template: Template | None, event: Event) -> tuple[Executor, Model]:
+    """Load a model where its settings want it to run; raises what its `load` raises. `event` hears of its workers."""
+    serving = settings.serving
+    if serving.workers:
+        assert template is not None
+        pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
+        pool = WorkerPool(template, functools.partial(_load_warm, settings), pool_settings, event)
+        description = await pool.start()
+        try:
+            return pool, remote_model(settings, description)
+        except BaseException:
+            await pool.close(0.0)
+            raise
+    if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
+        asynchronous = AsyncExecutor(serving.max_concurrency, serving.hang_timeout)
+        return await _load_in(asynchronous, functools.partial(_load_warm, settings, asynchronous.wait))
+    return await _load_in(ThreadExecutor(serving.hang_timeout), functools.partial(_load_warm, settings))
 
 
 async def _load_in(executor: ThreadExecutor | AsyncExecutor, load: Callable[[], Model]) -> tuple[Executor, Model]:

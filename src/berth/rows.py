@@ -85,6 +85,11 @@ class RowCodec:
         }
 
 
+def cell_of(hint: Any) -> Cell:
+    """What one element of the tensor for a hint carries."""
+    return _cell_of(kinds.type_info(hint))[0]
+
+
 def _column(name: str, hint: Any, *, optional: bool = False) -> _Column:
     cell, datatype, shape = _cell_of(kinds.type_info(hint))
     return _Column(name, cell, datatype, shape, optional)
@@ -106,7 +111,7 @@ def _cell_of(info: kinds.Type) -> tuple[Cell, str, Shape]:
 
 def _cell_of_class(wanted: type) -> tuple[Cell, str, Shape]:
     if issubclass(wanted, ArrayInput) and wanted.shape is not None:
-        return Cell.ARRAY, DATATYPES[wanted.dtype], wanted.shape
+        return Cell.ARRAY, wanted.datatype, wanted.shape
     if issubclass(wanted, File):
         return Cell.RAW, "BYTES", ()
     if issubclass(wanted, np.generic) and np.dtype(wanted) in DATATYPES:
@@ -202,6 +207,8 @@ def _to_cell(column: _Column, value: Any, depth: int) -> Any:
         return [_to_cell(column, item, depth - 1) for item in value]
     if isinstance(value, enum.Enum):
         value = value.value
+    if column.cell is Cell.ARRAY and isinstance(value, str | bytes):
+        return value
     if column.cell is Cell.RAW:
         return value.data if isinstance(value, File) else bytes(value)
     if column.cell is Cell.TEXT:

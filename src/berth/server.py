@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import importlib
@@ -24,21 +23,16 @@ import uvloop
 import berth
 from berth import memory
 from berth.answers import RUN, Answers
-from berth.application import Application, Face
+from berth.application import Application
 from berth.config import Config
 from berth.health import Health, State
 from berth.http import Connection, Server
 from berth.info import Info
 from berth.listeners import Listeners, open_listeners
-from berth.loading import Loader
+from berth.loading import Loader, fork_template
 from berth.log import Log
 from berth.metrics import Metrics
-from berth.predictors import find_predictor
-from berth.protocols.native import Native
-from berth.protocols.openapi import OpenApi
-from berth.protocols.probes import Probes
-from berth.protocols.v2 import V2
-from berth.protocols.v2_repository import V2Repository
+from berth.protocols.site import Site, mount
 from berth.repository import Repository
 from berth.tracing import Tracer
 from berth.upgrade import Upgrade
@@ -58,7 +52,7 @@ _POLL_S = 0.02
 def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises what `load` raises."""
     signal.signal(signal.SIGTERM, _stop_while_loading)
-    template = _fork_template(config)
+    template = fork_template(config.models)
     listeners = open_listeners(config.listen)
     log = Log(config.log_level, prefix=RUN)
     log.start()
@@ -97,7 +91,7 @@ class _Parts:
     loader: Loader
     application: Application
     answers: Answers
-    control: V2Repository
+    site: Site
     settling: memory.Settling = field(default_factory=memory.Settling)
 
     @property
@@ -112,18 +106,6 @@ class _Parts:
         for served in self.repository:
             served.look()
         self.settling.look(self.metrics.successes, self.in_flight)
-
-
-def _fork_template(config: Config) -> Template | None:
-    """The process that forks workers, if any model wants them; before threads, loops and sockets, after imports."""
-    wanted = [model for model in config.models if model.serving.workers]
-    for model in wanted:
-        if model.predictor:
-            find_predictor(model.predictor)
-        else:
-            with contextlib.suppress(ModuleNotFoundError):  # the loader says it in words
-                importlib.import_module(f"berth.backends.{model.format}")
-    return Template() if wanted else None
 
 
 def _start_exporter(config: Config, log: Log) -> Exporter | None:
@@ -159,7 +141,7 @@ async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int
         loop.add_signal_handler(number, stop.set)
     server = Server(parts.application, config.limits)
     parts.metrics.connections = server.connections.__len__
-    server.take_over = Upgrade(server, log, functools.partial(_make_grpc, parts, config)).take_over
+    server.take_over = Upgrade(server, log, functools.partial(_make_grpc, parts)).take_over
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
     parts.health.state = State.READY
     if listeners.activation is not None:
@@ -179,24 +161,18 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
         tracer, metrics.traces = Tracer(config.tracing, exporter.add), exporter.counts
     answers = Answers(metrics, log, tracer, Info(config.answer_info, config.image_digest))
     loader = Loader(config.models, repository, answers, metrics, log, outside.template)
-    control = V2Repository(repository, loader, allowed=config.model_control)
-    faces: list[Face] = [
-        Native(repository),
-        V2(repository, health),
-        control,
-        Probes(health, metrics),
-        OpenApi(repository),
-    ]
+    site = Site(config, repository, health, metrics, loader)
+    faces = mount(site)
     application = Application(faces, answers, config.limits)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead
     health.why_unready = lambda: repository.why_unready
-    return _Parts(health, metrics, log, repository, loader, application, answers, control)
+    return _Parts(health, metrics, log, repository, loader, application, answers, site)
 
 
-def _make_grpc(parts: _Parts, config: Config, module: Any) -> Any:
+def _make_grpc(parts: _Parts, module: Any) -> Any:
     """The calls of gRPC, once the module is loaded; models that come and go are news for them too."""
-    grpc = module.make_grpc(parts.repository, parts.control, parts.health, parts.answers, config.limits)
+    grpc = module.make_grpc(parts.site, parts.answers)
 
     def changed() -> None:
         parts.application.forget()

@@ -86,18 +86,16 @@ class Signature:
 
     def parse_text(self, name: str, text: str) -> Any:
         """The value of a form field or of `-i name=text`: text where text is wanted, JSON everywhere else."""
-        wanted = next((item for item in self.inputs if item.name == name), None)
-        if wanted is None or _takes(wanted.type, text):
-            return text
-        try:
-            return msgspec.json.decode(text)
-        except msgspec.DecodeError:
-            return text
+        wanted = next((item.type for item in self.inputs if item.name == name), Any)
+        element = _listed(wanted)
+        if element is _MISSING:
+            return _parsed(wanted, text)
+        whole = _parsed(list, text)
+        return whole if isinstance(whole, list) else _parsed(element, text)
 
     def takes_list(self, name: str) -> bool:
         """Whether a parameter wants a list, so that one form field is a list of one."""
-        wanted = next((item.type for item in self.inputs if item.name == name), None)
-        return get_origin(get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted) is list
+        return any(item.name == name and _listed(item.type) is not _MISSING for item in self.inputs)
 
     def schemas(self) -> dict[str, Any]:
         """JSON Schema of `Input`, `Output` and everything they name, as OpenAPI components."""
@@ -138,9 +136,9 @@ def signature_of_tensors(inputs: Sequence[TensorSpec], outputs: Sequence[TensorS
     """The signature of a backend: every tensor is an array parameter."""
     parameters = []
     for item in inputs:
-        kind = array_type(item.dtype, item.shape)
+        kind = array_type(item.datatype, item.shape)
         parameters.append(Parameter(item.name, kind | None, None) if item.optional else Parameter(item.name, kind))
-    fields = [Parameter(item.name, array_type(item.dtype, item.shape)) for item in outputs]
+    fields = [Parameter(item.name, array_type(item.datatype, item.shape)) for item in outputs]
     return Signature(parameters, msgspec.defstruct("Output", [_field(*pair) for pair in enumerate(fields)]))
 
 
@@ -184,6 +182,24 @@ def _yielded(hint: Any) -> Any:
     if get_origin(hint) not in kinds or not get_args(hint):
         raise SignatureError(f"a predict that yields returns Iterator[...] or AsyncIterator[...], got {hint!r}")
     return get_args(hint)[0]
+
+
+def _listed(wanted: Any) -> Any:
+    """What the elements of a list are; `_MISSING` for what is no list."""
+    bare = get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
+    if bare is list:
+        return Any
+    return get_args(bare)[0] if get_origin(bare) is list else _MISSING
+
+
+def _parsed(wanted: Any, text: str) -> Any:
+    """Text where text is wanted, JSON everywhere else; what is no JSON stays text."""
+    if _takes(wanted, text):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def _takes(wanted: Any, text: str) -> bool:

@@ -6,6 +6,7 @@ signature.py, protocols/v2.py and the backends call it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Callable, Sequence
@@ -26,12 +27,13 @@ _DTYPE_NAMES = {
     "INT32": "int32",
     "INT64": "int64",
     "FP16": "float16",
+    "BF16": "float32",
     "FP32": "float32",
     "FP64": "float64",
     "BYTES": "object",
 }
 DTYPES: dict[str, np.dtype[Any]] = {datatype: np.dtype(name) for datatype, name in _DTYPE_NAMES.items()}
-DATATYPES: dict[np.dtype[Any], str] = {dtype: datatype for datatype, dtype in DTYPES.items()}
+DATATYPES: dict[np.dtype[Any], str] = {dtype: datatype for datatype, dtype in DTYPES.items() if datatype != "BF16"}
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -47,7 +49,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The numpy dtype; BYTES are object arrays of str or bytes."""
+        """The numpy dtype; BYTES are object arrays of str or bytes, BF16 are float32."""
         return DTYPES[self.datatype]
 
 
@@ -55,7 +57,8 @@ class TensorSpec(msgspec.Struct, frozen=True):
 class Tensor:
     """The dtype and shape of an array parameter: `Annotated[np.ndarray, Tensor("float32", (-1, 4))]`.
 
-    -1 (or None) is a dimension of any size; without `shape` any shape is taken.
+    -1 (or None) is a dimension of any size; without `shape` any shape is taken. Arrays of "bfloat16" are float32 in
+    Python, and two bytes a number on the wire.
     """
 
     dtype: str
@@ -151,21 +154,37 @@ def coerce(value: Any, dtype: np.dtype[Any], shape: Shape | None) -> Array:
     if dtype.kind == "O":
         array = _texts(value)
     else:
-        array = _cast(value if isinstance(value, np.ndarray) else _from_lists(value), dtype)
+        array = _cast(value if isinstance(value, np.ndarray) else _from_lists(value, dtype), dtype)
     if shape is not None and not fits(array.shape, shape):
         raise ValueError(f"expected shape {list(shape)}, got {list(array.shape)}")
     return array
 
 
-def _from_lists(value: Any) -> Array:
+def _from_lists(value: Any, dtype: np.dtype[Any]) -> Array:
     if not isinstance(value, list | tuple | int | float | str | bool):
         raise ValueError(f"expected nested lists, got {_json_name(value)}")
     try:
-        return np.array(value)
+        array = np.array(value)
     except ValueError as error:
         if "inhomogeneous" in str(error):
             raise ValueError("expected nested lists of equal length, got ragged ones") from error
         raise ValueError(f"expected nested lists of numbers: {error}") from error
+    if array.dtype.kind not in "iuf" or not array.size:
+        return array
+    kinds = _kinds(value, array.ndim)
+    if bool in kinds:  # which numpy takes for a number where it is among others
+        raise ValueError(f"expected {dtype.name}, got booleans among numbers")
+    if dtype.kind in "iu" and array.dtype.kind == "f" and kinds == {int}:  # large whole numbers among small ones
+        return np.array(value, dtype=object)
+    return array
+
+
+def _kinds(value: Any, depth: int) -> set[type]:
+    """The types of the elements of lists that are nested so deep."""
+    flat = [value] if depth == 0 else value
+    for _ in range(depth - 1):
+        flat = itertools.chain.from_iterable(flat)
+    return set(map(type, flat))
 
 
 def _texts(value: Any) -> Array:
@@ -191,7 +210,7 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
         return _narrowed(array, dtype)
     if want == "f" and got == "O":
         return _floats_with_null(array, dtype)
-    if want in "iu" and got in "iu":
+    if want in "iu" and (got in "iu" or (got == "O" and all(type(item) is int for item in array.ravel()))):
         return _whole_numbers(array, dtype)
     raise ValueError(f"expected {dtype.name}, got {_kind_name(array)}")
 

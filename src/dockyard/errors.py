@@ -6,6 +6,8 @@
     ├── PreflightError          the image would be built but fail at its first request
     ├── ImageError              an image, layer or blob is unknown, damaged or unsafe
     │   └── ImageNotFoundError  no image of that name in the store
+    ├── EvidenceError           what is said of an image is missing, or does not hold
+    │   └── SigningKeyError         a key cannot be read or used
     ├── RegistryError           a registry refused, or answered what the protocol does not allow
     ├── StoreError              the local store cannot be read or written
     ├── EngineError             an engine refused or failed
@@ -56,6 +58,14 @@ class ImageError(DockyardError):
 
 class ImageNotFoundError(ImageError):
     """No image of that name in the store."""
+
+
+class EvidenceError(DockyardError):
+    """What is said of an image (a signature, an attestation) is missing, or does not hold."""
+
+
+class SigningKeyError(EvidenceError):
+    """A key cannot be read or used."""
 
 
 class RegistryError(DockyardError):

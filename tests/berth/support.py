@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -98,6 +99,14 @@ class Berth:
             time.sleep(0.01)
         raise AssertionError(f"no {message!r} in the log:\n{self.log()}")
 
+    def wait_for_pending(self, model: str, count: int) -> None:
+        """Until so many requests for a model are in flight."""
+        deadline = time.monotonic() + DEADLINE_S
+        line = re.compile(rf'^berth_pending_requests{{model="{re.escape(model)}",.*}} {count}$', re.MULTILINE)
+        while not line.search(self.get("/metrics").body.decode()):
+            assert time.monotonic() < deadline, self.get("/metrics").body.decode()
+            time.sleep(0.01)
+
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -106,7 +115,7 @@ class Berth:
 
 def environment(**settings: str) -> dict[str, str]:
     """A clean environment with these BERTH_* settings (without the prefix)."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("BERTH_", "PORT"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("BERTH_", "PORT", "AIP_"))}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {
         **kept,
@@ -140,14 +149,17 @@ def predictor(name: str, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(cwd: Path | None = None, **settings: str) -> Iterator[Berth]:
-    """A berth that is ready, on a unix socket; its log is shown when it does not end with code 0."""
+def serving(cwd: Path | None = None, variables: Mapping[str, str] | None = None, **settings: str) -> Iterator[Berth]:
+    """A berth that is ready, on a unix socket; its log is shown when it does not end with code 0.
+
+    `variables` are set as they are, `settings` with BERTH_ before their names.
+    """
     with tempfile.TemporaryDirectory(prefix="berth-") as folder:
         path, log_path = str(Path(folder) / "http.sock"), Path(folder) / "log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "berth"],
-                env=environment(SOCKET=path, **settings),
+                env={**environment(**{"SOCKET": path, **settings}), **(variables or {})},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from berth.protocols import v2
 from tests.berth.support import Berth, predictor, serving
 
 CHROMIUM = shutil.which("chromium")
@@ -63,6 +64,30 @@ def test_tensor_models_are_described_too(onnx_server: Berth) -> None:
     assert schema["required"] == ["x"]
     jsonschema.validate({"x": [[1.5, 2]]}, schema)
     assert "/v2/models/double/infer" in document["paths"]
+
+
+def test_every_v2_route_of_a_model_is_described(onnx_server: Berth) -> None:
+    paths = onnx_server.get("/openapi.json").json["paths"]
+    for action, (_, method, _) in v2._ACTIONS.items():
+        for base in ("/v2/models/double", "/v2/models/double/versions/{version}"):
+            assert method.lower() in paths[base + action], base + action
+
+
+def test_another_models_document_names_its_own_route(tmp_path: Path) -> None:
+    entries = [{"name": "first", "predictor": "models:Echo"}, {"name": "a b", "predictor": "models:Structured"}]
+    (tmp_path / "models.json").write_text(json.dumps(entries))
+    with serving(MODELS=str(tmp_path / "models.json")) as server:
+        assert "/predict" in server.get("/openapi.json").json["paths"]
+        paths = server.get("/models/a%20b/openapi.json").json["paths"]
+        assert next(iter(paths)) == "/models/a%20b/predict"
+        assert server.post("/models/a%20b/predict", {"x": 1}).json["score"] == 0.5
+
+
+def test_the_documents_example_is_taken(typed_server: Berth, onnx_server: Berth) -> None:
+    for server in (typed_server, onnx_server):
+        document = server.get("/openapi.json").json
+        example = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+        assert server.post("/predict", example).status == 200
 
 
 def test_the_page_needs_nothing_from_elsewhere(typed_server: Berth) -> None:

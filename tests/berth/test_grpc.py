@@ -472,7 +472,7 @@ def test_models_are_loaded_and_unloaded_by_either_clients_message(tmp_path: Path
         )
         request = service_pb2.RepositoryModelLoadRequest(model_name="a")
         request.parameters["config"].string_param = "{}"
-        assert error_of(stub.RepositoryModelLoad, request).code() is Code.INVALID_ARGUMENT
+        assert error_of(stub.RepositoryModelLoad, request).code() is Code.UNIMPLEMENTED
 
 
 def test_loading_is_off_unless_allowed(stub: Any) -> None:

@@ -82,6 +82,8 @@ def test_models_are_loaded_and_unloaded(several: Berth) -> None:
         ("double", "2"): "READY",
         ("spare", "1"): "UNAVAILABLE",
     }
+    ready = several.post("/v2/repository/index", {"ready": True}).json
+    assert {item["name"] for item in ready} == {"echo", "double"}
     assert several.get("/v2/models/spare").status == 404
     assert several.post("/v2/repository/models/spare/load", {}).json == {}
     assert several.get("/v2/models/spare/ready").status == 200

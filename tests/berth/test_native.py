@@ -77,6 +77,8 @@ def test_defaults_are_fresh_for_every_request(typed_server: Berth) -> None:
         ({"numbers": [["a", "b"]]}, ["strings", "$.numbers"]),
         ({"numbers": [[True, False]]}, ["booleans", "$.numbers"]),
         ({"numbers": [[{}, 1]]}, ["object", "$.numbers"]),
+        ({"numbers": [[0.5, True]]}, ["booleans among numbers", "$.numbers"]),
+        ({"numbers": [[1, False]]}, ["booleans among numbers", "$.numbers"]),
         ({"numbers": None}, ["null", "$.numbers"]),
         ({"numbers": {"a": 1}}, ["$.numbers"]),
     ],
@@ -135,6 +137,21 @@ def test_a_form_carries_scalars_arrays_and_text(typed_server: Berth) -> None:
     assert answer.json["text"] == "777"
     assert answer.json["ratio"] == 0.25
     assert answer.json["tags"] == ["x", "seen"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [(["x"], ["x"]), (["5"], ["5"]), (["x", "5"], ["x", "5"]), (['["a"]'], ["a"])]
+)
+def test_a_list_in_a_form_is_a_field_for_each_or_json(
+    typed_server: Berth, values: list[str], expected: list[str]
+) -> None:
+    parts = {"count": "1", "name": "a", "numbers": "[[1,2]]"}
+    lines = [*parts.items(), *(("tags", value) for value in values)]
+    body = "".join(f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in lines)
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = typed_server.post("/predict", f"{body}--b--\r\n".encode(), kind)
+    assert answer.status == 200, answer.body
+    assert answer.json["tags"] == [*expected, "seen"]
 
 
 def test_a_form_field_of_the_wrong_type_is_422(typed_server: Berth) -> None:

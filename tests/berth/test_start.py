@@ -30,8 +30,8 @@ LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
         ({"PREDICTOR": "models"}, ["BERTH_PREDICTOR", "module:Class"]),
         ({"PREDICTOR": "models:Slow", "OPTIONS": "[1]"}, ["BERTH_OPTIONS", "JSON object"]),
         ({"PREDICTOR": "models:Slow", "WEIGHTS": "a"}, ["BERTH_WEIGHTS"]),
-        ({"PREDICTOR": "models:Slow", "PORT": "http"}, ["BERTH_PORT", "1 to 65535", "'http'"]),
-        ({"PREDICTOR": "models:Slow", "PORT": "0"}, ["BERTH_PORT"]),
+        ({"PREDICTOR": "models:Slow", "PORT": "http"}, ["BERTH_PORT", "0 to 65535", "'http'"]),
+        ({"PREDICTOR": "models:Slow", "PORT": "65536"}, ["BERTH_PORT"]),
         ({"PREDICTOR": "models:Slow", "MAX_QUEUE": "0"}, ["BERTH_MAX_QUEUE"]),
         ({"PREDICTOR": "models:Slow", "REQUEST_TIMEOUT_S": "nan"}, ["BERTH_REQUEST_TIMEOUT_S"]),
         ({"PREDICTOR": "models:Slow", "KEEP_ALIVE_S": "long"}, ["BERTH_KEEP_ALIVE_S"]),
@@ -97,6 +97,16 @@ def test_a_file_that_is_no_model_stops_the_start_with_a_reason(weights: Path) ->
         assert "Traceback" not in done.stderr
     done = run("serve", FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), OPTIONS='{"speed": 1}')
     assert "unknown option 'speed'" in done.stderr
+
+
+def test_port_nought_is_any_free_port_and_the_log_says_which() -> None:
+    with serving(**predictor("Slow", SOCKET="", HOST="127.0.0.1", PORT="0")) as server:
+        (url,) = server.wait_for_event("ready")["listeners"]
+        port = int(url.rpartition(":")[2])
+        assert port > 0
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_answers(connection, 1)[0].status == 200
 
 
 def test_a_tcp_port_is_served_and_a_taken_one_is_an_error() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from berth.backends.base import Options
-from berth.predictors import find_predictor
+from berth.predictors import find_predictor, kind_of, takes_lists
 from berth.signature import signature_of
 from dockyard.spec.load import parse_project
 from tests.docs.pages import DOCS, ROOT, Block, all_blocks, anchors, blocks, links, pages
@@ -64,7 +64,7 @@ def test_every_predictor_that_is_shown_has_a_schema(
     assert len(found) == 1
     predictor = find_predictor(f"{module.__name__}:{found[0].__name__}")
     predict = predictor().predict
-    schema = signature_of(predict, rows=getattr(predict, "__berth_batched__", False)).schemas()
+    schema = signature_of(predict, rows=takes_lists(predict), streams=kind_of(predict).streams).schemas()
     assert {"Input", "Output"} <= set(schema)
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def write_adder(folder: Path, manifest: str = MANIFEST, predictor: str = PREDICT
     return folder
 
 
-def build_in(folder: Path, home: Home, name: str = "adder:test", **options: bool) -> Built:
+def build_in(folder: Path, home: Home, name: str = "adder:test", **options: Any) -> Built:
     """Build a project in this process."""
     workshop = Workshop(load_project(folder), Layout.create(home.images), home.cache, Silent())
     return build(workshop, Options(name, **options))

@@ -5,6 +5,9 @@ Options: `optimization` ("all", "extended", "basic" or "none"). Found by name th
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import numpy as np
 import onnxruntime
 
 from berth.backends.base import Options
+from berth.bfloat16 import narrow, widen
 from berth.errors import ModelError
 from berth.tensors import Array, TensorSpec
 
@@ -27,10 +31,13 @@ _DATATYPES = {
     "int32": "INT32",
     "int64": "INT64",
     "float16": "FP16",
+    "bfloat16": "BF16",
     "float": "FP32",
     "double": "FP64",
     "string": "BYTES",
 }
+_BFLOAT16 = 16  # TensorProto.BFLOAT16
+_Value = onnxruntime.OrtValue
 _LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -51,6 +58,11 @@ class OnnxBackend:
         self._names = [item.name for item in self.outputs]
         self._texts = frozenset(item.name for item in self.inputs if item.datatype == "BYTES")
         self._run = session.run
+        bfloats = frozenset(item.name for item in (*self.inputs, *self.outputs) if item.datatype == "BF16")
+        if bfloats and self._texts:
+            raise ModelError("onnxruntime's Python API cannot run a model that takes text and has bfloat16 tensors")
+        if bfloats:
+            self._run = functools.partial(_run_with_bfloats, session, bfloats)
 
     def infer(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once."""
@@ -77,6 +89,26 @@ def load(path: Path, options: Options) -> OnnxBackend:
     except Exception as error:
         raise ModelError(f"{path}: onnxruntime cannot load it: {error}") from error
     return OnnxBackend(session)
+
+
+def _run_with_bfloats(
+    session: Any, bfloats: frozenset[str], names: Sequence[str], arrays: Mapping[str, Array]
+) -> list[Array]:
+    """As `session.run`, for tensors that numpy has no type for: their bits go in and come out by address."""
+    values = {
+        name: _Value.ortvalue_from_numpy_with_onnx_type(narrow(array), _BFLOAT16)
+        if name in bfloats
+        else _Value.ortvalue_from_numpy(array)
+        for name, array in arrays.items()
+    }
+    answers = zip(names, session.run_with_ort_values(names, values), strict=True)
+    return [_bfloats_of(value) if name in bfloats else value.numpy() for name, value in answers]
+
+
+def _bfloats_of(value: Any) -> Array:
+    shape = value.shape()
+    bits = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    return widen(np.frombuffer(bits, np.uint16)).reshape(shape)
 
 
 def _spec(item: Any) -> TensorSpec:

@@ -134,7 +134,8 @@ ErrorShape = Callable[[int, str, Headers], Response]
 @dataclass(frozen=True)
 class Route:
     """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look,
-    `express` a short way for its POSTs, `metrics` the counts of the model that its POSTs ask."""
+    `express` a short way for its POSTs, `metrics` the counts of the model that its POSTs ask, `plain` that answers are
+    never compressed, whatever the caller says."""
 
     path: str
     name: str
@@ -142,11 +143,24 @@ class Route:
     error: ErrorShape = error_response
     express: Express | None = None
     metrics: ModelMetrics | None = None
+    plain: bool = False
 
     @property
     def asks_model(self) -> bool:
         """Whether its requests are for a model."""
         return self.metrics is not None
+
+
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+
+def refusing_route(path: str, name: str, status: int, text: str, error: ErrorShape) -> Route:
+    """A route that is not there, whose refusal has a protocol's own shape."""
+
+    def refuse(_: Request) -> Response:
+        raise Refusal(status, text)
+
+    return Route(path, name, dict.fromkeys(_METHODS, refuse), error)
 
 
 def failure_text(failed: Failed) -> str:

@@ -2,7 +2,7 @@
 
 The answer's body is the return value itself as JSON; a predictor that yields answers with Server-Sent Events, or with
 JSON lines or one JSON array for callers that accept only those. Wrong types, missing and extra fields are 422 with the
-path of the field, malformed JSON is 400. application.py mounts the routes.
+path of the field, malformed JSON is 400. site.py mounts it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from berth.files import File
 from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
 from berth.protocols.nesting import check_nesting
+from berth.protocols.site import Site
 from berth.protocols.streaming import choose_stream
 from berth.repository import Repository
 from berth.served import ServedModel
@@ -23,6 +24,11 @@ from berth.signature import Call
 from berth.work import Work
 
 INPUT_STATUS = 422
+
+
+def face(site: Site) -> Native:
+    """The face of a server."""
+    return Native(site.repository)
 
 
 class Native:
@@ -87,7 +93,7 @@ class Prediction:
         return Response(self._model.encode(answers[0]))
 
     def _form(self, parts: list[Part]) -> dict[str, Any]:
-        """A field that is repeated is a list; so is a single file where a list of files is wanted."""
+        """A field that is repeated is a list; so is a single one where a list is wanted."""
         fields: dict[str, list[Any]] = {}
         for part in parts:
             fields.setdefault(part.name, []).append(self._part(part))
@@ -97,7 +103,7 @@ class Prediction:
         }
 
     def _is_list_of_one(self, name: str, value: Any) -> bool:
-        return isinstance(value, File) and self._signature.takes_list(name)
+        return not isinstance(value, list) and self._signature.takes_list(name)
 
     def _part(self, part: Part) -> Any:
         if part.filename is not None:

@@ -15,12 +15,13 @@ from typing import Any
 
 import msgspec
 
+from berth.protocols.openapi_parts import is_file, resolved, small_number
+
 _FOLDER = Path(__file__).parent
 _HTML = (_FOLDER / "docs.html").read_text("utf-8")
 _CSS = (_FOLDER / "docs.css").read_text("utf-8")
 _JS = (_FOLDER / "docs.js").read_text("utf-8")
 MAX_DEPTH = 3  # a type that contains itself is shown to here
-_PREFIX = "#/components/schemas/"
 _BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "more than {}",
@@ -60,7 +61,7 @@ def render_page(document: dict[str, Any]) -> bytes:
         fields="".join(_form_field(name, schemas["Input"], schemas) for name in schemas["Input"]["properties"]),
         errors="".join(
             f"<tr><td><code>{status}</code></td><td>{escape(answer['description'])}</td></tr>"
-            for status, answer in document["paths"]["/predict"]["post"]["responses"].items()
+            for status, answer in next(iter(document["paths"].values()))["post"]["responses"].items()
             if status != "200"
         ),
         example=escape(_example_command(schemas["Input"], schemas)),
@@ -89,18 +90,18 @@ def _table(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
 
 
 def _output(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
-    resolved = _resolve(schema, schemas)
-    if resolved.get("type") != "object" or not resolved.get("properties"):
+    found = resolved(schema, schemas)
+    if found.get("type") != "object" or not found.get("properties"):
         text = _notes(schema, schemas)
         return f"<p><code>{escape(type_text(schema, schemas))}</code> {escape(text)}</p>"
     head = "<thead><tr><th>Name</th><th>Type</th><th></th><th>Description</th></tr></thead>"
-    rows = _table({**resolved, "required": list(resolved["properties"])}, schemas).replace(">required<", "><")
+    rows = _table({**found, "required": list(found["properties"])}, schemas).replace(">required<", "><")
     return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
 
 
 def type_text(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> str:
     """A schema's type in a few words, for example "list of number" or "one of a, b"."""
-    schema = _resolve(schema, schemas)
+    schema = resolved(schema, schemas)
     if depth > MAX_DEPTH:
         return str(schema.get("title") or schema.get("type", "any JSON"))
     if is_file(schema):
@@ -120,24 +121,18 @@ def type_text(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -
     return " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
-def is_file(schema: dict[str, Any]) -> bool:
-    """Whether a schema is that of a File or an Image."""
-    members = schema.get("anyOf", ())
-    return any("b64" in member.get("properties", {}) for member in members)
-
-
 def _notes(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
-    resolved = _resolve(schema, schemas)
-    arrays = str(resolved.get("title", "")).endswith(" array") or is_file(resolved)
-    text = "" if arrays else str(schema.get("description") or resolved.get("description") or "")
-    bounds = [words.format(resolved[key]) for key, words in _BOUNDS.items() if key in resolved and not arrays]
+    found = resolved(schema, schemas)
+    arrays = str(found.get("title", "")).endswith(" array") or is_file(found)
+    text = "" if arrays else str(schema.get("description") or found.get("description") or "")
+    bounds = [words.format(found[key]) for key, words in _BOUNDS.items() if key in found and not arrays]
     return " · ".join([part for part in (text, ", ".join(bounds)) if part])
 
 
 def _form_field(name: str, parent: dict[str, Any], schemas: dict[str, Any]) -> str:
     field = parent["properties"][name]
-    schema = _resolve(field, schemas)
-    members = [_resolve(member, schemas) for member in schema.get("anyOf", ())]
+    schema = resolved(field, schemas)
+    members = [resolved(member, schemas) for member in schema.get("anyOf", ())]
     label, key = escape(name), escape(name, quote=True)
     default = escape(_compact(field["default"]), quote=True) if field.get("default") is not None else ""
     if is_file(schema) or any(is_file(member) for member in members):
@@ -166,13 +161,13 @@ def _option(value: Any, default: Any) -> str:
 
 def _example_command(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     properties, required = schema["properties"], schema.get("required", [])
-    body = {name: _example(_resolve(properties[name], schemas), schemas) for name in required}
+    body = {name: _example(resolved(properties[name], schemas), schemas) for name in required}
     text = msgspec.json.encode(body).decode().replace("'", "'\\''")
     return f"curl -X POST $ORIGIN/predict -H 'Content-Type: application/json' -d '{text}'".replace("$ORIGIN", "ORIGIN")
 
 
 def _example(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) -> Any:
-    schema = _resolve(schema, schemas)
+    schema = resolved(schema, schemas)
     if depth > MAX_DEPTH:
         return None
     if "default" in schema and schema["default"] is not None:
@@ -187,15 +182,8 @@ def _example(schema: dict[str, Any], schemas: dict[str, Any], depth: int = 0) ->
     if kind == "object":
         return {name: _example(item, schemas, depth + 1) for name, item in schema.get("properties", {}).items()}
     if kind in ("integer", "number"):
-        return schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
+        return small_number(schema)
     return {"boolean": False, "string": "text"}.get(str(kind))
-
-
-def _resolve(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    if "$ref" in schema:
-        target = schemas[schema["$ref"].removeprefix(_PREFIX)]
-        return {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
-    return schema
 
 
 def _compact(value: Any) -> str:

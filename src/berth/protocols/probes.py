@@ -1,6 +1,6 @@
 """Health and metrics: `/v2/health/*`, the usual short names for probes, and `/metrics`.
 
-They answer on the event loop and never wait for the model. application.py mounts the routes.
+They answer on the event loop and never wait for the model. site.py mounts it.
 """
 
 from __future__ import annotations
@@ -8,9 +8,15 @@ from __future__ import annotations
 from berth.health import Health
 from berth.metrics import CONTENT_TYPE, Metrics
 from berth.protocols.base import Request, Response, Route, json_response
+from berth.protocols.site import Site
 
 LIVE_PATHS = ("/v2/health/live", "/livez", "/healthz")
 READY_PATHS = ("/v2/health/ready", "/readyz")
+
+
+def face(site: Site) -> Probes:
+    """The face of a server."""
+    return Probes(site.health, site.metrics)
 
 
 class Probes:

@@ -15,7 +15,7 @@ from berth.protocols.base import Response
 
 EVENT_STREAM = b"text/event-stream"
 JSON_LINES = b"application/jsonl"
-_NO_CACHE = ((b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no"))
+NO_CACHE = ((b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no"))
 
 
 class Events:
@@ -26,7 +26,7 @@ class Events:
 
     def head(self) -> Response:
         """Status and content type."""
-        return Response(b"", 200, EVENT_STREAM, _NO_CACHE)
+        return Response(b"", 200, EVENT_STREAM, NO_CACHE)
 
     def item(self, answer: Any) -> bytes:
         """One event; JSON has no line breaks, so one line is enough."""
@@ -49,7 +49,7 @@ class Lines:
 
     def head(self) -> Response:
         """Status and content type."""
-        return Response(b"", 200, JSON_LINES, _NO_CACHE)
+        return Response(b"", 200, JSON_LINES, NO_CACHE)
 
     def item(self, answer: Any) -> bytes:
         """One line."""

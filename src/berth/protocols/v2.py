@@ -1,7 +1,7 @@
 """The Open Inference Protocol (V2) over REST: metadata, health of the models, and inference.
 
 `v2_codec.py` turns tensors into bytes and back; this file knows the routes and the envelope. Model names are
-percent-encoded in paths, with `/` kept. Bad input is 400. application.py mounts the routes.
+percent-encoded in paths, with `/` kept. Bad input is 400. site.py mounts it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import berth
 from berth.errors import InputError
 from berth.health import Health
 from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Route, json_response
+from berth.protocols.site import Site
 from berth.protocols.streaming import Events
 from berth.protocols.v2_codec import (
     INPUT_STATUS,
@@ -41,6 +42,11 @@ _HEADER_LENGTH = b"inference-header-content-length"
 _MODELS = "/v2/models/"
 
 
+def face(site: Site) -> V2:
+    """The face of a server."""
+    return V2(site.repository, site.health)
+
+
 class V2:
     """The V2 face of a server's models."""
 
@@ -54,8 +60,8 @@ class V2:
         return [
             Route("/v2", "v2.server", {"GET": self._describe_server}),
             Route("/v2/", "v2.server", {"GET": self._describe_server}),
-            Route("/v2/models", "v2.models", {"GET": self._names}),
-            Route("/v2/models/stats", "v2.stats", {"GET": self._statistics}),
+            Route("/v2/models", "v2.models", {"GET": self._names}, plain=True),
+            Route("/v2/models/stats", "v2.stats", {"GET": self._statistics}, plain=True),
         ]
 
     def resolve(self, path: str) -> Route | None:
@@ -68,8 +74,10 @@ class V2:
             return None
         name, method, make = found
         express = served.made(Inference).express if action == "/infer" else None
-        metrics = served.metrics if method == "POST" else None
-        return Route(path, name, {method: make(self, served)}, express=express, metrics=metrics)
+        # tritonclient's http.aio accepts gzip for every answer, and unfolds it for inference alone.
+        plain = method == "GET"
+        metrics = None if plain else served.metrics
+        return Route(path, name, {method: make(self, served)}, express=express, metrics=metrics, plain=plain)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""

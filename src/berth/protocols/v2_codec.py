@@ -16,9 +16,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from berth.bfloat16 import ITEM_BYTES, narrow, widen
 from berth.errors import InputError
+from berth.protocols.base import Refusal
 from berth.protocols.nesting import check_depth, check_nesting
-from berth.tensors import DTYPES, Array, Packing, Shape, TensorRows, TensorSpec, coerce, fits
+from berth.tensors import Array, Packing, Shape, TensorRows, TensorSpec, coerce, fits
 
 INPUT_STATUS = 400
 _NO_DATA = msgspec.Raw(b"")
@@ -149,12 +151,13 @@ _FEW = 64
 class Slot:
     """One input of the model, with what the short way needs at hand."""
 
-    __slots__ = ("datatype", "decode", "dtype", "first", "name", "plain", "row", "shape", "tail")
+    __slots__ = ("datatype", "decode", "dtype", "first", "item_bytes", "name", "plain", "row", "shape", "tail")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
         self.datatype = spec.datatype
         self.dtype = spec.dtype
+        self.item_bytes = ITEM_BYTES if spec.datatype == "BF16" else spec.dtype.itemsize  # on the wire
         self.shape = spec.shape
         self.first = spec.shape[0] if spec.shape else 0
         self.tail = spec.shape[1:]
@@ -216,10 +219,12 @@ class Inputs:
             array = np.empty(1, dtype=object)
             array[0] = body
             return {slot.name: array.reshape([1] * len(slot.shape))}
+        if not body:
+            raise InputError(f"input {slot.name!r}: a raw binary request is the input's bytes, got none")
         shape = [1 if slot.first == -1 else slot.first, *slot.tail] if slot.shape else []
         if shape.count(-1) > 1:
             raise InputError(f"a raw binary request allows one variable dimension, the input has {list(slot.shape)}")
-        known = math.prod(size for size in shape if size != -1) * slot.dtype.itemsize
+        known = math.prod(size for size in shape if size != -1) * slot.item_bytes
         if -1 in shape:
             if known == 0 or len(body) % known:
                 raise InputError(f"input {slot.name!r}: expected a multiple of {known} bytes, got {len(body)}")
@@ -240,10 +245,12 @@ class Inputs:
         count = math.prod(shape)
         if slot.datatype == "BYTES":
             return reshaped(slot.name, _texts(slot.name, blob, count), shape)
-        expected = count * slot.dtype.itemsize
+        expected = count * slot.item_bytes
         if len(blob) != expected:
             wanted = f"{expected} bytes for shape {list(shape)} of {slot.datatype}"
             raise InputError(f"input {slot.name!r}: expected {wanted}, got {len(blob)}")
+        if slot.datatype == "BF16":
+            return reshaped(slot.name, widen(np.frombuffer(blob, "<u2")), shape)
         array = reshaped(slot.name, np.frombuffer(blob, dtype=slot.dtype), shape)
         return array.copy() if self._rowwise else array  # a predictor may write into its input
 
@@ -274,7 +281,7 @@ def _from_json(slot: Slot, item: InferInput, shape: Shape) -> Array:
         except (msgspec.DecodeError, OverflowError, FloatingPointError):
             array = None
     if array is None:
-        array = _from_any_json(slot, data)
+        array = _from_any_json(slot, item)
     count = shape[0] * slot.row if slot.plain else math.prod(shape)
     if array.size != count:
         raise InputError(f"input {slot.name!r}: expected {count} elements for shape {list(shape)}, got {array.size}")
@@ -299,11 +306,14 @@ def _numbers(slot: Slot, values: list[Any]) -> Array:
         return np.array(values, slot.dtype)
 
 
-def _from_any_json(slot: Slot, data: Any) -> Array:
+def _from_any_json(slot: Slot, item: InferInput) -> Array:
+    data: Any = item.data
+    if data is None or data == _NO_DATA:
+        if item.parameters and "shared_memory_region" in item.parameters:
+            raise Refusal(501, f"input {slot.name!r}: shared memory regions are not offered; send the data itself")
+        raise InputError(f"input {slot.name!r}: expected data, or binary_data_size in its parameters; got neither")
     if slot.datatype in _NO_JSON:
         raise InputError(f"input {slot.name!r}: {slot.datatype} has no JSON form; send it as binary data")
-    if data is None or data == _NO_DATA:
-        raise InputError(f"input {slot.name!r}: expected data, or binary_data_size in its parameters; got neither")
     if isinstance(data, msgspec.Raw):
         check_nesting(bytes(data))
     try:
@@ -373,8 +383,8 @@ class Outputs:
             for output in message.outputs:
                 self._check(output)
                 if output.parameters and "binary_data" in output.parameters:
-                    overrides[output.name] = bool(output.parameters["binary_data"])
-        return Wanted(names, bool(parameters.get("binary_data_output", False)), overrides, message.id)
+                    overrides[output.name] = _flag(output.parameters, "binary_data")
+        return Wanted(names, _flag(parameters, "binary_data_output"), overrides, message.id)
 
     def encode_row(self, rows: TensorRows) -> bytes | None:
         """The JSON answer for one row of a batch, whose rows are all encoded at once; None where that cannot be."""
@@ -431,7 +441,7 @@ class Outputs:
         for name in wanted.names or self._names:
             array, datatype = tensors[name], self._datatypes[name]
             if wanted.is_binary(name):
-                blobs.append(to_blob(array))
+                blobs.append(to_blob(array, datatype))
                 outputs.append(_Output(name, datatype, array.shape, parameters={"binary_data_size": len(blobs[-1])}))
             else:
                 outputs.append(_Output(name, datatype, array.shape, msgspec.Raw(self._data(name, array))))
@@ -446,7 +456,9 @@ class Outputs:
             known = ", ".join(repr(name) for name in self._names)
             raise InputError(f"unexpected output {output.name!r}; the model answers {known}")
         if output.parameters and output.parameters.get("classification"):
-            raise InputError(f"output {output.name!r}: the classification extension is not offered")
+            raise Refusal(501, f"output {output.name!r}: the classification extension is not offered")
+        if output.parameters and "shared_memory_region" in output.parameters:
+            raise Refusal(501, f"output {output.name!r}: shared memory regions are not offered; ask for binary_data")
 
     def _data(self, name: str, array: Array) -> bytes:
         datatype = self._datatypes[name]
@@ -470,15 +482,24 @@ def check_once(outputs: Sequence[str]) -> None:
         seen.add(name)
 
 
-def to_blob(array: Array) -> bytes:
+def to_blob(array: Array, datatype: str) -> bytes:
     """An array as binary data."""
-    if array.dtype != DTYPES["BYTES"]:
+    if datatype == "BF16":
+        return narrow(array).tobytes()
+    if datatype != "BYTES":
         return array.tobytes()
     pieces: list[bytes] = []
     for item in array.ravel().tolist():
         data = item.encode() if isinstance(item, str) else bytes(item)
         pieces += (struct.pack("<I", len(data)), data)
     return b"".join(pieces)
+
+
+def _flag(parameters: Parameters, name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InputError(f"parameter {name!r}: expected true or false, got {msgspec.json.encode(value).decode()}")
+    return value
 
 
 def timeout_of(parameters: dict[str, Any] | None) -> float | None:

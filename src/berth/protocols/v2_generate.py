@@ -44,6 +44,8 @@ class Generation:
         try:
             fields = self._fields(request.body)
             parameters = fields.get("parameters") if "parameters" not in self._names else None
+            if not isinstance(parameters, dict | None):
+                raise InputError("parameters: expected an object")
             inputs = {name: value for name, value in fields.items() if name in self._names or name not in _RESERVED}
             call = self._model.prepare(self._model.signature.convert(inputs))
             return Work(self._served, [call], self._encode, INPUT_STATUS, timeout_of(parameters))

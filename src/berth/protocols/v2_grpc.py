@@ -118,8 +118,9 @@ class V2Grpc:
 
     async def _load(self, request: Request) -> Response:
         message = parsed(MESSAGES["RepositoryModelLoadRequest"], request.body)
-        if message.parameters:
-            raise Refusal(400, f"parameter {min(message.parameters)!r}: a model is loaded as the server was configured")
+        for name in message.parameters:
+            if name == "config" or name.startswith("file:"):
+                raise Refusal(501, f"parameter {name!r}: models are loaded as the server's settings say")
         name = message.model_name or message.repository_name
         await self._control.load(name)
         return answer_of(MESSAGES["RepositoryModelLoadResponse"](model_name=name, isLoaded=True))

@@ -204,10 +204,9 @@ class GrpcOutputs:
         if not form.raw:
             pieces += [self._typed(name, tensors[name]) for name in names]
             return b"".join(pieces)
-        arrays = [tensors[name] for name in names]
-        pieces.append(self._head(names, tuple([array.shape for array in arrays])))
-        for array in arrays:
-            blob = to_blob(array)
+        pieces.append(self._head(names, tuple([tensors[name].shape for name in names])))
+        for name in names:
+            blob = to_blob(tensors[name], self._datatypes[name])
             pieces += (_RAW, varint(len(blob)), blob)
         return b"".join(pieces)
 
@@ -219,7 +218,7 @@ class GrpcOutputs:
         template = b""
         for name in names:
             array = arrays[name]
-            blob, rows = array.tobytes(), len(array)
+            blob, rows = to_blob(array, self._datatypes[name]), len(array)
             size = len(blob) // rows
             columns.append(
                 [blob[start : start + size] for start in range(0, len(blob), size)] if size else [b""] * rows

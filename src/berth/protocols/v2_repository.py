@@ -1,16 +1,19 @@
 """V2's model repository extension, and what V2 says of one model beyond its tensors: config and statistics.
 
 Loading and unloading over the wire is off unless BERTH_MODEL_CONTROL says on: whoever may ask the model need not be
-allowed to take it away. application.py mounts the routes.
+allowed to take it away. site.py mounts it.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from typing import Any, TypeVar
+
+import msgspec
 
 from berth.metrics import Histogram
 from berth.protocols.base import Handler, Refusal, Request, Response, Route, json_response
+from berth.protocols.site import Control, Site
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.tensors import TensorSpec
@@ -18,18 +21,20 @@ from berth.tensors import TensorSpec
 _MODELS = "/v2/repository/models/"
 
 
-class Control(Protocol):
-    """Who loads and unloads."""
+def face(site: Site) -> V2Repository:
+    """The face of a server."""
+    return V2Repository(site.repository, site.control, allowed=site.config.model_control)
 
-    @property
-    def names(self) -> list[tuple[str, str]]:
-        """Name and version of every model that could be loaded."""
 
-    async def load(self, name: str) -> None:
-        """Load a name; Refusal says why not."""
+class _IndexRequest(msgspec.Struct):
+    ready: bool = False
 
-    async def unload(self, name: str) -> None:
-        """Unload a name; Refusal says why not."""
+
+class _LoadRequest(msgspec.Struct):
+    parameters: dict[str, Any] | None = None
+
+
+_Message = TypeVar("_Message", _IndexRequest, _LoadRequest)
 
 
 class V2Repository:
@@ -42,7 +47,8 @@ class V2Repository:
 
     def routes(self) -> list[Route]:
         """The index."""
-        return [Route("/v2/repository/index", "v2.repository_index", {"POST": self._index, "GET": self._index})]
+        methods: dict[str, Handler] = {"POST": self._index, "GET": self._index}
+        return [Route("/v2/repository/index", "v2.repository_index", methods, plain=True)]
 
     def resolve(self, path: str) -> Route | None:
         """Loading and unloading one name."""
@@ -78,16 +84,39 @@ class V2Repository:
         if not self._allowed:
             raise Refusal(403, "loading and unloading is off; set BERTH_MODEL_CONTROL=on to allow it")
 
-    def _index(self, _: Request) -> Response:
-        return json_response(self.index())
+    def _index(self, request: Request) -> Response:
+        found = self.index()
+        if _parsed(request.body, _IndexRequest).ready:
+            found = [item for item in found if item["state"] == "READY"]
+        return json_response(found)
 
-    async def _load(self, name: str, _: Request) -> Response:
+    async def _load(self, name: str, request: Request) -> Response:
+        self._check()
+        _refuse_overrides(request.body)
         await self.load(name)
         return Response(b"{}")
 
-    async def _unload(self, name: str, _: Request) -> Response:
+    async def _unload(self, name: str, request: Request) -> Response:
+        self._check()
+        _parsed(request.body, _LoadRequest)
         await self.unload(name)
         return Response(b"{}")
+
+
+def _refuse_overrides(body: bytes) -> None:
+    """Refuse a configuration or files that the caller sends along: what a model is, the server's own settings say."""
+    parameters = _parsed(body, _LoadRequest).parameters or {}
+    given = next((key for key in parameters if key == "config" or key.startswith("file:")), None)
+    if given is not None:
+        raise Refusal(501, f"parameter {given!r}: models are loaded as the server's settings say, not as callers do")
+
+
+def _parsed(body: bytes, kind: type[_Message]) -> _Message:
+    """A request's body, which may be empty."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(400, f"the body does not fit the model repository extension: {error}") from error
 
 
 def _state(name: str, version: str, why: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ read; `docs/reference/image.md` describes it. Called by `builder`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +14,7 @@ from dockyard import __version__
 from dockyard.build.base import Base
 from dockyard.build.dependencies import INSIDE
 from dockyard.build.layers import BuiltLayer
+from dockyard.build.settings import settings_of
 from dockyard.oci.image import History, Image, ImageConfig, Platform, assemble
 from dockyard.oci.layout import Layout
 from dockyard.spec.project import Project
@@ -36,8 +36,8 @@ class Parts:
     created: str
 
 
-def store_image(parts: Parts, layout: Layout, name: str) -> Image:
-    """Assemble the image, write its two documents, and give it `name` in the layout."""
+def store_image(parts: Parts, layout: Layout) -> Image:
+    """Assemble the image and write its two documents; it has no name yet."""
     config = ImageConfig(
         platform=parts.platform,
         environment=_environment(parts),
@@ -56,12 +56,10 @@ def store_image(parts: Parts, layout: Layout, name: str) -> Image:
     image, manifest, document = assemble(config, [layer.blob for layer in parts.layers], _annotations(parts))
     layout.blobs.write(document)
     layout.blobs.write(manifest)
-    layout.add(image, name)
     return image
 
 
 def _environment(parts: Parts) -> tuple[str, ...]:
-    model = parts.project.model
     path = f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"
     settings: dict[str, str] = {
         **_inherited(parts.base.environment),
@@ -72,21 +70,8 @@ def _environment(parts: Parts) -> tuple[str, ...]:
         "HOME": "/tmp",  # noqa: S108 (the one writable place of a container: a tmpfs of its own)
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
         "LANG": "C.UTF-8",
-        **parts.project.environment,
-        "BERTH_MODEL_NAME": model.name,
-        "BERTH_MODEL_VERSION": model.version,
-        "BERTH_GOLDENS": f"/app/{model.goldens}",
-        **parts.project.serve.environment(),
+        **settings_of(parts.project, parts.weights, PurePosixPath("/app")),
     }
-    if model.description:
-        settings["BERTH_MODEL_DESCRIPTION"] = model.description
-    if model.predictor:
-        settings["BERTH_PREDICTOR"] = model.predictor
-    else:
-        settings["BERTH_FORMAT"] = model.format
-        settings["BERTH_WEIGHTS"] = str(PurePosixPath("/app") / parts.weights[0])
-        if model.options:
-            settings["BERTH_OPTIONS"] = json.dumps(model.options, sort_keys=True)
     return tuple(f"{name}={value}" for name, value in sorted(settings.items()))
 
 

@@ -25,7 +25,9 @@ _LOADERS = {"amd64": "ld-linux-x86-64.so.2", "arm64": "ld-linux-aarch64.so.1"}
 
 @dataclass(frozen=True)
 class Base:
-    """What an image starts from: layers (lowest first), the tree they make on this machine, and its Python."""
+    """What an image starts from: layers (lowest first), the tree they make on this machine, and the Python to compile
+    with, which is its own or, where that cannot run here, the same one of this machine's architecture.
+    """
 
     layers: tuple[BuiltLayer, ...]
     root: Path
@@ -49,7 +51,7 @@ class BaseSource(Protocol):
         """The Debian packages that `names` need on top of the lock's base."""
 
     def interpreter(self, lock: Lock) -> Interpreter:
-        """The Python of the lock's base, as soon as it can compile; the rest of the base may still be to do."""
+        """The Python that compiles for the lock's base, as soon as it can; the rest of the base may still be to do."""
 
     def make(self, lock: Lock) -> Base:
         """The base of the lock."""
@@ -77,7 +79,7 @@ def find_interpreter(root: Path, architecture: str) -> Interpreter:
             folders = (f"{prefix}/lib", f"usr/lib/{triplet}", f"lib/{triplet}", "usr/lib64", "usr/lib", "usr/local/lib")
             libraries = tuple(root / folder for folder in folders if (root / folder).is_dir())
             version = programs[-1].name.removeprefix("python")
-            return Interpreter(loader, libraries, programs[-1], root / prefix, version)
+            return Interpreter(root, loader, libraries, programs[-1], root / prefix, version)
     raise ImageError(
         "the base image has no Python 3 in /usr/bin or /usr/local/bin",
         remedy="Take a base with Python, or leave out [build] base to get Debian's.",

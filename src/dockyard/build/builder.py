@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
@@ -22,10 +22,10 @@ from dockyard.build.layers import BuiltLayer
 from dockyard.build.lock import Lock, read_lock, write_lock
 from dockyard.build.preflight import Findings, check, refuse
 from dockyard.build.request import Request, request_of
-from dockyard.build.target import host_architecture
 from dockyard.build.wheels import resolve_wheels
 from dockyard.build.workshop import Workshop
 from dockyard.errors import LockError
+from dockyard.oci.digest import Digest
 from dockyard.oci.image import Image
 
 _LOCKED_REMEDY = "Run `dockyard build` without --locked, look at the change and commit dockyard.lock."
@@ -33,24 +33,35 @@ _LOCKED_REMEDY = "Run `dockyard build` without --locked, look at the change and 
 
 @dataclass(frozen=True)
 class Options:
-    """How to build: `locked` refuses to change the lock, `upgrade` takes the newest versions, `name` tags the image."""
+    """How to build: `locked` refuses to change the lock, `upgrade` takes the newest versions, `name` tags the image.
+
+    `listed` gives the image its name in the store; else it is part of an index, which gets the name. `lock` stands for
+    the one in the project's folder.
+    """
 
     name: str
     locked: bool = False
     upgrade: bool = False
+    listed: bool = True
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made: the image, its layers (lowest first), what the preflight found, and how long it took (s)."""
+    """What a build made: the image, its layers (lowest first), what the preflight found, and how long it took (s).
+
+    `weights` and `code` are the project's files that went in, by their digests.
+    """
 
     name: str
     image: Image
     layers: tuple[BuiltLayer, ...]
     findings: Findings
     lock: Lock
+    weights: Mapping[str, Digest]
+    code: Mapping[str, Digest]
     lock_changed: bool
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,16 +73,26 @@ class Passed:
     findings: Findings
 
 
-def build(workshop: Workshop, options: Options) -> Built:
-    """Build the project's image, give it its name in the store, and write the lock if it is new."""
+Attach = Callable[[Workshop, Built], object]
+
+
+def _nothing(_: Workshop, __: Built) -> None:
+    """Attach nothing."""
+
+
+def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Built:
+    """Build the project's image, give it its names in the store, and write the lock if it is new.
+
+    `attach` adds to the image what else belongs to it, before it can be found by name.
+    """
     started = time.monotonic()
     workshop.sweep()
     files = find_files(workshop.project)
     request = request_of(workshop.project)
     source = source_of(workshop, request)
-    platform = f"linux/{host_architecture()}"
-    before = read_lock(workshop.project.path, platform)
-    settled = _settled(before, request, options)
+    platform = workshop.platform
+    before = options.lock or read_lock(workshop.project.path, platform)
+    settled = _settled(before, request, options, platform)
     draft = settled or _draft(source, workshop)
     with ThreadPoolExecutor(1) as pool:
         # The base needs nothing that is still to be resolved, and wheels need no more of it than its Python.
@@ -83,19 +104,64 @@ def build(workshop: Workshop, options: Options) -> Built:
     passed = _preflight(source, lock, base, dependencies, options)
     lock = passed.lock
     content = ContentBuilder(workshop, lock.base_digest)
+    weights, code = content.weight_digests(files), content.code_digests(files)
     layers = (
         *base.layers,
         *passed.system,
         *dependencies,
-        *content.weights(files.weights),
+        *content.weights(weights),
         content.berth(base.interpreter),
-        content.code(files.code, base.interpreter),
+        content.code(code, base.interpreter),
     )
-    parts = Parts(workshop.project.project, lock.target.platform, base, layers, files.weights, lock.created)
-    image = store_image(parts, workshop.layout, options.name)
-    if lock != before:
+    parts = Parts(workshop.project.project, workshop.target(lock).platform, base, layers, files.weights, lock.created)
+    built = Built(
+        name=options.name,
+        image=store_image(parts, workshop.layout),
+        layers=layers,
+        findings=passed.findings,
+        lock=lock,
+        weights=weights,
+        code=code,
+        lock_changed=lock != before,
+    )
+    attach(workshop, built)
+    for name in _names(workshop, options):
+        workshop.layout.add(built.image, name)
+    if built.lock_changed:
         write_lock(workshop.project.path, platform, lock)
-    return Built(options.name, image, layers, passed.findings, lock, lock != before, time.monotonic() - started)
+    return replace(built, seconds=time.monotonic() - started)
+
+
+def build_index(workshops: Sequence[Workshop], options: Options, attach: Attach = _nothing) -> tuple[Built, ...]:
+    """Build the project for several platforms, each as `build` does, into one image under one name.
+
+    Everything is resolved for every platform before anything is fetched, so that what one of them lacks is told first.
+    """
+    changed = {workshop.platform for workshop in workshops if _lock(workshop, options)}
+    part = replace(options, upgrade=False, listed=False)
+    parts = [(workshop, build(workshop, part, attach)) for workshop in workshops]
+    index = workshops[0].layout.write_index([built.image for _, built in parts])
+    for name in _names(workshops[0], options):
+        workshops[0].layout.add_index(index, name)
+    return tuple(
+        replace(built, lock_changed=built.lock_changed or workshop.platform in changed) for workshop, built in parts
+    )
+
+
+def _lock(workshop: Workshop, options: Options) -> bool:
+    """Resolve a platform and write its lock, if it is not settled already; whether that was needed."""
+    request = request_of(workshop.project)
+    source = source_of(workshop, request)
+    before = read_lock(workshop.project.path, workshop.platform)
+    if _settled(before, request, options, workshop.platform) is not None:
+        return False
+    lock = _resolve(source, workshop, request, before, options, _draft(source, workshop))
+    write_lock(workshop.project.path, workshop.platform, lock)
+    return True
+
+
+def _names(workshop: Workshop, options: Options) -> tuple[str, ...]:
+    return (options.name, f"{workshop.project.project.model.name}:latest") if options.listed else ()
 
 
 def source_of(workshop: Workshop, request: Request) -> BaseSource:
@@ -106,12 +172,12 @@ def source_of(workshop: Workshop, request: Request) -> BaseSource:
     return cast(BaseSource, importlib.import_module("dockyard.build.foreign").ForeignBase(workshop, request))
 
 
-def _settled(before: Lock | None, request: Request, options: Options) -> Lock | None:
+def _settled(before: Lock | None, request: Request, options: Options, platform: str) -> Lock | None:
     """The lock that is there, if it answers what is asked; LockError if it does not and must not change."""
     if before is not None and before.asked == request.digest and not options.upgrade:
         return before
     if options.locked:
-        problem = "there is no dockyard.lock for this platform" if before is None else "dockyard.lock is out of date"
+        problem = f"dockyard.lock has nothing for {platform}" if before is None else "dockyard.lock is out of date"
         raise LockError(problem, remedy=_LOCKED_REMEDY)
     return None
 
@@ -129,7 +195,7 @@ def _resolve(
     lock = _with_packages(source, draft, request.packages, before.found_packages if before else ())
     with workshop.progress.task("Resolving Python dependencies"):
         previous = before.wheels if before and not options.upgrade else ()
-        wheels = resolve_wheels(request.requirements, request.files, lock.target, previous, workshop.scratch)
+        wheels = resolve_wheels(request.requirements, request.files, workshop.target(lock), previous, workshop.scratch)
     return replace(lock, wheels=wheels)
 
 
@@ -142,7 +208,7 @@ def _with_packages(source: BaseSource, lock: Lock, asked: Sequence[str], found: 
 
 
 def _dependencies(workshop: Workshop, lock: Lock, interpreter: Future[Interpreter]) -> tuple[BuiltLayer, ...]:
-    return DependencyBuilder(workshop).layers(lock.wheels, lock.target, lock.base_digest, interpreter.result)
+    return DependencyBuilder(workshop).layers(lock.wheels, workshop.target(lock), lock.base_digest, interpreter.result)
 
 
 def _preflight(

@@ -37,8 +37,12 @@ json.dump(sorted(m.__file__ for m in sys.modules.values() if getattr(m, '__file_
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A base image's Python, runnable here: its loader, where its libraries are, the program, its version (`3.11`)."""
+    """A base image's Python, runnable here: its loader, where its libraries are, the program, its version (`3.11`).
 
+    `root` is the tree that all of it lies in.
+    """
+
+    root: Path
     loader: Path
     libraries: tuple[Path, ...]
     program: Path
@@ -79,7 +83,7 @@ def compile_library(interpreter: Interpreter, root: Path, into: Path) -> None:
     Left out is what `compile_own` has compiled.
     """
     library = root / f"usr/lib/python{interpreter.version}"
-    sources = sorted({*library.rglob("*.py")} - set(_own_sources(interpreter)))
+    sources = sorted({*library.rglob("*.py")} - set(_own_sources(interpreter, root)))
     jobs = [(path, _inside(root, path), into / interpreter.cache_name(path).relative_to(root)) for path in sources]
     _compile(interpreter, jobs)
 
@@ -87,13 +91,15 @@ def compile_library(interpreter: Interpreter, root: Path, into: Path) -> None:
 def compile_own(interpreter: Interpreter, root: Path) -> None:
     """Compile, beside their sources, the modules of the base at `root` that compiling itself imports.
 
-    With them compiling starts fast; and it imports the same files whatever else has been compiled by then.
+    With them compiling starts fast; and it imports the same files whatever else has been compiled by then. `root` may
+    be the base of another architecture, with the same Python as the interpreter's own.
     """
-    compile_files(interpreter, [(path, _inside(root, path)) for path in _own_sources(interpreter)])
+    compile_files(interpreter, [(path, _inside(root, path)) for path in _own_sources(interpreter, root)])
 
 
-def _own_sources(interpreter: Interpreter) -> list[Path]:
-    return [Path(name) for name in json.loads(_run(interpreter, _OWN, ""))]
+def _own_sources(interpreter: Interpreter, root: Path) -> list[Path]:
+    names = [Path(name) for name in json.loads(_run(interpreter, _OWN, ""))]
+    return [root / name.relative_to(interpreter.root) for name in names if name.suffix == ".py"]
 
 
 def _inside(root: Path, path: Path) -> str:

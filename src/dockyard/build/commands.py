@@ -43,6 +43,8 @@ def run(
         )
     except FileNotFoundError as error:
         raise DockyardError(f"the program {command[0]!r} was not found", remedy=missing) from error
+    except OSError as error:
+        raise DockyardError(f"{command[0]} cannot be run: {error.strerror}", remedy=missing) from error
     except subprocess.TimeoutExpired as error:
         raise DockyardError(
             f"{command[0]} did not finish within {deadline:.0f} s",

@@ -9,7 +9,7 @@ import ast
 import fnmatch
 import importlib.util
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,10 +21,11 @@ from dockyard.build.files import scratch_folder
 from dockyard.build.layers import BuiltLayer, Content, layer_key
 from dockyard.build.workshop import Workshop
 from dockyard.errors import ProjectError
-from dockyard.oci.digest import digest_of, digest_of_file
+from dockyard.oci.digest import Digest, digest_of, digest_of_file
 from dockyard.oci.files import replace_file
 from dockyard.oci.layer import Entry, entries_of
 from dockyard.spec.load import FILE_NAME, ProjectFolder
+from dockyard.spec.project import Project
 
 APP = "app"
 BERTH = "opt/berth"
@@ -60,6 +61,22 @@ def find_files(folder: ProjectFolder) -> ProjectFiles:
     code = tuple(path for path in sorted(walked) if path not in weights)
     _check_code(folder, code)
     return ProjectFiles(code, tuple(sorted(weights)))
+
+
+def files_to_watch(folder: Path, project: Project) -> list[Path]:
+    """The files whose change may change what is served: those of an image, and what says how it is made.
+
+    Nothing is checked, so that it can be asked of a project that is wrong at the moment.
+    """
+    found = {folder / name for name in _walk(folder, (*_EXCLUDED, *project.build.exclude))}
+    for pattern in project.model.weight_patterns:
+        found.update(path for path in _inside(folder, pattern) if path.is_file())
+    return sorted({*found, folder / FILE_NAME, folder / "dockyard.lock"})
+
+
+def _inside(folder: Path, pattern: str) -> Iterable[Path]:
+    outside = PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts
+    return () if outside else folder.glob(pattern)
 
 
 def _matching(folder: Path, pattern: str) -> list[str]:
@@ -151,37 +168,44 @@ class ContentBuilder:
     workshop: Workshop
     base_key: str
 
-    def weights(self, names: Sequence[str]) -> tuple[BuiltLayer, ...]:
+    def weight_digests(self, files: ProjectFiles) -> dict[str, Digest]:
+        """The digest of each file of the weights; remembered, since they may be large."""
+        with self.workshop.progress.task("Reading weights"):
+            return {name: self._digest(self.workshop.project.path / name) for name in files.weights}
+
+    def code_digests(self, files: ProjectFiles) -> dict[str, Digest]:
+        """The digest of each file of the code."""
+        return {name: digest_of((self.workshop.project.path / name).read_bytes()) for name in files.code}
+
+    def weights(self, digests: Mapping[str, Digest]) -> tuple[BuiltLayer, ...]:
         """Uncompressed layers: one for each file from 64 MiB, one for all smaller ones."""
-        folder = self.workshop.project.path
+        folder, names = self.workshop.project.path, sorted(digests)
         large = [name for name in names if (folder / name).stat().st_size >= _OWN_LAYER]
         small = [name for name in names if name not in large]
         groups = [[name] for name in large] + ([small] if small else [])
-        return tuple(self._weights(group) for group in groups)
+        return tuple(self._weights({name: digests[name] for name in group}) for group in groups)
 
-    def _weights(self, names: Sequence[str]) -> BuiltLayer:
-        folder = self.workshop.project.path
-        with self.workshop.progress.task("Reading weights"):
-            digests = {name: self._digest(folder / name) for name in names}
+    def _weights(self, digests: Mapping[str, Digest]) -> BuiltLayer:
+        folder, names = self.workshop.project.path, list(digests)
         title = f"weights: {names[0]}" if len(names) == 1 else f"weights: {len(names)} files"
         entries = [_file(f"{APP}/{name}", folder / name) for name in names]
-        key = layer_key("weights", "none", files=digests)
+        key = layer_key("weights", "none", files=dict(digests))
         return self.workshop.layers.layer(title, key, "none", lambda: Content(entries, ElfFacts()))
 
-    def _digest(self, file: Path) -> str:
+    def _digest(self, file: Path) -> Digest:
         """The digest of a large file, remembered by what the file system says of it, as git does."""
         stat = file.stat()
         seen = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
         note = self.workshop.cache / "weights" / digest_of(seen.encode()).removeprefix("sha256:")
         if note.exists():
-            return note.read_text()
+            return Digest(note.read_text())
         digest = digest_of_file(file)
         replace_file(note, msgspec.json.encode(digest)[1:-1], note.parent)
         return digest
 
     def berth(self, interpreter: Interpreter) -> BuiltLayer:
         """berth as it is installed here, with bytecode of the image's Python."""
-        package = _berth_folder()
+        package = berth_folder()
         names = sorted(
             path.relative_to(package).as_posix()
             for path in package.rglob("*")
@@ -196,12 +220,11 @@ class ContentBuilder:
             compile_folder(interpreter, work, f"/{BERTH}")
             return self._packed("berth", key, work, BERTH)
 
-    def code(self, names: Sequence[str], interpreter: Interpreter) -> BuiltLayer:
+    def code(self, digests: Mapping[str, Digest], interpreter: Interpreter) -> BuiltLayer:
         """The project's code and goldens; ProjectError for a file that is not valid Python."""
-        folder = self.workshop.project.path
-        digests = {name: digest_of((folder / name).read_bytes()) for name in names}
+        folder, names = self.workshop.project.path, sorted(digests)
         modes = [name for name in names if (folder / name).stat().st_mode & 0o100]
-        key = layer_key("code", self.workshop.codec, files=digests, modes=modes, compiler=self.base_key)
+        key = layer_key("code", self.workshop.codec, files=dict(digests), modes=modes, compiler=self.base_key)
         if found := self.workshop.layers.find(key):
             return found
         with scratch_folder(self.workshop.scratch) as work:
@@ -215,7 +238,7 @@ class ContentBuilder:
         return self.workshop.layers.layer(title, key, self.workshop.codec, lambda: content)
 
 
-def _berth_folder() -> Path:
+def berth_folder() -> Path:
     """Where berth is installed, found without importing it (it brings numpy)."""
     spec = importlib.util.find_spec("berth")
     if spec is None or not spec.submodule_search_locations:

@@ -48,6 +48,11 @@ class Apt:
     architecture: str
     sources: tuple[Source, ...]
 
+    @classmethod
+    def of(cls, cache: Path, architecture: str, sources: tuple[Source, ...]) -> Apt:
+        """apt with its state in a build's cache, apart for each architecture."""
+        return cls(cache / f"apt-{architecture}", architecture, sources)
+
     def resolve(self, names: Sequence[str], *, refresh: bool) -> tuple[DebianPackage, ...]:
         """The packages that `names` need, newest versions, sorted by name; `refresh` fetches the archives' lists."""
         with self._prepared(names) as configuration:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dockyard.build.base import Base, find_interpreter
@@ -20,7 +20,7 @@ from dockyard.build.debian import Apt, DebianPackage
 from dockyard.build.elf import read_facts
 from dockyard.build.files import scratch_folder, settle
 from dockyard.build.layers import BuiltLayer, Content, layer_key
-from dockyard.build.lock import Lock, now
+from dockyard.build.lock import Lock, now, read_lock
 from dockyard.build.request import BASE_PACKAGES, Request
 from dockyard.build.sources import Source, find_sources, host_suite
 from dockyard.build.target import host_architecture
@@ -79,14 +79,44 @@ class DebianBase:
 
     def interpreter(self, lock: Lock) -> Interpreter:
         """See `BaseSource.interpreter`."""
-        root = self._root(lock)
+        here = host_architecture()
+        if self.workshop.architecture == here:
+            return find_interpreter(self._tree(lock), here)
+        native = DebianBase(replace(self.workshop, architecture=here), self.request)
+        return native.interpreter(self._native_lock(native, lock))
+
+    def _native_lock(self, native: DebianBase, lock: Lock) -> Lock:
+        """A lock of this machine's architecture with the Python of `lock`; LockError when there is none."""
+        recorded = read_lock(self.workshop.project.path, native.workshop.platform)
+        wanted = _python_package(lock)
+        if recorded is not None and _python_package(recorded) == wanted:
+            return recorded
+        found = native.draft()
+        if _python_package(found) != wanted:
+            raise LockError(
+                f"dockyard.lock has Python {wanted} for {self.workshop.platform}, and bytecode for it would be compiled"
+                f" by Python {_python_package(found)}",
+                remedy="Run `dockyard build --upgrade` to lock the same for all platforms.",
+            )
+        return found
+
+    def _tree(self, lock: Lock, compiler: Interpreter | None = None) -> Path:
+        """The base, unpacked once; its own Python compiles what compiling needs, unless another is given."""
+        root, architecture = self._root(lock), self.workshop.architecture
+
+        def finish(work: Path) -> None:
+            _finish(work)
+            compile_own(compiler or find_interpreter(work, architecture), work)
+
         if not root.is_dir():
-            _unpack(lock.base, self._sources(), root, self.workshop, finish=True)
-        return find_interpreter(root, host_architecture())
+            _unpack(lock.base, self._sources(), root, self.workshop, finish)
+        root.touch()  # see upkeep.py
+        return root
 
     def make(self, lock: Lock) -> Base:
         """See `BaseSource.make`."""
-        workshop, root, interpreter = self.workshop, self._root(lock), self.interpreter(lock)
+        workshop, interpreter = self.workshop, self.interpreter(lock)
+        root = self._tree(lock, interpreter)
         key = packages_key("debian", lock.base, workshop.codec)
 
         def content() -> Content:
@@ -106,7 +136,7 @@ class DebianBase:
         return packages_layer(lock.system, self._sources(), self.workshop)
 
     def _apt(self) -> Apt:
-        return Apt(self.workshop.cache / "apt", host_architecture(), self._sources())
+        return Apt.of(self.workshop.cache, self.workshop.architecture, self._sources())
 
     def _sources(self) -> tuple[Source, ...]:
         suite = self.request.suite or host_suite()
@@ -120,7 +150,7 @@ def packages_layer(packages: Sequence[DebianPackage], sources: Sequence[Source],
     def content() -> Content:
         tree = workshop.trees / packages_key("system", packages, "none")
         if not tree.is_dir():
-            _unpack(packages, sources, tree, workshop, finish=False)
+            _unpack(packages, sources, tree, workshop, lambda _: None)
         return Content(entries_of(tree, ""), read_facts(tree, "", everything=False))
 
     return workshop.layers.layer("Debian packages", key, workshop.codec, content)
@@ -132,9 +162,13 @@ def packages_key(kind: str, packages: Sequence[DebianPackage], codec: Codec) -> 
 
 
 def _unpack(
-    packages: Sequence[DebianPackage], sources: Sequence[Source], place: Path, workshop: Workshop, *, finish: bool
+    packages: Sequence[DebianPackage],
+    sources: Sequence[Source],
+    place: Path,
+    workshop: Workshop,
+    finish: Callable[[Path], None],
 ) -> None:
-    """Unpack `packages` to `place`, whole or not at all; `finish` makes a tree that can run out of it."""
+    """Unpack `packages` to `place`, whole or not at all; `finish` makes what it is for out of the tree."""
     progress = workshop.progress
     files = _files(packages, sources, workshop)
     with scratch_folder(workshop.trees) as work:
@@ -143,8 +177,7 @@ def _unpack(
             done = pool.map(lambda package: unpack_deb(files[package], work), packages)
             for package, _ in zip(packages, done, strict=True):
                 task.advance(package.size)
-        if finish:
-            _finish(work, host_architecture())
+        finish(work)
         settle(work, place)
 
 
@@ -160,11 +193,16 @@ def _files(
     return files
 
 
+def _python_package(lock: Lock) -> str:
+    """The version of the Debian package that is the lock's Python."""
+    return next((package.version for package in lock.base if package.name == f"python{lock.python}-minimal"), "")
+
+
 def _is_whole(package: DebianPackage, file: Path) -> bool:
     return file.is_file() and file.stat().st_size == package.size
 
 
-def _finish(root: Path, architecture: str) -> None:
+def _finish(root: Path) -> None:
     """Do in the tree what maintainer scripts would have done, as far as a model server needs it."""
     for name in ("bin", "sbin", "lib"):
         (root / name).symlink_to(f"usr/{name}")
@@ -179,7 +217,6 @@ def _finish(root: Path, architecture: str) -> None:
     bundle = root / "etc/ssl/certs/ca-certificates.crt"
     bundle.parent.mkdir(parents=True, exist_ok=True)
     bundle.write_text("".join(file.read_text().rstrip() + "\n" for file in certificates))
-    compile_own(find_interpreter(root, architecture), root)
 
 
 def _bytecode(interpreter: Interpreter, root: Path, workshop: Workshop, key: str) -> Path:

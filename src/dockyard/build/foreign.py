@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dockyard.build.base import Base, find_interpreter
 from dockyard.build.bytecode import Interpreter
-from dockyard.build.commands import run
 from dockyard.build.debian import Apt, DebianPackage
 from dockyard.build.debian_base import packages_layer
 from dockyard.build.elf import ElfFacts, read_facts
@@ -45,9 +44,8 @@ class ForeignBase:
     def draft(self) -> Lock:
         """See `BaseSource.draft`."""
         image = self._find()
-        base = self._unpacked(image)
-        version = _glibc(base.interpreter)
-        return Lock(self.request.digest, now(), base.interpreter.version, version, base_image=str(image.digest))
+        own = self._own_interpreter(image)
+        return Lock(self.request.digest, now(), own.version, _glibc(own), base_image=str(image.digest))
 
     def system(self, lock: Lock, names: Sequence[str]) -> tuple[DebianPackage, ...]:
         """See `BaseSource.system`; LockError when the base is not made of Debian packages."""
@@ -58,12 +56,29 @@ class ForeignBase:
                 detail=f"  wanted: {', '.join(names)}",
                 remedy="Put them into the base image itself, or leave out [build] base to get Debian's.",
             )
-        apt = Apt(self.workshop.cache / "apt", host_architecture(), self._sources(lock))
+        apt = Apt.of(self.workshop.cache, self.workshop.architecture, self._sources(lock))
         return tuple(package for package in apt.resolve(names, refresh=True) if package.name not in have)
 
     def interpreter(self, lock: Lock) -> Interpreter:
         """See `BaseSource.interpreter`."""
-        image = self._pinned(lock)
+        return self._compiler(self._pinned(lock))
+
+    def _compiler(self, image: Image) -> Interpreter:
+        """The image's Python, or that of the same image for this machine's architecture."""
+        own, here = self._own_interpreter(image), host_architecture()
+        if self.workshop.architecture == here:
+            return own
+        native = ForeignBase(replace(self.workshop, architecture=here), self.request)
+        compiler = native._own_interpreter(native._find())
+        if compiler.version != own.version:
+            raise ImageError(
+                f"the base {self.request.base} has Python {own.version} for {self.workshop.platform} and"
+                f" {compiler.version} for {native.workshop.platform}",
+                remedy="Take a base that has the same Python for both, or build on a machine of that architecture.",
+            )
+        return compiler
+
+    def _own_interpreter(self, image: Image) -> Interpreter:
         return find_interpreter(self._tree(image), image.config.platform.architecture)
 
     def make(self, lock: Lock) -> Base:
@@ -95,7 +110,7 @@ class ForeignBase:
     def _find(self) -> Image:
         """Bring the image into the store, under a name of its own so that it is kept."""
         text, project, layout = self.request.base, self.workshop.project.path, self.workshop.layout
-        platform = Platform("linux", host_architecture())
+        platform = Platform("linux", self.workshop.architecture)
         kind, _, rest = text.partition(":")
         if kind == "oci":
             image, source = _from_layout(project, rest, platform)
@@ -117,19 +132,19 @@ class ForeignBase:
         if not root.is_dir():
             with self.workshop.progress.task("Unpacking the base"), scratch_folder(self.workshop.trees) as work:
                 settle(_unpack(image, self.workshop.layout, work), root)
+        root.touch()  # see upkeep.py
         return root
 
     def _unpacked(self, image: Image) -> Base:
         """The image as a base."""
-        root = self._tree(image)
-        interpreter = find_interpreter(root, image.config.platform.architecture)
+        root, own, compiler = self._tree(image), self._own_interpreter(image), self._compiler(image)
         facts = read_facts(root, "", everything=False)
         layers = tuple(
             BuiltLayer("base", blob, facts if number == 0 else ElfFacts(), reused=True)
             for number, blob in enumerate(image.layer_blobs)
         )
-        python = "/" + interpreter.program.relative_to(root).as_posix()
-        return Base(layers, root, interpreter, python, image.config.environment)
+        python = "/" + own.program.relative_to(root).as_posix()
+        return Base(layers, root, compiler, python, image.config.environment)
 
 
 def _store_name(image: Image) -> str:
@@ -137,9 +152,11 @@ def _store_name(image: Image) -> str:
 
 
 def _glibc(interpreter: Interpreter) -> tuple[int, int]:
-    """The version of the base's C library, asked from its own loader."""
-    said = run([str(interpreter.loader), "--version"], environment={"LC_ALL": "C"}, deadline=20)
-    match = re.search(r"version (\d+)\.(\d+)", said.stdout)
+    """The version of the base's C library, which it carries as text."""
+    files = (path for folder in interpreter.libraries for path in sorted(folder.glob("libc[.-]*so*")))
+    own = (path for path in files if path.is_file() and not path.is_symlink())  # a link may lead to this machine's
+    matches = (re.search(rb"release version (\d+)\.(\d+)", path.read_bytes()) for path in own)
+    match = next(filter(None, matches), None)
     if match is None:
         raise ImageError(
             "the base image's C library does not tell its version",

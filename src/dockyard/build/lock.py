@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import tomli_w
 
 from dockyard.build.debian import DebianPackage
-from dockyard.build.target import Target, host_architecture
 from dockyard.build.wheels import Wheel
 from dockyard.errors import LockError
 from dockyard.oci.files import as_store_error, replace_file
@@ -49,11 +50,6 @@ class Lock:
     wheels: tuple[Wheel, ...] = ()
 
     @property
-    def target(self) -> Target:
-        """What this lock is for. Images are built for the architecture of the machine that builds."""
-        return Target(host_architecture(), self.python, self.glibc)
-
-    @property
     def base_digest(self) -> str:
         """A digest that stands for the base, and so for its Python."""
         parts = [self.base_image, *(package.sha256 for package in self.base)]
@@ -81,6 +77,20 @@ def write_lock(project: Path, platform: str, lock: Lock) -> None:
     platforms = {**_read(file).platforms, platform: lock}
     content = msgspec.to_builtins(_File(_FORMAT, dict(sorted(platforms.items()))))
     replace_file(file, (_HEADER + tomli_w.dumps(content)).encode(), file.parent)
+
+
+def lock_document(lock: Lock) -> dict[str, Any]:
+    """A lock as plain values, as provenance records it."""
+    document: dict[str, Any] = msgspec.to_builtins(lock)
+    return document
+
+
+def lock_of_document(document: Mapping[str, Any]) -> Lock:
+    """A lock that was recorded; LockError when it is none that this version reads."""
+    try:
+        return msgspec.convert(document, Lock)
+    except msgspec.ValidationError as error:
+        raise LockError(f"a recorded lock cannot be read: {error}", remedy="Build the image again.") from error
 
 
 def _read(file: Path) -> _File:

@@ -24,8 +24,9 @@ _READABLE = ("requirements.txt", "pyproject.toml")
 
 @dataclass(frozen=True)
 class Request:
-    """Requirements (of the project and of berth), files that hold more, Debian packages, and the base asked for."""
+    """Requirements (`own` of the project; with those of berth), files that hold more, Debian packages, the base."""
 
+    own: tuple[str, ...]
     requirements: tuple[str, ...]
     files: tuple[Path, ...]
     packages: tuple[str, ...]
@@ -52,7 +53,7 @@ def request_of(folder: ProjectFolder) -> Request:
         "suite": build.suite,
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
-    return Request(requirements, files, build.packages, build.base, build.suite, digest)
+    return Request(own, requirements, files, build.packages, build.base, build.suite, digest)
 
 
 def _requirements_file(folder: ProjectFolder, name: str) -> Path:

@@ -13,6 +13,8 @@ from dockyard.oci.image import Platform
 _WHEELS = {"amd64": "x86_64", "arm64": "aarch64"}
 _TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 
+ARCHITECTURES = tuple(_TRIPLETS)
+
 # The newest manylinux level uv knows by name.
 _NEWEST_MANYLINUX = (2, 40)
 

@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import requires
@@ -99,6 +100,47 @@ def install_wheels(wheels: Sequence[Wheel], target: Target, folder: Path, scratc
     (folder / ".lock").unlink(missing_ok=True)
     for records in sorted(folder.glob("*.dist-info/RECORD")):
         _neutral_scripts(folder, records)
+
+
+def satisfied(python: Path, requirements: Sequence[str], files: Sequence[Path], scratch: Path) -> bool:
+    """Whether all of these are installed for this interpreter. Asks no index."""
+    with scratch_folder(scratch) as work:
+        asked = work / "requirements.in"
+        asked.write_text("".join(f"{line}\n" for line in requirements))
+        command = [find_uv_bin(), "pip", "install", "--dry-run", "--offline", "--color", "never"]
+        for file in (asked, *files):
+            command += ["--requirement", str(file)]
+        done = run([*command, "--python", str(python)], environment=os.environ, deadline=60)
+    return done.code == 0 and not re.search(r"^ [-+~] ", done.stdout + done.stderr, re.M)
+
+
+def make_environment(folder: Path, version: str, requirements: Sequence[str], files: Sequence[Path]) -> None:
+    """A virtual environment of this machine in `folder`, with these requirements; LockError when that fails.
+
+    `version` is the Python it should have (`3.11`); where there is none, it has the one that runs now.
+    """
+    found = run([*_uv("python", "find"), "--system", version], environment=os.environ, deadline=60)
+    python = found.stdout.strip() if found.code == 0 else sys.executable
+    made = run([*_uv("venv"), "--python", python, str(folder)], environment=os.environ, deadline=60)
+    if made.code:
+        raise LockError(f"no Python environment could be made in {folder}", detail=_trimmed(made.stderr))
+    install_here(folder / "bin" / "python", requirements, files, folder)
+
+
+def install_here(python: Path, requirements: Sequence[str], files: Sequence[Path], work: Path, *words: str) -> None:
+    """Install requirements for an interpreter of this machine, with bytecode; LockError when that fails."""
+    asked = work / "requirements.in"
+    asked.write_text("".join(f"{line}\n" for line in requirements))
+    command = [*_uv("pip", "install"), "--python", str(python), "--compile-bytecode", *words]
+    for file in (asked, *files):
+        command += ["--requirement", str(file)]
+    done = run(command, environment=os.environ, deadline=900)
+    if done.code:
+        raise LockError(
+            "the project's requirements could not be installed",
+            detail=_trimmed(done.stderr),
+            remedy="Correct `requirements` under [build] in dockyard.toml, or name an environment with --python.",
+        )
 
 
 def _uv(*words: str) -> list[str]:

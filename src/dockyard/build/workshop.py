@@ -5,12 +5,14 @@ One value, handed to every part of a build instead of five parameters. Made by `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dockyard.build.files import sweep
 from dockyard.build.layers import LayerCache
+from dockyard.build.lock import Lock
 from dockyard.build.progress import Progress
+from dockyard.build.target import Target, host_architecture
 from dockyard.oci.layer import Codec
 from dockyard.oci.layout import Layout
 from dockyard.spec.load import ProjectFolder
@@ -18,12 +20,22 @@ from dockyard.spec.load import ProjectFolder
 
 @dataclass(frozen=True)
 class Workshop:
-    """The places of one build. Everything below `cache` can be made again."""
+    """The places of one build, and the architecture it is for. Everything below `cache` can be made again."""
 
     project: ProjectFolder
     layout: Layout
     cache: Path
     progress: Progress
+    architecture: str = field(default_factory=host_architecture)
+
+    @property
+    def platform(self) -> str:
+        """What the image is for, as lock files name it."""
+        return f"linux/{self.architecture}"
+
+    def target(self, lock: Lock) -> Target:
+        """What a lock of this build's platform is for."""
+        return Target(self.architecture, lock.python, lock.glibc)
 
     @property
     def layers(self) -> LayerCache:

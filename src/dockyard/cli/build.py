@@ -9,13 +9,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dockyard.build.builder import Built, Options, build
+from dockyard.build.builder import Attach, Built, Options, build, build_index
+from dockyard.build.target import ARCHITECTURES, host_architecture
 from dockyard.build.workshop import Workshop
 from dockyard.cli import places
+from dockyard.cli.evidence import attach_evidence
 from dockyard.cli.progress import Bars
 from dockyard.errors import ProjectError
 from dockyard.oci.archive import write_archive
-from dockyard.oci.layout import Layout, copy_image
+from dockyard.oci.image import Platform
+from dockyard.oci.layout import Layout, copy_entry
 from dockyard.oci.reference import tagged
 from dockyard.spec.load import load_project
 from dockyard.spec.resources import format_bytes
@@ -28,11 +31,28 @@ from dockyard.spec.resources import format_bytes
     "-o", "--output", type=click.Path(path_type=Path), help="Also write FILE.tar (for `docker load`) or an OCI layout."
 )
 @click.option("--load", is_flag=True, help="Also load the image into the Docker Engine that answers here.")
+@click.option(
+    "--platform",
+    "platforms",
+    help="What to build for, such as linux/amd64,linux/arm64. By default this machine's own.",
+    callback=lambda _, __, value: _platforms(value),
+)
 @click.option("--locked", is_flag=True, help="Fail if dockyard.lock would change (for CI).")
 @click.option("--upgrade", is_flag=True, help="Lock the newest versions anew.")
+@click.option(
+    "--evidence/--no-evidence", default=True, help="Attach what is inside and how it was made (on by default)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    folder: Path, name: str | None, output: Path | None, load: bool, locked: bool, upgrade: bool, as_json: bool
+    folder: Path,
+    name: str | None,
+    output: Path | None,
+    load: bool,
+    platforms: tuple[str, ...],
+    locked: bool,
+    upgrade: bool,
+    evidence: bool,
+    as_json: bool,
 ) -> None:
     """Build the image of the project in FOLDER (default: here)."""
     if output is not None:
@@ -44,18 +64,22 @@ def command(
     layout = places.store()
     console = Console(stderr=True)
     with Bars(console) as bars:
-        built = build(Workshop(project, layout, places.home().cache, bars), options)
-        layout.add(built.image, f"{model.name}:latest")
+        workshops = [Workshop(project, layout, places.home().cache, bars, one) for one in platforms]
+        attach: Attach = attach_evidence if evidence else lambda *_: None
+        several = len(workshops) > 1
+        built = build_index(workshops, options, attach) if several else (build(workshops[0], options, attach),)
     if as_json:
-        click.echo(json.dumps(_as_json(built), indent=2))
+        told = [_as_json(one) for one in built]
+        click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
     else:
-        _summary(console, built)
+        for one in built:
+            _summary(console, one)
     if output is not None:
-        _write_output(console, built, layout, output)
+        _write_output(console, options.name, layout, output)
     if load:
-        _load(built.name)
+        _load(options.name)
     if not as_json:
-        console.print(f"\nNext: [bold]dockyard run {built.name}[/]", highlight=False)
+        console.print(f"\nNext: [bold]dockyard run {options.name}[/]", highlight=False)
 
 
 def _summary(console: Console, built: Built) -> None:
@@ -69,9 +93,10 @@ def _summary(console: Console, built: Built) -> None:
     fresh = sum(layer.blob.descriptor.size for layer in built.layers if not layer.reused)
     console.print()
     console.print(table)
+    size = f"{format_bytes(built.image.size)}, {format_bytes(fresh)} of it new"
     console.print(
-        f"\n[bold]{built.name}[/]  {format_bytes(built.image.size)}, {format_bytes(fresh)} of it new,"
-        f" in {built.seconds:.1f} s\n[dim]{built.image.digest}[/]",
+        f"\n[bold]{built.name}[/]  {built.image.config.platform}  {size}, in {built.seconds:.1f} s\n"
+        f"[dim]{built.image.digest}[/]",
         highlight=False,
     )
     if built.lock_changed:
@@ -90,6 +115,7 @@ def _summary(console: Console, built: Built) -> None:
 def _as_json(built: Built) -> dict[str, object]:
     return {
         "name": built.name,
+        "platform": str(built.image.config.platform),
         "digest": built.image.digest,
         "image_id": built.image.image_id,
         "size": built.image.size,
@@ -107,6 +133,18 @@ def _as_json(built: Built) -> dict[str, object]:
             for layer in built.layers
         ],
     }
+
+
+def _platforms(text: str | None) -> tuple[str, ...]:
+    """The architectures of a list of platforms; click tells the user what is wrong with it."""
+    if text is None:
+        return (host_architecture(),)
+    wanted = [Platform.parse(one.strip()) for one in text.split(",")]
+    for one in wanted:
+        if one.os != "linux" or one.architecture not in ARCHITECTURES or one.variant not in ("", "v8"):
+            known = ", ".join(f"linux/{name}" for name in ARCHITECTURES)
+            raise click.BadParameter(f"{one} is not a platform that Dockyard builds for: {known}")
+    return tuple(dict.fromkeys(one.architecture for one in wanted))
 
 
 def _check_output(output: Path) -> None:
@@ -127,11 +165,12 @@ def _can_be_layout(output: Path) -> bool:
     return output.is_dir() and ((output / "oci-layout").exists() or not any(output.iterdir()))
 
 
-def _write_output(console: Console, built: Built, layout: Layout, output: Path) -> None:
+def _write_output(console: Console, name: str, layout: Layout, output: Path) -> None:
+    """The image with all that is attached to it as a layout, or, for engines, the image alone as an archive."""
     if output.suffix == ".tar":
-        write_archive(built.image, layout, built.name, output)
+        write_archive(layout.resolve(name), layout, name, output)
     else:
-        copy_image(built.image, layout, Layout.create(output), built.name.rpartition(":")[2])
+        copy_entry(layout.entry(name), layout, Layout.create(output), name.rpartition(":")[2])
     console.print(f"Written to {output}", highlight=False)
 
 

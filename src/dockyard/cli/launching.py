@@ -1,10 +1,12 @@
-"""Starting a container of an image in the store: what `run`, `predict` and `test` have in common."""
+"""Starting a container of an image in the store: what `run`, `batch`, `predict` and `test` have in common."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import click
 
 from dockyard.cli import places
 from dockyard.engines.base import Container, ContainerSpec, Engine
@@ -77,3 +79,14 @@ async def free_name(engine: Engine, image_name: str) -> str:
     while (name := stem if number == 1 else f"{stem}-{number}") in taken:
         number += 1
     return name
+
+
+def environment_of(variables: tuple[str, ...]) -> dict[str, str]:
+    """The value of an option --env that may be given several times."""
+    environment = {}
+    for entry in variables:
+        name, equals, value = entry.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{entry!r} is not NAME=VALUE", param_hint="--env")
+        environment[name] = value
+    return environment

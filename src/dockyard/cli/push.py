@@ -7,6 +7,7 @@ import time
 import click
 
 from dockyard.cli import places
+from dockyard.oci.layout import attached_to
 from dockyard.oci.registry import Reference, Registry
 from dockyard.spec.resources import format_bytes
 
@@ -20,12 +21,18 @@ def command(image: str, reference: str) -> None:
     Credentials are those of `docker login`.
     """
     layout = places.store()
-    found = layout.resolve(image)
+    entry = layout.entry(image)
+    images = layout.members(entry)
     target = Reference.parse(reference)
     started = time.monotonic()
-    sent = Registry().push(found, layout, target)
-    count, size = len([blob for blob in sent if blob in found.layers]), sum(blob.size for blob in sent)
+    registry = Registry()
+    sent = registry.push_entry(entry, layout, target)
+    attached = attached_to(layout, entry)
+    evidence = registry.push_artifacts(attached, layout, target)
+    layers = {layer.digest for found in images for layer in found.layers}
+    count = len([blob for blob in sent if blob.digest in layers])
+    size = sum(blob.size for blob in sent) + evidence
     click.echo(
-        f"{target} pushed: {count} of {len(found.layers)} layers, {format_bytes(size)} moved,"
-        f" in {time.monotonic() - started:.1f} s\n{found.digest}"
+        f"{target} pushed: {count} of {len(layers)} layers, {format_bytes(size)} moved,"
+        f" in {time.monotonic() - started:.1f} s; {len(attached)} attached documents\n{entry.digest}"
     )

@@ -10,7 +10,7 @@ from contextlib import suppress
 import click
 
 from dockyard.cli import compose, places
-from dockyard.cli.launching import Wish, free_name, limits, start
+from dockyard.cli.launching import Wish, environment_of, free_name, limits, start
 from dockyard.engines.base import Container, Engine
 from dockyard.errors import ContainerNotFoundError
 from dockyard.spec.resources import parse_bytes
@@ -46,7 +46,7 @@ def command(
         image=found,
         image_name=image_name,
         name=name or "",
-        environment=_environment(variables),
+        environment=environment_of(variables),
         resources=limits(found, parse_bytes(memory) if memory else None, cpus, pids),
         publish=publish,
         deadline=timeout,
@@ -110,13 +110,3 @@ async def _follow(engine: Engine, container: Container, seconds: float) -> int:
 async def _show(engine: Engine, container: Container) -> None:
     async for line in engine.logs(container.id, follow=True):
         click.echo(line)
-
-
-def _environment(variables: tuple[str, ...]) -> dict[str, str]:
-    environment = {}
-    for entry in variables:
-        name, equals, value = entry.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{entry!r} is not NAME=VALUE", param_hint="--env")
-        environment[name] = value
-    return environment

@@ -1,14 +1,15 @@
 """Run a container once, with input, and return what it wrote and how it ended.
 
-`dockyard predict IMAGE` and `dockyard test IMAGE` ask a container one thing this way. Works on any engine.
+`dockyard test IMAGE` asks a container one thing this way, `dockyard batch IMAGE` many. Works on any engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from dockyard.engines.base import Attached, ContainerSpec, Engine
+from dockyard.engines.base import Attached, ContainerSpec, Engine, Output
 from dockyard.errors import EngineError
 
 OUTPUT_LIMIT = 256 << 20
@@ -43,24 +44,45 @@ async def run_once(
 
 
 async def _converse(engine: Engine, attached: Attached, stdin: bytes) -> Finished:
+    written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def keep(output: Output) -> None:
+        written[output.stream] += output.data
+        if sum(map(len, written.values())) > OUTPUT_LIMIT:
+            raise EngineError(
+                f"container {attached.container.name} wrote more than {OUTPUT_LIMIT >> 20} MiB",
+                remedy="Ask for less at once.",
+            )
+
+    code = await converse(engine, attached, _pieces(stdin), keep)
+    return Finished(code, bytes(written["stdout"]), bytes(written["stderr"]))
+
+
+async def converse(
+    engine: Engine, attached: Attached, stdin: AsyncIterator[bytes], hear: Callable[[Output], None]
+) -> int:
+    """Feed a container as fast as it reads, hand over what it writes, and wait for its end; its exit code.
+
+    Raises what `stdin` and `hear` raise. `dockyard batch` calls it, for inputs and outputs of any size.
+    """
     feeding = asyncio.ensure_future(_feed(attached, stdin))
     try:
-        written: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        async for stream, data in attached.output():
-            written[stream] += data
-            if sum(map(len, written.values())) > OUTPUT_LIMIT:
-                raise EngineError(
-                    f"container {attached.container.name} wrote more than {OUTPUT_LIMIT >> 20} MiB",
-                    remedy="Ask for less at once.",
-                )
-        code = await engine.wait(attached.container.id)
-        return Finished(code, bytes(written["stdout"]), bytes(written["stderr"]))
+        async for output in attached.output():
+            hear(output)
+            if feeding.done():
+                feeding.result()
+        return await engine.wait(attached.container.id)
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
 
 
-async def _feed(attached: Attached, stdin: bytes) -> None:
-    for start in range(0, len(stdin), _PIECE):
-        await attached.write(stdin[start : start + _PIECE])
+async def _feed(attached: Attached, stdin: AsyncIterator[bytes]) -> None:
+    async for piece in stdin:
+        await attached.write(piece)
     await attached.close_input()
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]

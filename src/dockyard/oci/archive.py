@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +21,17 @@ from dockyard.oci import media, wire
 from dockyard.oci.digest import CHUNK, Digest, hex_of, parse_digest
 from dockyard.oci.files import PartialFile, remove_stale, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, encode_manifest
-from dockyard.oci.layout import REF_NAME, Layout
+from dockyard.oci.layout import MARKER, REF_NAME, Layout
 from dockyard.oci.meter import Limits, Meter
 from dockyard.oci.reference import tagged
 from dockyard.oci.tar import TarReader
 from dockyard.oci.tree import safe_parts
 
 _BLOCK = 512
-_BLOBS = "blobs/sha256/"
+END = bytes(2 * _BLOCK)
+BLOBS = "blobs/sha256/"
 _DOCUMENTS = frozenset({"oci-layout", "index.json", "manifest.json"})
-_LIMITS = Limits(entries=100_000, bytes=1 << 40)
+LIMITS = Limits(entries=100_000, bytes=1 << 40)
 
 
 def write_archive(
@@ -45,13 +46,20 @@ def write_archive(
         for chunk in chunks:
             out.write(chunk)
         return
-    prefix = f".{out.name}.partial-"
+    write_whole(chunks, out)
+
+
+def write_whole(chunks: Iterable[bytes], out: Path) -> int:
+    """Write a file, whole or not at all; returns its bytes."""
+    prefix, size = f".{out.name}.partial-", 0
     remove_stale(out.parent, prefix)
     with PartialFile(out.parent, prefix) as partial:
         for chunk in chunks:
             partial.write(chunk)
+            size += len(chunk)
         partial.commit(out)
     sync_folder(out.parent)
+    return size
 
 
 def archive_chunks(
@@ -68,18 +76,18 @@ def archive_chunks(
     entry = replace(image.manifest, annotations={REF_NAME: tag}, platform=image.config.platform).document()
     index = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [entry]}
     docker = {
-        "Config": _BLOBS + hex_of(image.image_id),
+        "Config": BLOBS + hex_of(image.image_id),
         "RepoTags": [tag],
-        "Layers": [_BLOBS + hex_of(layer.digest) for layer in image.layers],
+        "Layers": [BLOBS + hex_of(layer.digest) for layer in image.layers],
     }
-    yield from _document("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-    yield from _document("index.json", wire.encode(index))
-    yield from _document("manifest.json", wire.encode([docker]))
+    yield from archived_document("oci-layout", MARKER)
+    yield from archived_document("index.json", wire.encode(index))
+    yield from archived_document("manifest.json", wire.encode([docker]))
     yield _header("blobs", tarfile.DIRTYPE, 0o755, 0)
     yield _header("blobs/sha256", tarfile.DIRTYPE, 0o755, 0)
     for digest in written:
-        yield from _blob(layout, digest)
-    yield bytes(2 * _BLOCK)
+        yield from archived_blob(layout, digest)
+    yield END
 
 
 def _lowest_run(image: Image, had: frozenset[Digest]) -> set[Digest]:
@@ -92,15 +100,17 @@ def _lowest_run(image: Image, had: frozenset[Digest]) -> set[Digest]:
     return omitted
 
 
-def _document(name: str, data: bytes) -> Iterator[bytes]:
+def archived_document(name: str, data: bytes) -> Iterator[bytes]:
+    """A small file of an archive, in the bytes of a tar."""
     yield _header(name, tarfile.REGTYPE, 0o644, len(data))
     yield data + bytes(-len(data) % _BLOCK)
 
 
-def _blob(layout: Layout, digest: Digest) -> Iterator[bytes]:
+def archived_blob(layout: Layout, digest: Digest) -> Iterator[bytes]:
+    """A blob as a file of an archive, verified on its way."""
     with layout.blobs.open(digest) as file:
         size = layout.blobs.path(digest).stat().st_size
-        yield _header(_BLOBS + hex_of(digest), tarfile.REGTYPE, 0o644, size)
+        yield _header(BLOBS + hex_of(digest), tarfile.REGTYPE, 0o644, size)
         while chunk := file.read(CHUNK):
             yield chunk
     yield bytes(-size % _BLOCK)
@@ -122,9 +132,9 @@ def read_archive(path: Path, layout: Layout) -> list[Image]:
         file = path.open("rb")
     what = f"archive {path}"
     with file:
-        codec = _codec_of_start(file.read(4))
+        codec = codec_of_start(file.read(4))
         file.seek(0)
-        meter = Meter(cast(BinaryIO, file), codec, _LIMITS, what)
+        meter = Meter(cast(BinaryIO, file), codec, LIMITS, what)
         contents.take(TarReader(cast(BinaryIO, io.BufferedReader(meter, CHUNK)), what))
     images = contents.oci_images() if "index.json" in contents.documents else contents.docker_images()
     if not images:
@@ -134,7 +144,8 @@ def read_archive(path: Path, layout: Layout) -> list[Image]:
     return images
 
 
-def _codec_of_start(start: bytes) -> media.Codec:
+def codec_of_start(start: bytes) -> media.Codec:
+    """How a file is compressed, by its first four bytes."""
     if start.startswith(b"\x1f\x8b"):
         return "gzip"
     return "zstd" if start == b"\x28\xb5\x2f\xfd" else "none"
@@ -153,10 +164,8 @@ class _Contents:
 
     def take(self, reader: TarReader) -> None:
         for count, member in enumerate(reader):
-            if count >= _LIMITS.entries:
-                raise ImageError(
-                    f"{self._what} has more than {_LIMITS.entries} files", remedy="It is no image archive."
-                )
+            if count >= LIMITS.entries:
+                raise ImageError(f"{self._what} has more than {LIMITS.entries} files", remedy="It is no image archive.")
             name = "/".join(safe_parts(member.name, self._what))
             if member.kind == "link":
                 self._links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.target))
@@ -168,7 +177,7 @@ class _Contents:
                 self._files[name] = self._store(name, reader)
 
     def _store(self, name: str, reader: TarReader) -> Digest:
-        expected = parse_digest("sha256:" + name.removeprefix(_BLOBS)) if name.startswith(_BLOBS) else None
+        expected = parse_digest("sha256:" + name.removeprefix(BLOBS)) if name.startswith(BLOBS) else None
         with self._layout.blobs.writer() as writer:
             for chunk in reader.content():
                 writer.write(chunk)
@@ -223,7 +232,7 @@ class _Contents:
     def _layer(self, name: str) -> Descriptor:
         digest = self._file(name)
         with store_errors(self._layout.blobs.path(digest)), self._layout.blobs.path(digest).open("rb") as file:
-            codec = _codec_of_start(file.read(4))
+            codec = codec_of_start(file.read(4))
             size = file.seek(0, 2)
         return Descriptor(media.LAYER_OF_CODEC[codec], digest, size)
 

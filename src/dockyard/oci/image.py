@@ -292,14 +292,24 @@ def assemble(
     return Assembled(image, manifest_bytes, config_bytes)
 
 
-def encode_manifest(config: Descriptor, layers: Sequence[Descriptor], annotations: Mapping[str, str] | None) -> bytes:
-    """An OCI image manifest, in canonical JSON."""
+def encode_manifest(
+    config: Descriptor,
+    layers: Sequence[Descriptor],
+    annotations: Mapping[str, str] | None,
+    artifact_type: str = "",
+    subject: Descriptor | None = None,
+) -> bytes:
+    """An OCI image manifest, in canonical JSON; that of an artifact has a type and a subject."""
     document: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": media.OCI_MANIFEST,
         "config": config.document(),
         "layers": [layer.document() for layer in layers],
     }
+    if artifact_type:
+        document["artifactType"] = artifact_type
+    if subject:
+        document["subject"] = subject.document()
     return wire.encode(document | ({"annotations": dict(annotations)} if annotations else {}))
 
 

@@ -9,8 +9,10 @@ image-layout.md.
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +20,18 @@ from typing import Any
 
 from dockyard.errors import ImageError, ImageNotFoundError, StoreError
 from dockyard.oci import media, wire
+from dockyard.oci.artifact import Artifact, Attachment
 from dockyard.oci.blobs import PRIVATE, Blobs
 from dockyard.oci.digest import CHUNK, Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
+from dockyard.oci.origins import Origins
 
-__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "copy_image"]
+__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "attached_to", "copy_entry", "copy_image"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
-_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _NESTING_LIMIT = 4
 
 
@@ -45,6 +49,7 @@ class Layout:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.blobs = Blobs(path)
+        self.origins = Origins(path / PRIVATE / "origins")
         self._index_path = path / "index.json"
 
     @classmethod
@@ -56,7 +61,7 @@ class Layout:
             if not layout._index_path.exists():
                 layout._write_index([])
             if not (path / "oci-layout").exists():
-                replace_file(path / "oci-layout", _MARKER, layout.blobs.partials)
+                replace_file(path / "oci-layout", MARKER, layout.blobs.partials)
         remove_stale(layout.blobs.partials)
         return layout
 
@@ -69,14 +74,29 @@ class Layout:
         remove_stale(layout.blobs.partials)
         return layout
 
+    def borrow(self, other: Layout) -> None:
+        """Have every blob of another layout here too, by hard links, or by copies where there can be none."""
+        for digest in other.blobs:
+            place = self.blobs.path(digest)
+            with store_errors(place):
+                try:
+                    os.link(other.blobs.path(digest), place)
+                except FileExistsError:
+                    continue
+                except OSError:
+                    shutil.copyfile(other.blobs.path(digest), place)
+
     def add(self, image: Image, name: str) -> None:
         """Give a stored image a name; another image of that name loses it.
 
         ImageError when one of its blobs is missing. Durable when it returns.
         """
-        entry = replace(image.manifest, annotations={REF_NAME: name}, platform=image.config.platform)
+        self._name(replace(image.manifest, platform=image.config.platform), image.blobs, name)
+
+    def _name(self, described: Descriptor, needed: Sequence[Descriptor], name: str) -> None:
+        entry = replace(described, annotations={REF_NAME: name})
         with self._locked():
-            missing = [blob.digest for blob in image.blobs if not self.blobs.has(blob.digest)]
+            missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
             if missing:
                 raise ImageError(
                     f"image {name} is not whole: {', '.join(missing)} missing from {self.path}",
@@ -85,6 +105,26 @@ class Layout:
             sync_folder(self.blobs.folder)
             others = [other for other in self._read_index() if not _is_named(other, name)]
             self._write_index([*others, entry.document()])
+
+    def write_index(self, images: Sequence[Image]) -> Descriptor:
+        """Store an index of images for several platforms; the same images give the same bytes."""
+        entries = [replace(image.manifest, annotations={}, platform=image.config.platform) for image in images]
+        entries.sort(key=lambda entry: str(entry.platform))
+        document = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [one.document() for one in entries]}
+        data = wire.encode(document)
+        return Descriptor(media.OCI_INDEX, self.blobs.write(data), len(data))
+
+    def add_index(self, index: Descriptor, name: str) -> None:
+        """Give a stored index a name, as `add` does for an image; ImageError when part of it is missing."""
+        members = [self.load(manifest) for manifest in self.manifests([index])]
+        self._name(index, [index, *(blob for image in members for blob in image.blobs)], name)
+
+    def add_entry(self, entry: Descriptor, name: str) -> None:
+        """Give an image or an index of this layout a name."""
+        if entry.media_type in media.INDEXES:
+            self.add_index(entry, name)
+        else:
+            self.add(self.load(entry), name)
 
     def remove(self, name: str) -> None:
         """Forget a name; ImageNotFoundError when nothing has it. `sweep` frees the space."""
@@ -95,26 +135,80 @@ class Layout:
                 raise self._unknown(name)
             self._write_index(kept)
 
+    def attach(self, attachment: Attachment) -> None:
+        """Store an artifact next to its subject. ImageError when the subject is not here. Durable when it returns."""
+        for document in attachment.documents:
+            self.blobs.write(document)
+        self.adopt(attachment.artifact)
+
+    def adopt(self, artifact: Artifact) -> None:
+        """List an artifact whose blobs are here; ImageError when one of them, or its subject, is missing."""
+        with self._locked():
+            needed = (artifact.subject, *artifact.blobs)
+            missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
+            if missing:
+                raise ImageError(
+                    f"artifact {artifact.digest} is not whole: {', '.join(missing)} missing from {self.path}",
+                    remedy="Build or pull the image again, then what is attached to it.",
+                )
+            sync_folder(self.blobs.folder)
+            others = [other for other in self._read_index() if other.get("digest") != artifact.digest]
+            self._write_index([*others, artifact.manifest.document()])
+
+    def detach(self, artifact: Artifact) -> None:
+        """Forget an artifact; `sweep` frees the space."""
+        with self._locked():
+            entries = self._read_index()
+            self._write_index([entry for entry in entries if entry.get("digest") != artifact.digest])
+
+    def referrers(self, subject: Digest, kind: str = "") -> tuple[Artifact, ...]:
+        """The artifacts about an image, an index or another artifact; of one kind (a media type) if asked for."""
+        found = (self.artifact(entry) for entry in self.entries())
+        return tuple(
+            artifact
+            for artifact in found
+            if artifact and artifact.subject.digest == subject and kind in ("", artifact.type)
+        )
+
+    def artifact(self, entry: Descriptor) -> Artifact | None:
+        """The artifact of an entry, if it is one."""
+        manifest = self._manifest(entry)
+        if manifest is None or manifest.subject is None:
+            return None
+        return Artifact.decode(entry, self.blobs.read(entry.digest))
+
     def resolve(self, name: str, platform: Platform | None = None) -> Image:
         """The image of a name (`:latest` may be left out) or of a manifest's digest or image ID.
 
         Of an image for several platforms the one asked for, or else this machine's. ImageNotFoundError, with the
         names that come close, when there is none; ImageError when it is damaged.
         """
-        entries = self._entries()
+        candidates = [self._with_platform(manifest) for manifest in self.manifests(self._found(name))]
+        return self.load(choose_platform(candidates, platform, name))
+
+    def entry(self, name: str) -> Descriptor:
+        """What a name (or a digest) stands for: the manifest of an image, or an index of several."""
+        return replace(self._found(name)[-1], annotations={})
+
+    def _found(self, name: str) -> list[Descriptor]:
+        """The entries of a name, or of a digest or image ID; ImageNotFoundError when there is none."""
+        entries = self.entries()
         found = [entry for entry in entries if _key(entry.annotations.get(REF_NAME, "")) == _key(name)]
         if not found and name.startswith("sha256:"):
             found = [entry for entry in self._walk(entries) if name in self._digests(entry)]
         if not found:
             raise self._unknown(name)
-        candidates = [self._with_platform(manifest) for manifest in self.manifests(found)]
-        return self.load(choose_platform(candidates, platform, name))
+        return found
+
+    def members(self, entry: Descriptor) -> tuple[Image, ...]:
+        """The images of an entry: one, or those of an index."""
+        return tuple(self.load(manifest) for manifest in self.manifests([entry]))
 
     def images(self) -> tuple[NamedImage, ...]:
         """Every image that is here, by name, each platform of it; attachments and absent platforms are left out."""
         found = [
             NamedImage(entry.annotations.get(REF_NAME, ""), self.load(manifest))
-            for entry in self._entries()
+            for entry in self.entries()
             for manifest in self.manifests([entry])
         ]
         return tuple(sorted(found, key=lambda named: (named.name, str(named.image.config.platform))))
@@ -130,29 +224,46 @@ class Layout:
         found = []
         for entry in self._walk(entries):
             manifest = self._manifest(entry)
-            if manifest and manifest.config.media_type in media.CONFIGS:
+            if manifest and manifest.config.media_type in media.CONFIGS and manifest.subject is None:
                 found.append(entry)
         return found
 
     def sweep(self, age: float = SWEEP_AGE) -> int:
         """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
 
-        The age keeps what a build, running now, has written and not yet added.
+        The age keeps what a build, running now, has written and not yet added. Artifacts go with their subject.
         """
         freed = 0
         with self._locked():
+            self._forget_orphans(age)
             used = set(self._reachable())
             for digest in self.blobs:
                 path = self.blobs.path(digest)
                 with store_errors(path):
-                    status = path.stat()
-                    if digest not in used and time.time() - status.st_mtime >= age:
+                    size = path.stat().st_size
+                    if digest not in used and self._age(digest) >= age:
                         path.unlink()
-                        freed += status.st_size
+                        freed += size
         return freed
 
+    def _age(self, digest: Digest) -> float:
+        """Seconds since a blob was written."""
+        return time.time() - self.blobs.path(digest).stat().st_mtime
+
+    def _forget_orphans(self, age: float) -> None:
+        """Take artifacts of that age whose subject is no longer named out of the index, and those about them."""
+        entries = self._read_index()
+        artifacts = {entry.digest: artifact for entry in self.entries() if (artifact := self.artifact(entry))}
+        named = {entry.digest for entry in self._walk(self.entries())} - artifacts.keys()
+        while held := {digest for digest, one in artifacts.items() if one.subject.digest in named} - named:
+            named |= held
+        old = {digest for digest in artifacts.keys() - named if self._age(digest) >= age}
+        kept = [entry for entry in entries if entry.get("digest") not in old]
+        if len(kept) < len(entries):
+            self._write_index(kept)
+
     def _reachable(self) -> Iterator[Digest]:
-        for entry in self._walk(self._entries()):
+        for entry in self._walk(self.entries()):
             yield entry.digest
             manifest = self._manifest(entry)
             if manifest:
@@ -185,12 +296,13 @@ class Layout:
         return replace(manifest, platform=self.load(manifest).config.platform)
 
     def _unknown(self, name: str) -> ImageNotFoundError:
-        names = sorted({entry.annotations[REF_NAME] for entry in self._entries() if REF_NAME in entry.annotations})
+        names = sorted({entry.annotations[REF_NAME] for entry in self.entries() if REF_NAME in entry.annotations})
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
         known = f"Did you mean {' or '.join(close)}?" if close else "It holds no image yet: build or pull one."
         return ImageNotFoundError(f"no image {name[:200]!r} in {self.path}", remedy=known)
 
-    def _entries(self) -> list[Descriptor]:
+    def entries(self) -> list[Descriptor]:
+        """What index.json lists: images, indexes and artifacts."""
         index = wire.decode_index(self._index_bytes(), str(self._index_path))
         return [Descriptor.of_wire(entry) for entry in index.manifests or ()]
 
@@ -221,11 +333,44 @@ def _is_named(entry: dict[str, Any], name: str) -> bool:
 
 def copy_image(image: Image, source: Layout, target: Layout, name: str) -> None:
     """Copy what `target` lacks of an image, each byte verified, and name it there."""
-    for blob in image.blobs:
+    _copy_blobs(image.blobs, source, target)
+    target.add(image, name)
+
+
+def copy_entry(entry: Descriptor, source: Layout, target: Layout, name: str) -> None:
+    """Copy an image, or an index with its images, and all that is attached to them, and name it in `target`."""
+    for image in source.members(entry):
+        _copy_blobs(image.blobs, source, target)
+    _copy_blobs([entry], source, target)
+    target.add_entry(entry, name)
+    for artifact in attached_to(source, entry):
+        _copy_blobs(artifact.blobs, source, target)
+        target.adopt(artifact)
+
+
+def _copy_blobs(blobs: Sequence[Descriptor], source: Layout, target: Layout) -> None:
+    for blob in blobs:
         if target.blobs.has(blob.digest):
             continue
         with source.blobs.open(blob.digest) as file, target.blobs.writer() as writer:
             while chunk := file.read(CHUNK):
                 writer.write(chunk)
             writer.commit(blob.digest)
-    target.add(image, name)
+
+
+def attached_to(layout: Layout, entry: Descriptor) -> tuple[Artifact, ...]:
+    """All artifacts about an entry and the images in it."""
+    subjects = dict.fromkeys([entry.digest, *(image.digest for image in layout.members(entry))])
+    return tuple(artifact for subject in subjects for artifact in artifacts_of(layout, subject))
+
+
+def artifacts_of(layout: Layout, subject: Digest) -> tuple[Artifact, ...]:
+    """All artifacts about an image, and those about them; each comes after its subject."""
+    found: dict[Digest, Artifact] = {}
+    waiting = [subject]
+    while waiting:
+        for artifact in layout.referrers(waiting.pop(0)):
+            if artifact.digest not in found:
+                found[artifact.digest] = artifact
+                waiting.append(artifact.digest)
+    return tuple(found.values())

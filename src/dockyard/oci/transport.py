@@ -12,7 +12,7 @@ import ipaddress
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
@@ -34,6 +34,8 @@ _REDIRECTS_LIMIT = 5
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _ERROR_BODY_LIMIT = 1 << 16
 _LONGEST_PAUSE = 30.0
+_PAGES_LIMIT = 1000
+_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?')
 _PARAMETER = re.compile(r'([A-Za-z_]+)="([^"]*)"')
 _T = TypeVar("_T")
 Response = urllib3.BaseHTTPResponse
@@ -90,6 +92,7 @@ class Transport:
     ) -> None:
         scheme = "http" if is_loopback(urlsplit(f"//{registry}").hostname) else "https"
         self.registry = registry
+        self.repository = repository
         self._base = f"{scheme}://{registry}/v2/{repository}/"
         self._scope = f"repository:{repository}:{actions}"
         self._credentials = credentials
@@ -118,7 +121,42 @@ class Transport:
     def get(self, path: str, accept: tuple[str, ...] = ()) -> Response:
         """GET below the repository, redirects followed; the caller reads and closes it."""
         headers = {"Accept": ", ".join(accept)} if accept else {}
-        return self._expect(self._follow("GET", self._base + path, headers), frozenset({200}), path)
+        return self._expect(self._follow("GET", urljoin(self._base, path), headers), frozenset({200}), path)
+
+    def get_from(self, path: str, start: int) -> Response:
+        """GET what follows the first `start` bytes; status 200 instead of 206 when the registry sends them again."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        response = self._follow("GET", urljoin(self._base, path), headers)
+        self._expect(response, frozenset({200, 206} if start else {200}), path)
+        if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            response.close()
+            raise self.refused(f"answered with another range of {path} than it was asked for")
+        return response
+
+    def find(self, path: str, accept: tuple[str, ...] = ()) -> Response | None:
+        """GET below the repository; None when there is no such thing."""
+        headers = {"Accept": ", ".join(accept)} if accept else {}
+        response = self._follow("GET", urljoin(self._base, path), headers)
+        if response.status == 404:
+            response.drain_conn()
+            return None
+        return self._expect(response, frozenset({200}), path)
+
+    def pages(self, path: str) -> Iterator[bytes]:
+        """The documents of a list that may come in several answers (RFC 8288 links); none when there is no list."""
+        for _ in range(_PAGES_LIMIT):
+            response = self.find(path)
+            if response is None:
+                return
+            link = _NEXT.search(response.headers.get("Link", ""))
+            yield self.document(response)
+            if link is None:
+                return
+            path = urljoin(urljoin(self._base, path), link[1])
+            self._check_url(path)
+            if _origin(path) != _origin(self._base):
+                raise self.refused("continues a list on another host")
+        raise self.refused(f"has a list of more than {_PAGES_LIMIT} pages")
 
     def exists(self, path: str) -> bool:
         """HEAD below the repository."""
@@ -130,11 +168,11 @@ class Transport:
         return True
 
     def send(
-        self, method: str, path: str, body: BinaryIO | bytes | None, headers: Mapping[str, str], created: int
+        self, method: str, path: str, body: BinaryIO | bytes | None, headers: Mapping[str, str], statuses: Sequence[int]
     ) -> Response:
-        """POST or PUT, without redirects, to a path below the repository or a URL that the registry gave."""
+        """A request of an upload, without redirects, to a path below the repository or a URL that the registry gave."""
         response = self._authorized(method, urljoin(self._base, path), dict(headers), body)
-        self._expect(response, frozenset({created}), path).drain_conn()
+        self._expect(response, frozenset(statuses), path).drain_conn()
         return response
 
     def location(self, response: Response) -> str:

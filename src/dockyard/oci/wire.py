@@ -61,7 +61,14 @@ class ManifestWire(msgspec.Struct, frozen=True, rename="camel"):
     media_type: str | None = None
     artifact_type: str | None = None
     annotations: dict[str, str] | None = None
+    subject: DescriptorWire | None = None
     manifests: Raw | UnsetType = UNSET
+
+
+class TagsWire(msgspec.Struct, frozen=True):
+    """A registry's list of tags."""
+
+    tags: list[str] | None = None
 
 
 class RunWire(msgspec.Struct, frozen=True, rename="pascal"):

@@ -43,3 +43,8 @@ class Home:
     def runc(self) -> Path:
         """The runc engine's layers and containers."""
         return self.root / "runc"
+
+    @property
+    def keys(self) -> Path:
+        """This user's own signing key, and the public keys that are trusted here."""
+        return self.root / "keys"

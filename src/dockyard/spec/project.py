@@ -36,6 +36,10 @@ class Model(Table, frozen=True, kw_only=True):
     """Files or globs, relative to the project; they get layers of their own."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the backend as they are."""
+    license: str = ""
+    """Of the model itself, as an SPDX expression such as `Apache-2.0`; shown in its card and bill of materials."""
+    card: str = "MODEL_CARD.md"
+    """A text about the model for people: what it is for, what it was trained on. Attached to the image if it exists."""
     goldens: str = "goldens"
     """Folder of inputs with their expected outputs, relative to the project."""
 
@@ -71,11 +75,15 @@ class Serve(Table, frozen=True, kw_only=True):
     batch_sizes: tuple[Annotated[int, Meta(ge=1, le=65536)], ...] | None = None
     max_batch_delay_ms: Annotated[float, Meta(ge=0, le=60_000)] | None = None
     max_body_bytes: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    max_decompression_ratio: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_image_pixels: Annotated[int, Meta(ge=1, le=2**40)] | None = None
+    min_body_rate: Annotated[int, Meta(ge=0, le=2**30)] | None = None
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     max_queue: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     max_queue_bytes: Annotated[int, Meta(ge=1, le=2**40)] | None = None
     max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     request_timeout_s: Annotated[float, Meta(ge=0.001, le=86_400)] | None = None
+    hang_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] | None = None
     keep_alive_s: Annotated[float, Meta(ge=0.1, le=86_400)] | None = None
     header_timeout_s: Annotated[float, Meta(ge=0.1, le=3_600)] | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0, le=3_600)] | None = None
@@ -85,6 +93,7 @@ class Serve(Table, frozen=True, kw_only=True):
     cache_ttl_s: Annotated[float, Meta(ge=0.001, le=31_536_000)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] | None = None
+    answer_info: Literal["on", "off"] | None = None
 
     def environment(self) -> dict[str, str]:
         """The BERTH_* variables of the keys that were given."""

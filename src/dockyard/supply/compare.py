@@ -1,0 +1,115 @@
+"""What differs between two images, in terms of what they are made of: packages, files, settings, layers.
+
+`dockyard diff` shows it, and `dockyard verify --rebuild` says with it where a rebuild went another way. Layers of equal
+digests are not read. Source of the file listing: the layers themselves, the upper over the lower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from dockyard.oci.image import Image, LayerBlob
+from dockyard.oci.layout import Layout
+from dockyard.oci.media import codec_of
+from dockyard.oci.meter import Limits, Meter
+from dockyard.oci.tar import TarReader
+from dockyard.supply.contents import Contents
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is not the same; an empty side means that it is not there."""
+
+    name: str
+    before: str
+    after: str
+
+    @property
+    def kind(self) -> str:
+        """`added`, `removed` or `changed`."""
+        if not self.before:
+            return "added"
+        return "changed" if self.after else "removed"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Everything that differs; two images of one digest have nothing here."""
+
+    python: tuple[Change, ...] = ()
+    system: tuple[Change, ...] = ()
+    settings: tuple[Change, ...] = ()
+    labels: tuple[Change, ...] = ()
+    layers: tuple[Change, ...] = ()
+    files: tuple[Change, ...] = ()
+
+
+def compare(
+    before: Image, after: Image, inside: tuple[Contents, Contents], layouts: tuple[Layout, Layout]
+) -> Difference:
+    """Compare two images, each in its layout."""
+    old, new = inside
+    shared = set(before.config.diff_ids) & set(after.config.diff_ids)
+    return Difference(
+        python=changes({one.name: one.version for one in old.python}, {one.name: one.version for one in new.python}),
+        system=changes({one.name: one.version for one in old.system}, {one.name: one.version for one in new.system}),
+        settings=changes(_settings(before), _settings(after)),
+        labels=changes(dict(before.config.labels), dict(after.config.labels)),
+        layers=changes(_titles(before), _titles(after)),
+        files=changes(_files(before, layouts[0], shared), _files(after, layouts[1], shared)),
+    )
+
+
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    """What is not the same, by name."""
+    names = sorted({*before, *after})
+    found = (Change(name, before.get(name, ""), after.get(name, "")) for name in names)
+    return tuple(change for change in found if change.before != change.after)
+
+
+def _settings(image: Image) -> dict[str, str]:
+    config = image.config
+    environment = dict(entry.partition("=")[::2] for entry in config.environment)
+    run = {
+        "entrypoint": " ".join(config.entrypoint),
+        "command": " ".join(config.command),
+        "user": config.user,
+        "working directory": config.working_dir,
+        "ports": " ".join(config.exposed_ports),
+    }
+    return {**environment, **run}
+
+
+def _titles(image: Image) -> dict[str, str]:
+    """Layers by the comment of their history, or by number; what they hold by digest."""
+    comments = [entry.comment for entry in image.config.history if not entry.empty_layer]
+    titles = comments if len(comments) == len(image.layers) and len(set(comments)) == len(comments) else []
+    names = titles or [f"layer {number}" for number in range(len(image.layers))]
+    return dict(zip(names, image.config.diff_ids, strict=True))
+
+
+def _files(image: Image, layout: Layout, shared: Set[str]) -> dict[str, str]:
+    """Every entry of the layers that are not shared, with a digest of its kind, mode and content."""
+    found: dict[str, str] = {}
+    for layer in image.layer_blobs:
+        if layer.diff_id not in shared:
+            found.update(_listing(layout, layer))
+    return found
+
+
+def _listing(layout: Layout, layer: LayerBlob) -> dict[str, str]:
+    what, found = f"layer {layer.diff_id}", {}
+    with layout.blobs.open(layer.descriptor.digest) as stream:
+        meter = Meter(stream, codec_of(layer.descriptor.media_type), Limits(), what)
+        reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, 1 << 20)), what)
+        for member in reader:
+            running = hashlib.sha256(f"{member.kind} {member.mode:o} {member.target} {member.mtime} ".encode())
+            for chunk in reader.content():
+                running.update(chunk)
+            found[member.name] = running.hexdigest()[:16]
+        meter.verify(layer.diff_id)
+    return found

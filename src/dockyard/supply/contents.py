@@ -1,0 +1,228 @@
+"""What is inside an image, read out of its layers: Python distributions, Debian packages, the operating system.
+
+Each layer is read once; what was found is kept by its digest, because a layer never changes. Works for any image, ours
+or not; names and versions are those that package managers wrote there themselves. `sbom.py` and `diff` use it.
+Sources: core metadata of PyPA, PEP 770 (sboms), dpkg's status format, machine-readable copyright files (DEP 5).
+"""
+
+from __future__ import annotations
+
+import email.parser
+import fnmatch
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import msgspec
+
+from dockyard.oci.digest import hex_of
+from dockyard.oci.files import replace_file
+from dockyard.oci.image import Image, LayerBlob
+from dockyard.oci.layout import Layout
+from dockyard.oci.media import codec_of
+from dockyard.oci.meter import Limits, Meter
+from dockyard.oci.tar import Member, TarReader
+
+_FORMAT = 1
+_FILE_LIMIT = 4 << 20
+_BUFFER = 1 << 20
+_LICENSE = re.compile(r"^License:[ \t]*(\S[^\n]*)$", re.MULTILINE)
+_SOURCE = re.compile(r"(?P<name>\S+)(?:\s+\((?P<version>[^)]+)\))?")
+
+
+@dataclass(frozen=True)
+class PythonPackage:
+    """An installed distribution; `embedded` are the components that it says were built into it (PEP 770)."""
+
+    name: str
+    version: str
+    license: str = ""
+    embedded: tuple[Embedded, ...] = ()
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A component inside a wheel, such as a Rust crate or a shared library."""
+
+    name: str
+    version: str
+    purl: str = ""
+
+
+@dataclass(frozen=True)
+class SystemPackage:
+    """A Debian package, with the source package that it was built from."""
+
+    name: str
+    version: str
+    architecture: str
+    source: str
+    source_version: str
+    licenses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OperatingSystem:
+    """What the image says that it is: `debian`, `12`."""
+
+    name: str
+    version: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that was found, each list by name."""
+
+    python: tuple[PythonPackage, ...] = ()
+    system: tuple[SystemPackage, ...] = ()
+    os: OperatingSystem | None = None
+
+
+class _Record(msgspec.Struct, frozen=True):
+    format: int
+    contents: Contents
+
+
+def contents_of(layout: Layout, image: Image, cache: Path) -> Contents:
+    """What is inside an image; `cache` remembers layers. ImageError when a layer is damaged."""
+    found = [_of_layer(layout, layer, cache) for layer in image.layer_blobs]
+    python = {one.name: one for contents in found for one in contents.python}
+    system = {one.name: one for contents in found for one in contents.system}
+    told = [contents.os for contents in found if contents.os is not None]
+    return Contents(_by_name(python), _by_name(system), told[-1] if told else None)
+
+
+def _by_name(found: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(found[name] for name in sorted(found))
+
+
+def _of_layer(layout: Layout, layer: LayerBlob, cache: Path) -> Contents:
+    note = cache / f"{hex_of(layer.diff_id)}.json"
+    try:
+        record = msgspec.json.decode(note.read_bytes(), type=_Record)
+        if record.format == _FORMAT:
+            return record.contents
+    except (OSError, msgspec.MsgspecError):
+        pass  # not read before, or by another version
+    contents = _read_layer(layout, layer)
+    replace_file(note, msgspec.json.encode(_Record(_FORMAT, contents)), cache)
+    return contents
+
+
+def _read_layer(layout: Layout, layer: LayerBlob) -> Contents:
+    what = f"layer {layer.diff_id}"
+    collected = _Collected()
+    with layout.blobs.open(layer.descriptor.digest) as stream:
+        meter = Meter(stream, codec_of(layer.descriptor.media_type), Limits(), what)
+        reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, _BUFFER)), what)
+        for member in reader:
+            collected.take(member, reader)
+        meter.verify(layer.diff_id)
+    return collected.contents()
+
+
+class _Collected:
+    """What the files of one layer say."""
+
+    def __init__(self) -> None:
+        self._python: dict[str, PythonPackage] = {}
+        self._embedded: dict[str, tuple[Embedded, ...]] = {}
+        self._system: dict[str, SystemPackage] = {}
+        self._licenses: dict[str, tuple[str, ...]] = {}
+        self._os: OperatingSystem | None = None
+
+    def take(self, member: Member, reader: TarReader) -> None:
+        """Look at one file."""
+        path = member.name.removeprefix("./").lstrip("/")
+        for pattern, method in _READERS.items():
+            if fnmatch.fnmatchcase(path, pattern) and member.kind == "file" and member.size <= _FILE_LIMIT:
+                method(self, path, b"".join(reader.content()).decode("utf-8", "replace"))
+                return
+
+    def metadata(self, path: str, text: str) -> None:
+        """A distribution's METADATA."""
+        headers = email.parser.HeaderParser().parsestr(text)
+        name, version = headers.get("Name", ""), headers.get("Version", "")
+        if name and version:
+            self._python[path.rpartition("/")[0]] = PythonPackage(_normal(name), version, _license_of(headers))
+
+    def embedded(self, path: str, text: str) -> None:
+        """A distribution's own bill of materials, CycloneDX or SPDX."""
+        folder = path.rpartition("/sboms/")[0]
+        self._embedded[folder] = (*self._embedded.get(folder, ()), *_components(text))
+
+    def status(self, _: str, text: str) -> None:
+        """dpkg's status, whole or one package."""
+        for stanza in re.split(r"\n\s*\n", text):
+            fields = email.parser.HeaderParser().parsestr(stanza.strip() + "\n")
+            name, version = fields.get("Package", ""), fields.get("Version", "")
+            if not (name and version) or "deinstall" in fields.get("Status", ""):
+                continue
+            match = _SOURCE.match(fields.get("Source", "") or name)
+            source, source_version = (match["name"], match["version"] or version) if match else (name, version)
+            architecture = fields.get("Architecture", "")
+            self._system[name] = SystemPackage(name, version, architecture, source, source_version)
+
+    def copyright(self, path: str, text: str) -> None:
+        """A package's copyright file, where a program can read it."""
+        if text.startswith("Format:"):
+            names = {match.strip() for match in _LICENSE.findall(text)}
+            self._licenses[path.split("/")[3]] = tuple(sorted(names))
+
+    def release(self, _: str, text: str) -> None:
+        """os-release."""
+        values = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', text, re.MULTILINE))
+        if values.get("ID"):
+            self._os = OperatingSystem(values["ID"], values.get("VERSION_ID", ""), values.get("PRETTY_NAME", ""))
+
+    def contents(self) -> Contents:
+        """Everything together."""
+        python = [replace(package, embedded=self._embedded.get(folder, ())) for folder, package in self._python.items()]
+        system = [
+            replace(package, licenses=self._licenses.get(name, ())) for name, package in sorted(self._system.items())
+        ]
+        return Contents(tuple(sorted(python, key=lambda one: one.name)), tuple(system), self._os)
+
+
+_READERS = {
+    "*.dist-info/METADATA": _Collected.metadata,
+    "*.dist-info/sboms/*.json": _Collected.embedded,
+    "var/lib/dpkg/status.d/*": _Collected.status,
+    "var/lib/dpkg/status": _Collected.status,
+    "usr/share/doc/*/copyright": _Collected.copyright,
+    "usr/lib/os-release": _Collected.release,
+    "etc/os-release": _Collected.release,
+}
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _license_of(headers: Any) -> str:
+    """An SPDX expression, or whatever short text or classifier stands in its place."""
+    expression: str = headers.get("License-Expression", "").strip()
+    if expression:
+        return expression
+    text: str = headers.get("License", "").strip()
+    if text and "\n" not in text and len(text) <= 100 and text != "UNKNOWN":
+        return text
+    told = [one.rpartition(" :: ")[2] for one in headers.get_all("Classifier", []) if one.startswith("License ::")]
+    return ", ".join(told)
+
+
+def _components(text: str) -> Iterator[Embedded]:
+    try:
+        document = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    listed: Sequence[Any] = document.get("components") or document.get("packages") or ()
+    for one in listed:
+        if isinstance(one, dict) and isinstance(one.get("name"), str):
+            version = one.get("version") or one.get("versionInfo") or ""
+            yield Embedded(one["name"], str(version), str(one.get("purl") or ""))
