@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Meta
 
-from berth.errors import InputError
+from berth.calls import ModelHandle, use_model
+from berth.errors import CallError, InputError
 from berth.files import File
 from berth.predictors import batched
 from berth.tensors import Tensor
@@ -18,7 +19,19 @@ from berth.tensors import Tensor
 if TYPE_CHECKING:
     from berth.image import Image
 
-__all__ = ["CONTRACT", "File", "Image", "InputError", "Meta", "Tensor", "__version__", "batched"]
+__all__ = [
+    "CONTRACT",
+    "CallError",
+    "File",
+    "Image",
+    "InputError",
+    "Meta",
+    "ModelHandle",
+    "Tensor",
+    "__version__",
+    "batched",
+    "use_model",
+]
 
 __version__ = "0.1.0"
 CONTRACT = "1"  # what an image's label dev.dockyard.berth.contract says: the settings and the activation handshake

@@ -28,6 +28,12 @@ from berth.work import StreamEncoder, Work
 REQUEST_ID = b"x-request-id"
 RUN = os.urandom(4).hex()  # tells the request ids of one process from those of the next
 NO_ROUTE = Route("", "unknown", {})
+_RETRY: Headers = ((b"Retry-After", b"1"),)
+_FAILURES = {  # Triton's reason, and the status; whoever sent bad input is told by the protocol's word for it
+    FailureKind.MODEL: ("BACKEND", 500),
+    FailureKind.BUSY: ("REJECTED", 503),
+    FailureKind.LATE: ("OTHER", 504),
+}
 _MAX_TRACED_TEXT = 1024  # characters of a path or the like in a span
 
 
@@ -43,6 +49,7 @@ class Exchange(Request):
     queued: float = 0.0
     timing: bytes = b""
     work: Work | None = None
+    gone: bool = False  # the caller hung up
     span: Span | None = None
     sent: int = 0
 
@@ -57,11 +64,6 @@ class Exchange(Request):
     def route(self) -> Route:
         """Where the request went."""
         return self.head.route or NO_ROUTE
-
-    @property
-    def gone(self) -> bool:
-        """Whether nobody waits for more of the answer, as far as the transport can tell."""
-        return False
 
     @property
     def request_id(self) -> str:
@@ -134,7 +136,7 @@ class Answers:
         if metrics is not None and not exchange.timing:
             exchange.timing = b"total;dur=%.3f" % ((perf_counter() - exchange.started) * 1000)
         log = self._log
-        if log.access_budget > 0 or status >= 400:
+        if log.access_budget > 0 or (status >= 400 and status != 503):  # a flood of refusals is only counted, too
             identity = exchange.request_id if REQUEST_ID in head.headers else exchange.number
             model, version = ("", "") if metrics is None else (metrics.model, metrics.version)
             what = (head.method, route, status, model, version)
@@ -324,15 +326,15 @@ class Answers:
 
     def _failed(self, exchange: Exchange, work: Work, failed: Failed) -> None:
         status, text = self._count_failure(exchange, work, failed)
-        self.refuse(exchange, status, text)
+        self.refuse(exchange, status, text, _RETRY if failed.kind is FailureKind.BUSY else ())
 
     def _count_failure(self, exchange: Exchange, work: Work, failed: Failed) -> tuple[int, str]:
         """Count and log a failure; status and text for the caller."""
-        of_model = failed.kind is not FailureKind.INPUT
-        work.queue.metrics.failures["BACKEND" if of_model else "OTHER"] += 1
-        if of_model:
+        reason, status = _FAILURES.get(failed.kind, ("OTHER", work.input_status))
+        work.queue.metrics.failures[reason] += 1
+        if failed.kind is FailureKind.MODEL:
             self._log_failure("predict failed", exchange, failed.error_id, failed.trace)
-        return 500 if of_model else work.input_status, failure_text(failed)
+        return status, failure_text(failed)
 
     def _fault(self, exchange: Exchange, error: Exception) -> Response:
         error_id = new_error_id()

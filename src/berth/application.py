@@ -11,21 +11,28 @@ import contextlib
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
 
 from berth.answers import Answers, Exchange
 from berth.config import Limits
-from berth.protocols.base import Handler, Head, Refusal, Request, Response, Route
+from berth.protocols.base import Handler, Head, Headers, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
+from berth.protocols.numbers import LARGE
 from berth.protocols.site import Face
 from berth.tracing import HUNG_UP, read_trace_context
 from berth.work import Work
 
 MAX_PATHS = 1024
-Outcome = Response | Work | Coroutine[Any, Any, Response]
+MAX_LARGE = 64  # bodies that wait to be decoded in a thread
+LARGE_FOLDED = 16 * 1024  # bytes of a compressed body
+SWITCH_S = 0.0005
+RETRY: Headers = ((b"Retry-After", b"1"),)
+Outcome = Response | Work | Coroutine[Any, Any, Response | Work]
 
 
 class Application:
@@ -38,6 +45,8 @@ class Application:
         self._answers = answers
         self._limits = limits
         self._tracer = answers.tracer
+        self._large_ones = 0
+        self._decoding = ThreadPoolExecutor(1, "decoding")
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self.heads: dict[bytes, Head] = {}  # first lines that have been parsed before; the transports keep them here
@@ -56,15 +65,12 @@ class Application:
             handler = head.handler or self._find(head)
             if self._tracer is not None:
                 exchange.span = self._tracer.begin(head.trace, for_model=exchange.route.asks_model)
+            if len(exchange.body) >= LARGE:
+                self._answer_later(exchange, self._apart(handler, exchange))
+                return
             outcome = handler(exchange)
             if type(outcome) is Work:
-                exchange.work = outcome
-                outcome.exchange = exchange
-                if head.timeout is not None and (outcome.timeout is None or outcome.timeout > head.timeout):
-                    outcome.timeout = head.timeout
-                outcome.queue.submit(outcome)
-                if exchange.span is not None:
-                    exchange.span.arrived = outcome.arrived
+                self._submit(exchange, outcome)
             elif type(outcome) is Response:
                 self._answers.answer(exchange, outcome)
             elif asyncio.iscoroutine(outcome):
@@ -76,10 +82,36 @@ class Application:
         except Exception as error:
             self._answers.fault(exchange, error)
 
-    def _answer_later(self, exchange: Exchange, work: Coroutine[Any, Any, Response]) -> None:
+    def _submit(self, exchange: Exchange, work: Work) -> None:
+        exchange.work = work
+        work.exchange = exchange
+        timeout = exchange.head.timeout
+        if timeout is not None and (work.timeout is None or work.timeout > timeout):
+            work.timeout = timeout
+        work.queue.submit(work)
+        if exchange.span is not None:
+            exchange.span.arrived = work.arrived
+
+    async def _apart(self, handler: Handler, exchange: Request) -> Response | Work:
+        """Decode a large body in a thread, one after the other, so that the event loop goes on."""
+        if self._large_ones >= MAX_LARGE:
+            raise Refusal(503, f"{MAX_LARGE} large bodies wait to be decoded; try again in 1 s", RETRY)
+        self._large_ones += 1
+        try:
+            outcome = await asyncio.get_running_loop().run_in_executor(self._decoding, _handled, handler, exchange)
+        finally:
+            self._large_ones -= 1
+        return await outcome if asyncio.iscoroutine(outcome) else outcome
+
+    def _answer_later(self, exchange: Exchange, work: Coroutine[Any, Any, Response | Work]) -> None:
         async def answer() -> None:
             try:
-                self._answers.answer(exchange, await work)
+                outcome = await work
+                if isinstance(outcome, Work):
+                    if not exchange.gone:
+                        self._submit(exchange, outcome)
+                else:
+                    self._answers.answer(exchange, outcome)
             except Refusal as refusal:
                 self._answers.refusal(exchange, refusal)
             except Exception as error:
@@ -106,6 +138,7 @@ class Application:
 
     def give_up(self, exchange: Exchange) -> None:
         """The caller hung up: its work need not run any more."""
+        exchange.gone = True
         work, exchange.work = exchange.work, None
         if work is not None and not work.done:
             work.queue.release(work)
@@ -157,9 +190,26 @@ class Application:
         raise Refusal(404, f"no route {text}; see /docs, or /openapi.json for the routes of this server")
 
     def _decompressed(self, handler: Handler, request: Request) -> Outcome:
+        """Unfold the body and handle it; beside the event loop where it may become a large one."""
+        unfolded = functools.partial(self._unfolded, handler)
+        return self._apart(unfolded, request) if len(request.body) >= LARGE_FOLDED else unfolded(request)
+
+    def _unfolded(self, handler: Handler, request: Request) -> Outcome:
         limits, encoding = self._limits, request.head.headers[b"content-encoding"]
         request.body = decompress(request.body, encoding, limits.max_body_bytes, limits.max_ratio)
         return handler(request)
+
+
+def _handled(handler: Handler, exchange: Request) -> Outcome:
+    """What a handler makes of a large body; in a thread that gives way to the event loop more readily than others."""
+    if exchange.head.route is None or not exchange.head.route.large:
+        exchange.body = bytes(exchange.body)
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        return handler(exchange)
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def _timeout(headers: dict[bytes, bytes]) -> float | None:

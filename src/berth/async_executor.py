@@ -17,7 +17,8 @@ from typing import Any
 
 import uvloop
 
-from berth.executor import Done, Failed, Finished, Group, Outcome, Sink, cut, failure_of, hung
+from berth.calls import running_until
+from berth.executor import NOBODYS_FAULT, Done, Failed, Finished, Group, Outcome, Sink, cut, failure_of, hung
 from berth.model import Model
 
 
@@ -80,9 +81,9 @@ class AsyncExecutor:
         """Bring results to the running loop from now on."""
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, groups: Sequence[Group], done: Done, _: Callable[[int], bool] | None = None) -> None:
+    def submit(self, groups: Sequence[Group], done: Done, wanted: Callable[[int], bool] | None = None) -> None:
         """Await a batch."""
-        self._spawn(self._run(groups, done))
+        self._spawn(self._run(groups, done, wanted))
 
     def stream(self, call: Any, sink: Sink) -> None:
         """Iterate over what predict yields."""
@@ -108,7 +109,8 @@ class AsyncExecutor:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._running)
 
-    async def _run(self, groups: Sequence[Group], done: Done) -> None:
+    async def _run(self, groups: Sequence[Group], done: Done, wanted: Callable[[int], bool] | None) -> None:
+        running_until.set(wanted)
         started = time.perf_counter()
         batch = object()
         self._since[batch] = time.monotonic()
@@ -124,8 +126,9 @@ class AsyncExecutor:
         try:
             return cut(await self._model.run_async([call for group in groups for call in group]), groups), 1
         except BaseException as error:
-            if len(groups) == 1:
-                return [failure_of(error)], 1
+            failed = failure_of(error)
+            if len(groups) == 1 or failed.kind in NOBODYS_FAULT:
+                return [failed] * len(groups), 1
         middle = len(groups) // 2
         first, first_runs = await self._outcomes(groups[:middle])
         second, second_runs = await self._outcomes(groups[middle:])
@@ -133,6 +136,7 @@ class AsyncExecutor:
 
     async def _stream(self, call: Any, sink: Sink) -> None:
         failed: Failed | None = None
+        running_until.set(sink)
         self._since[sink] = time.monotonic()
         try:
             async with contextlib.aclosing(self._model.stream(call)) as items:

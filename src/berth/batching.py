@@ -2,18 +2,19 @@
 
 The batcher waits for nothing by default:
 it dispatches once per turn of the event loop, and while a batch runs, whatever arrives becomes the next one. Works of
-different key (shape, dtype) run apart, oldest first. The application submits; the executor runs.
+different key (shape, dtype) run apart, oldest first. A request of more rows than a batch may have is cut into pieces
+and its answer joined again. The application submits; the executor runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from berth.executor import Executor, Finished, Group, ThreadExecutor, run_batch
+from berth.executor import Executor, Failed, Finished, Group, Outcome, ThreadExecutor, failure_of, run_batch
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.work import Work
@@ -42,6 +43,40 @@ class _Urgent:
     key: Hashable
 
 
+class _Whole:
+    """A request that runs in pieces, and the outcomes that it has so far."""
+
+    def __init__(self, work: Work, pieces: int) -> None:
+        self.work = work
+        self.outcomes: list[Outcome | None] = [None] * pieces
+        self.seconds = 0.0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Which piece of which request a work stands for."""
+
+    whole: _Whole
+    index: int
+
+
+class _Waiting:
+    """Who still waits for a batch that runs, and until when."""
+
+    __slots__ = ("_whole", "_works")
+
+    def __init__(self, works: Sequence[Work], whole: Callable[[Work], Work]) -> None:
+        self._works = works
+        self._whole = whole
+
+    def __call__(self, index: int) -> bool:
+        return not self._whole(self._works[index]).done
+
+    @property
+    def deadline(self) -> float:
+        return max((work.deadline for work in map(self._whole, self._works) if not work.done), default=0.0)
+
+
 class Batcher:
     """The queue in front of the model."""
 
@@ -63,9 +98,11 @@ class Batcher:
         self._max_delay = self._sizes.delay
         self._loop = asyncio.get_running_loop()
         self._groups: dict[Hashable, deque[Work]] = {}
+        self._pieces: dict[Work, _Piece] = {}  # of the works that wait or run, those that are pieces of others
         self._waiting = 0
         self._planned: asyncio.Handle | None = None
         self._running = 0
+        self._running_rows = 0
         self._usual = 0.0 if model.steady and isinstance(executor, ThreadExecutor) else float("inf")
         self._warm = 0
         self._row_seconds = 0.0  # of the executor, for each row of recent batches
@@ -77,8 +114,13 @@ class Batcher:
 
     @property
     def expected_wait(self) -> float:
-        """How long (seconds) what waits now will take, by what recent rows took."""
-        return self._waiting * self._row_seconds / self._executor.capacity
+        """How long (seconds) one more row will take with what runs and waits now, by what recent rows took.
+
+        0 while nobody has to wait: otherwise one slow run could keep out for ever what would show that it was one.
+        """
+        if self._running < self._executor.capacity and not self._waiting:
+            return 0.0
+        return (self._waiting + self._running_rows + 1) * self._row_seconds / self._executor.capacity
 
     @property
     def waiting(self) -> int:
@@ -101,7 +143,10 @@ class Batcher:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = deque()
-        group.append(work)
+        if work.rows > self._max_rows and model.joins:
+            group.extend(self._cut(work))
+        else:
+            group.append(work)
         self._waiting += work.rows
         if self._planned is None:
             if self._running < self._executor.capacity:
@@ -109,6 +154,23 @@ class Batcher:
         elif self._max_delay and self._waiting >= self._max_rows:
             self._planned.cancel()
             self._plan()
+
+    def _cut(self, work: Work) -> list[Work]:
+        """A work of too many rows as works of its pieces."""
+        groups = self._model.cut(work.calls, self._max_rows)
+        whole = _Whole(work, len(groups))
+        works: list[Work] = []
+        for index, calls in enumerate(groups):
+            rows = min(self._max_rows, work.rows - index * self._max_rows)
+            piece = Work(work.queue, calls, work.encode, work.input_status, rows=rows, arrived=work.arrived)
+            self._pieces[piece] = _Piece(whole, index)
+            works.append(piece)
+        return works
+
+    def _whole(self, work: Work) -> Work:
+        """The work that a piece is of; any other is itself."""
+        piece = self._pieces.get(work) if self._pieces else None
+        return work if piece is None else piece.whole.work
 
     def _plan(self) -> None:
         if self._max_delay and self._waiting < self._max_rows:
@@ -132,16 +194,18 @@ class Batcher:
                 self._finish(works, finished, finished.seconds)
                 return
             self._running += 1
+            self._running_rows += rows
             self._submit(works, groups)
 
     def _submit(self, works: list[Work], groups: list[Group]) -> None:
         def done(finished: Finished) -> None:
             self._running -= 1
+            self._running_rows -= sum([work.rows for work in works])
             rows = max(sum([work.rows for work in works]), 1)
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             self._finish(works, finished, finished.busy)
 
-        self._executor.submit(groups, done, lambda index: not works[index].done)
+        self._executor.submit(groups, done, _Waiting(works, self._whole))
 
     def _next_batch(self) -> list[Work]:
         """The oldest work and those that may run with it, up to the limit; those given up meanwhile are dropped."""
@@ -154,9 +218,11 @@ class Batcher:
             while group and (not works or rows + group[0].rows <= limit):
                 work = group.popleft()
                 self._waiting -= work.rows
-                if not work.done:
+                if not work.done and (not self._pieces or not self._whole(work).done):
                     works.append(work)
                     rows += work.rows
+                elif self._pieces:
+                    self._pieces.pop(work, None)
             if not group:
                 del self._groups[key]
             if works:
@@ -176,7 +242,41 @@ class Batcher:
         self._metrics.ran(finished.seconds, finished.runs)
         if self._groups and self._planned is None:
             self._plan()
-        self._deliver(works, finished)
+        if self._pieces:
+            works, finished = self._without_pieces(works, finished)
+        if works:
+            self._deliver(works, finished)
+
+    def _without_pieces(self, works: list[Work], finished: Finished) -> tuple[list[Work], Finished]:
+        """What is to be delivered: whole works, and pieces only as the wholes that they complete."""
+        whole: list[Work] = []
+        outcomes: list[Outcome] = []
+        for work, outcome in zip(works, finished.outcomes, strict=True):
+            piece = self._pieces.pop(work, None)
+            if piece is None:
+                whole.append(work)
+                outcomes.append(outcome)
+            elif (joined := self._join(piece, outcome, finished.seconds)) is not None:
+                self._deliver([piece.whole.work], joined)
+        return whole, Finished(outcomes, finished.seconds, finished.busy, finished.runs)
+
+    def _join(self, piece: _Piece, outcome: Outcome, seconds: float) -> Finished | None:
+        """A piece has run: the whole's outcome, if this decides it."""
+        whole = piece.whole
+        if whole.work.done:
+            return None
+        whole.seconds += seconds
+        whole.outcomes[piece.index] = outcome
+        if isinstance(outcome, Failed):
+            return Finished([outcome], whole.seconds, whole.seconds, 0)
+        answers = [found for found in whole.outcomes if isinstance(found, list)]
+        if len(answers) < len(whole.outcomes):
+            return None
+        try:
+            joined: Outcome = self._model.joined(answers)
+        except Exception as error:
+            joined = failure_of(error)
+        return Finished([joined], whole.seconds, whole.seconds, 0)
 
     def _learn(self, seconds: float) -> None:
         self._usual += _WEIGHT * (seconds - self._usual) if self._steady else 0.0

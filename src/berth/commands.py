@@ -18,14 +18,15 @@ from berth.errors import InputError, ModelError
 from berth.executor import FailureKind, run_batch
 from berth.files import File
 from berth.goldens import Verdict, check, read_goldens
-from berth.model import Model, load_model
+from berth.local_calls import load_with_others
+from berth.model import Model
 from berth.protocols.openapi import describe_model
 from berth.signature import Call, Signature
 
 
 def predict(config: Config, inputs: Sequence[str] | None) -> int:
     """One prediction from `-i NAME=VALUE` or a JSON object on standard input; prints the answer as JSON."""
-    model = load_model(config.model)
+    model = load_with_others(config.models)
     try:
         call = _read_inputs(model.signature, inputs) if inputs else _read_json(model.signature)
         call = model.prepare(call)
@@ -44,7 +45,7 @@ def predict(config: Config, inputs: Sequence[str] | None) -> int:
 
 def schema(config: Config) -> int:
     """Print the model's name, tensors and OpenAPI document as JSON."""
-    model = load_model(config.model)
+    model = load_with_others(config.models)
     document = {
         "name": config.model.name,
         "version": config.model.version,
@@ -63,7 +64,7 @@ def selftest(config: Config, *, as_json: bool = False) -> int:
     goldens = read_goldens(config.goldens)
     if not goldens:
         raise ModelError(f"BERTH_GOLDENS: no goldens in {config.goldens.absolute()}; add <name>.json files to it")
-    model: Model = load_model(config.model)
+    model: Model = load_with_others(config.models)
     verdicts = [check(model, golden) for golden in goldens]
     if as_json:
         told = [{"golden": verdict.name, "problem": verdict.problem} for verdict in verdicts]

@@ -193,24 +193,28 @@ def _only(values: Mapping[str, Any], serving: ServingSettings) -> ModelSettings:
 
 
 def _several(path: str, environment: Mapping[str, str], serving: ServingSettings) -> tuple[ModelSettings, ...]:
-    """The models of a file. Its keys are the settings' names, in lower case, without BERTH_ and BERTH_MODEL_.
+    """The models of a file, or of the JSON itself where the setting begins with a bracket.
 
-    What an entry leaves out is as the environment says.
+    The keys are the settings' names, in lower case, without BERTH_ and BERTH_MODEL_. What an entry leaves out is as the
+    environment says.
     """
     for name in _OF_ONE_MODEL:
         if name in environment:
             raise ConfigError(f"{name} and BERTH_MODELS: set one of them, not both")
+    inline = path.lstrip().startswith("[")
+    where = "BERTH_MODELS" if inline else f"BERTH_MODELS: {path}"
     try:
-        entries = msgspec.json.decode(Path(path).read_bytes(), type=list[dict[str, Any]])
+        text = path.encode() if inline else Path(path).read_bytes()
+        entries = msgspec.json.decode(text, type=list[dict[str, Any]])
     except OSError as error:
-        raise ConfigError(f"BERTH_MODELS: {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"BERTH_MODELS: {path}: expected a JSON array of models: {error}") from error
+        raise ConfigError(f"{where}: expected a JSON array of models: {error}") from error
     if not entries:
-        raise ConfigError(f"BERTH_MODELS: {path} names no model")
-    models = tuple(_entry(f"BERTH_MODELS: {path}: [{index}]", entry, serving) for index, entry in enumerate(entries))
+        raise ConfigError(f"{where} names no model")
+    models = tuple(_entry(f"{where}: [{index}]", entry, serving) for index, entry in enumerate(entries))
     if len({(model.name, model.version) for model in models}) < len(models):
-        raise ConfigError(f"BERTH_MODELS: {path}: two models have the same name and version")
+        raise ConfigError(f"{where}: two models have the same name and version")
     return models
 
 

@@ -3,7 +3,8 @@
     BerthError
     ├── ConfigError      a BERTH_* setting is unknown or bad; the start stops with exit code 2
     ├── ModelError       the model cannot be found, loaded or run
-    │   └── SignatureError   the type hints of `predict` cannot be turned into a schema
+    │   ├── SignatureError   the type hints of `predict` cannot be turned into a schema
+    │   └── CallError        another model, which a predictor called, gave no answer
     ├── GoldenError      a golden cannot be read
     └── InputError       what the caller sent cannot be used; a predictor may raise it too, and the caller gets 422
 
@@ -27,6 +28,20 @@ class ModelError(BerthError):
 
 class SignatureError(ModelError):
     """The type hints of `predict` cannot be turned into a schema."""
+
+
+class CallError(ModelError):
+    """Another model, which a predictor called, gave no answer.
+
+    `status` says why, as it would to a caller from outside: 503 overloaded or not there, 504 too late, 500 failed.
+    """
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[CallError], tuple[str, int]]:
+        return CallError, (str(self), self.status)
 
 
 class GoldenError(BerthError):

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from berth.errors import InputError
+from berth.calls import running_until
+from berth.errors import CallError, InputError
 from berth.model import Model
 
 Group = list[Any]  # the calls of one request
@@ -32,6 +33,11 @@ class FailureKind(enum.Enum):
 
     INPUT = "input"
     MODEL = "model"
+    BUSY = "busy"  # another model, which this one calls, has no room or is not there
+    LATE = "late"  # another model, which this one calls, took too long
+
+
+NOBODYS_FAULT = (FailureKind.BUSY, FailureKind.LATE)  # smaller batches would fare no better
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -109,8 +115,9 @@ def _run(model: Model, groups: Sequence[Group]) -> tuple[list[Outcome], int]:
     try:
         return _run_together(model, groups), 1
     except BaseException as error:  # a predictor that calls sys.exit() must not end the thread
-        if len(groups) == 1:
-            return [failure_of(error)], 1
+        failed = failure_of(error)
+        if len(groups) == 1 or failed.kind in NOBODYS_FAULT:
+            return [failed] * len(groups), 1
     middle = len(groups) // 2
     first, first_runs = _run(model, groups[:middle])
     second, second_runs = _run(model, groups[middle:])
@@ -139,6 +146,8 @@ def cut(answers: list[Any], groups: Sequence[Group]) -> list[Outcome]:
 def failure_of(error: BaseException) -> Failed:
     """An exception of the model as an outcome."""
     kind = FailureKind.INPUT if isinstance(error, InputError) else FailureKind.MODEL
+    if isinstance(error, CallError):
+        kind = {503: FailureKind.BUSY, 504: FailureKind.LATE}.get(error.status, kind)
     return Failed(kind, str(error), new_error_id(), "".join(traceback.format_exception(error)))
 
 
@@ -191,10 +200,11 @@ class ThreadExecutor:
         """Bring results to the running loop from now on."""
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, groups: Sequence[Group], done: Done, _: Callable[[int], bool] | None = None) -> None:
+    def submit(self, groups: Sequence[Group], done: Done, wanted: Callable[[int], bool] | None = None) -> None:
         """Run a batch in the model's thread."""
 
         def job() -> None:
+            running_until.set(wanted)
             finished = run_batch(self._model, groups)
             with contextlib.suppress(RuntimeError):  # the loop is closed: the drain gave this batch up
                 self._loop.call_soon_threadsafe(done, finished)
@@ -206,6 +216,7 @@ class ThreadExecutor:
 
         def job() -> None:
             failed: Failed | None = None
+            running_until.set(sink)
             try:
                 with contextlib.closing(self._model.stream(call)) as items:
                     for value in items:

@@ -45,11 +45,6 @@ class GrpcExchange(Exchange):
         """Where the call went."""
         return self.head.route or _UNKNOWN_CALL
 
-    @property
-    def gone(self) -> bool:
-        """Whether nobody waits any more."""
-        return self.stream is None
-
     def answer(self, response: Response) -> None:
         """The answer, or the end of a call that answered before."""
         stream, self.stream = self.stream, None

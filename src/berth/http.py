@@ -20,6 +20,7 @@ from berth.answers import REQUEST_ID, Exchange
 from berth.application import Application
 from berth.config import Limits
 from berth.protocols.base import JSON, Express, Head, Headers, Response
+from berth.protocols.numbers import LARGE
 
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
@@ -27,6 +28,7 @@ MAX_PIPELINE = 64
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 2048
 HTTP2 = b"PRI"  # how HTTP/2's preface begins, and no request
+FRESH_S = 1.0  # how long a stopping server waits for the first request of a connection
 LINGER_S = 2.0  # how long a refused upload is still read, so that its sender sees the refusal and no reset
 
 _REASONS = {
@@ -196,7 +198,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[_HttpExchange] = deque()
         self._phase = _IDLE
-        self._since = server.now
+        self._since = server.now + FRESH_S  # in the future until something has come
         self._head_bytes = 0
         self._reading = True
         self._writable = True
@@ -352,7 +354,9 @@ class Connection(asyncio.Protocol):
         self._remember(head)
         self._body = b""
         self._head_bytes = 0
-        self._accept(_HttpExchange(head, body if type(body) is bytes else bytes(body)))
+        if type(body) is bytearray and len(body) < LARGE:  # the application copies large ones, if at all, apart
+            body = bytes(body)
+        self._accept(_HttpExchange(head, cast(bytes, body)))
 
     def _accept_known(self, head: _HttpHead, body: bytes) -> None:
         """A whole request whose first lines are known: by the express lane if there is one and it is free."""
@@ -541,7 +545,9 @@ class Connection(asyncio.Protocol):
         return now - self._moved > self._server.limits.request_timeout
 
     def close_if_idle(self) -> None:
-        """Close when no answer is owed and no request has begun."""
+        """Close when no answer is owed and no request has begun, nor is the first one likely to be on its way."""
+        if self._since > self._server.now:
+            return
         if not self._exchanges and self._phase is _IDLE and self._express is None:
             self._transport.close()
 

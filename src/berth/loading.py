@@ -16,6 +16,8 @@ from typing import Any
 
 from berth.answers import Answers
 from berth.async_executor import AsyncExecutor
+from berth.calls import Caller, Target, loading
+from berth.chain import Chain
 from berth.config import ModelSettings
 from berth.errors import BerthError
 from berth.executor import Executor, ThreadExecutor
@@ -52,6 +54,7 @@ class Loader:
         self._metrics = metrics
         self._log = log
         self._template = template
+        self._chain = Chain(repository, models)
         self._busy = asyncio.Lock()
         self._going: set[asyncio.Task[None]] = set()
         self.changed: Callable[[], None] = _nothing
@@ -97,11 +100,19 @@ class Loader:
         await asyncio.gather(*closing, *self._going)
 
     async def _load(self, settings: ModelSettings) -> None:
-        executor, model = await start_model(settings, self._template, self._log.event)
+        started = await start_linked(settings, self._template, self._log.event, self._chain)
+        executor, model, targets = started
+        try:
+            self._chain.link((settings.name, settings.version), targets)
+        except BaseException:
+            await executor.close(0.0)
+            raise
         metrics = self._metrics.of(settings.name, settings.version)
         if isinstance(executor, WorkerPool):
             metrics.workers = executor.counts
         served = ServedModel(settings, model, executor, self._answers, metrics)
+        if targets:
+            served.why_incomplete = functools.partial(self._chain.missing, targets)
         old = self._repository.add(served)
         self.changed()
         if old is not None:
@@ -109,6 +120,7 @@ class Loader:
 
     def _retire(self, served: ServedModel) -> None:
         self._repository.remove(served)
+        self._chain.unlink((served.name, served.version))
         self.changed()
         self._end(served)
         self._log.event("info", "unloaded", model=served.name, version=served.version)
@@ -132,22 +144,38 @@ def fork_template(models: Sequence[ModelSettings]) -> Template | None:
 
 
 async def start_model(settings: ModelSettings, template: Template | None, event: Event) -> tuple[Executor, Model]:
-    """Load a model where its settings want it to run; raises what its `load` raises. `event` hears of its workers."""
+    """Load a model that calls no other where its settings want it to run; raises what its `load` raises.
+
+    `event` hears of its workers.
+    """
+    executor, model, _ = await start_linked(settings, template, event, None)
+    return executor, model
+
+
+async def start_linked(
+    settings: ModelSettings, template: Template | None, event: Event, chain: Chain | None
+) -> tuple[Executor, Model, Sequence[Target]]:
+    """The same for one that calls others, and which these are."""
     serving = settings.serving
     if serving.workers:
         assert template is not None
         pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
-        pool = WorkerPool(template, functools.partial(_load_warm, settings), pool_settings, event)
+        ask = None if chain is None else chain.ask
+        pool = WorkerPool(template, functools.partial(_load_warm, settings), pool_settings, event, ask)
         description = await pool.start()
         try:
-            return pool, remote_model(settings, description)
+            return pool, remote_model(settings, description), description.targets
         except BaseException:
             await pool.close(0.0)
             raise
+    caller = None if chain is None else chain.caller()
+    load = functools.partial(_load_calling, caller, settings)
     if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:
         asynchronous = AsyncExecutor(serving.max_concurrency, serving.hang_timeout)
-        return await _load_in(asynchronous, functools.partial(_load_warm, settings, asynchronous.wait))
-    return await _load_in(ThreadExecutor(serving.hang_timeout), functools.partial(_load_warm, settings))
+        executor, model = await _load_in(asynchronous, functools.partial(load, asynchronous.wait))
+    else:
+        executor, model = await _load_in(ThreadExecutor(serving.hang_timeout), load)
+    return executor, model, [] if caller is None else caller.targets
 
 
 async def _load_in(executor: ThreadExecutor | AsyncExecutor, load: Callable[[], Model]) -> tuple[Executor, Model]:
@@ -160,9 +188,16 @@ async def _load_in(executor: ThreadExecutor | AsyncExecutor, load: Callable[[], 
     return executor, model
 
 
+def _load_calling(caller: Caller | None, settings: ModelSettings, wait: Any = None) -> Model:
+    if caller is None:
+        return _load_warm(settings, wait)
+    with loading(caller):
+        return _load_warm(settings, wait)
+
+
 def _load_warm(settings: ModelSettings, wait: Any = None) -> Model:
     model = load_model(settings, wait)
-    warm_up(model, settings.serving.batch_sizes or (1,))
+    warm_up(model, settings.serving.batch_sizes)
     return model
 
 

@@ -8,6 +8,7 @@ as named tensors; how those become calls, and answers become tensors, is the mod
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -57,6 +58,12 @@ class Model(Protocol):
     def stream(self, call: Any) -> Any:
         """What predict yields: an iterator, or an asynchronous one."""
 
+    def cut(self, calls: Sequence[Any], size: int) -> list[list[Any]]:
+        """The calls of one request in pieces of at most so many rows; only where calls are joined."""
+
+    def joined(self, answers: Sequence[list[Any]]) -> list[Any]:
+        """The answers of the pieces as those of the whole request."""
+
     def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """One inference of single rows, packed as `packing` says; only where there is a packing."""
 
@@ -74,11 +81,14 @@ class Model(Protocol):
 
 
 class TensorModel:
-    """A backend's model: a call is a dict of arrays, or rows packed as bytes where `packing` says how."""
+    """A backend's model: a call is a dict of arrays, or rows packed as bytes where `packing` says how.
+
+    With `sizes` every inference has one of these numbers of rows: the last row is repeated, and cut from the answer.
+    """
 
     streams = False
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, sizes: Sequence[int] = ()) -> None:
         self.platform = backend.platform
         self.rowwise = False
         self.inputs = tuple(backend.inputs)
@@ -86,6 +96,7 @@ class TensorModel:
         self.joins = backend.joins_rows
         self.signature = signature_of_tensors(self.inputs, self.outputs)
         self._infer = backend.infer
+        self._sizes = tuple(sizes) if self.joins else ()
         self._several = len(self.inputs) > 1
         self._first = self.inputs[0].name
         self.steady = self.joins and all(-1 not in item.shape[1:] and not item.optional for item in self.inputs)
@@ -106,7 +117,9 @@ class TensorModel:
     def run(self, calls: Sequence[Any]) -> list[TensorRows]:
         """One inference; calls are joined along axis 0, and each answer is its rows of the batch."""
         if len(calls) == 1 and type(calls[0]) is dict:
-            return [TensorRows(TensorBatch(self._infer(calls[0])), 0, None)]
+            call = calls[0]
+            answer = self._infer_rows(call, len(call[self._first])) if self._sizes else self._infer(call)
+            return [TensorRows(TensorBatch(answer), 0, None)]
         joined = self._join(calls)
         total = len(joined[self._first])
         batch = TensorBatch(self._infer_rows(joined, total))
@@ -122,11 +135,30 @@ class TensorModel:
         return self._infer_rows({self._first: self.packing.array(blobs)}, len(blobs))
 
     def _infer_rows(self, arrays: dict[str, Array], total: int) -> dict[str, Array]:
+        rows = allowed_size(total, self._sizes) if self._sizes else total
+        if rows != total:
+            arrays = {name: _lengthened(array, rows) for name, array in arrays.items()}
         answer = self._infer(arrays)
         for name, array in answer.items():
-            if len(array) != total:
-                raise ModelError(f"output {name!r}: expected {total} rows for {total} rows of input, got {len(array)}")
-        return answer
+            if len(array) != rows:
+                raise ModelError(f"output {name!r}: expected {rows} rows for {rows} rows of input, got {len(array)}")
+        return answer if rows == total else {name: array[:total] for name, array in answer.items()}
+
+    def cut(self, calls: Sequence[Any], size: int) -> list[list[Any]]:
+        """Rows of the only call."""
+        (call,) = calls
+        if type(call) is bytes:
+            assert self.packing is not None
+            step = size * self.packing.row_bytes
+            return [[call[at : at + step]] for at in range(0, len(call), step)]
+        starts = range(0, len(call[self._first]), size)
+        return [[{name: array[at : at + size] for name, array in call.items()}] for at in starts]
+
+    def joined(self, answers: Sequence[list[Any]]) -> list[Any]:
+        """One answer with the rows of all."""
+        pieces = [piece[0].arrays() for piece in answers]
+        arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return [TensorRows(TensorBatch(arrays), 0, None)]
 
     async def run_async(self, calls: Sequence[Any]) -> list[Any]:
         """Never called: a backend is no coroutine."""
@@ -167,17 +199,21 @@ class TensorModel:
 
 
 class PredictorModel:
-    """The user's class: a call is the keyword arguments of `predict`."""
+    """The user's class: a call is the keyword arguments of `predict`.
+
+    With `sizes` a `@batched` predict gets lists of one of these lengths: its last item is repeated, and cut again.
+    """
 
     platform = "berth_python"
     packing: Packing | None = None
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, sizes: Sequence[int] = ()) -> None:
         self.signature = predictor.signature
         self.joins = predictor.batched
         self.steady = False
         self.rowwise = True
         self.streams = predictor.kind.streams
+        self._sizes = tuple(sizes) if self.joins else ()
         self._codec = RowCodec(predictor.signature)
         self.inputs = self._codec.inputs
         self.outputs = self._codec.outputs
@@ -199,13 +235,28 @@ class PredictorModel:
             return self._run_to_the_end(calls)
         if not self.joins:
             return [self._predict(**call) for call in calls]
-        return self._checked(self._predict(**self._lists(calls)), len(calls))
+        padded = self._padded(calls)
+        return self._checked(self._predict(**self._lists(padded)), len(padded))[: len(calls)]
 
     async def run_async(self, calls: Sequence[Call]) -> list[Any]:
         """All calls at once, or as lists for a `@batched` predict."""
         if not self.joins:
             return list(await asyncio.gather(*(self._predict(**call) for call in calls)))
-        return self._checked(await self._predict(**self._lists(calls)), len(calls))
+        padded = self._padded(calls)
+        return self._checked(await self._predict(**self._lists(padded)), len(padded))[: len(calls)]
+
+    def cut(self, calls: Sequence[Any], size: int) -> list[list[Any]]:
+        """So many calls each."""
+        return [list(calls[at : at + size]) for at in range(0, len(calls), size)]
+
+    def joined(self, answers: Sequence[list[Any]]) -> list[Any]:
+        """All of them, in order."""
+        return [answer for piece in answers for answer in piece]
+
+    def _padded(self, calls: Sequence[Call]) -> Sequence[Call]:
+        missing = allowed_size(len(calls), self._sizes) - len(calls) if self._sizes else 0
+        # Copies: a predict that changes its input in place would change the last item several times.
+        return [*calls, *(copy.deepcopy(calls[-1]) for _ in range(missing))] if missing else calls
 
     def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """Never called: there is no packing."""
@@ -250,6 +301,16 @@ class PredictorModel:
         return self.signature.encode(answer)
 
 
+def allowed_size(rows: int, sizes: Sequence[int]) -> int:
+    """The smallest of the sizes that takes so many rows; `rows` itself where none does, or where there are none."""
+    return next((size for size in sizes if size >= rows), rows) if rows else 0
+
+
+def _lengthened(array: Array, rows: int) -> Array:
+    """The array with its last row repeated up to so many rows: a row that the model takes, unlike zeros perhaps."""
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+
+
 async def _collect(items: Any) -> list[Any]:
     return [item async for item in items]
 
@@ -259,7 +320,8 @@ def load_model(settings: ModelSettings, wait: Wait | None = None) -> Model:
 
     `wait` runs the coroutines of an asynchronous predictor; by default a loop of its own does.
     """
+    sizes = settings.serving.batch_sizes
     if settings.predictor:
-        return PredictorModel(load_predictor(settings.predictor, wait or wait_here))
+        return PredictorModel(load_predictor(settings.predictor, wait or wait_here), sizes)
     options = Options(settings.threads, settings.options)
-    return TensorModel(load_backend(settings.format, Path(settings.weights), options))
+    return TensorModel(load_backend(settings.format, Path(settings.weights), options), sizes)

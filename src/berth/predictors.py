@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import enum
 import functools
 import importlib
@@ -93,7 +94,7 @@ def _runner() -> asyncio.Runner:
 
 def wait_here(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine to its end on the one loop that commands have for it."""
-    return _runner().run(work)
+    return _runner().run(work, context=contextvars.copy_context())
 
 
 def kind_of(predict: Callable[..., Any]) -> Kind:

@@ -64,6 +64,7 @@ class ServedModel:
         self._expiry: asyncio.TimerHandle | None = None
         self._expires = float("inf")
         self._made: dict[Any, Any] = {}
+        self.why_incomplete: Callable[[], str] = str  # of the models that this one calls
         metrics.pending = self._admission.__len__
         metrics.waiting = lambda: self._batcher.waiting
 
@@ -75,8 +76,13 @@ class ServedModel:
     @property
     def why_unready(self) -> str:
         """Why it cannot answer at the moment; nothing when it can."""
-        why = self.executor.why_not_ready
+        why = self.executor.why_not_ready or self.why_incomplete()
         return f"model {self.name!r}: {why}" if why else ""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its answers are kept and given again."""
+        return self._cache is not None
 
     @property
     def why_dead(self) -> str:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 TICK_S = 0.5
 QUIET_S = 0.25  # how long a draining server goes on accepting, so that nobody is refused who had not heard yet
+LAST_ACCEPTS_S = 0.05  # and how long it then accepts those whose connections are complete
 # Requests are freed by reference counts; the collector's default would search for cycles all the time.
 GC_THRESHOLDS = (20_000, 20, 50)
 _POLL_S = 0.02
@@ -148,7 +149,7 @@ async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int
         listeners.activation.ready()
     log.event("info", "ready", model=config.model.name, version=config.model.version, listeners=listeners.addresses)
     await _tick_until(stop, server, parts)
-    code = await _drain(server, accepting, parts)
+    code = await _drain(server, listeners, accepting, parts)
     await parts.loader.close(1.0)
     return code
 
@@ -190,13 +191,15 @@ def _settle_memory() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _drain(server: Server, accepting: Sequence[asyncio.Server], parts: _Parts) -> int:
+async def _drain(server: Server, listeners: Listeners, accepting: Sequence[asyncio.Server], parts: _Parts) -> int:
     loop, log = asyncio.get_running_loop(), parts.log
     patience = server.limits.drain_timeout
     deadline = loop.time() + patience
     parts.health.state, server.draining = State.DRAINING, True
     log.event("info", "draining", in_flight=parts.in_flight, connections=len(server.connections))
     await asyncio.sleep(min(QUIET_S, patience))
+    listeners.turn_away()
+    await asyncio.sleep(min(LAST_ACCEPTS_S, patience))
     for listener in accepting:
         listener.close()
     while server.connections and loop.time() < deadline:

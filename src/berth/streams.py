@@ -92,6 +92,11 @@ class _Crossing:
     # -- the executor's thread ----------------------------------------------------------------------------------------
 
     @property
+    def deadline(self) -> float:
+        """Until when the caller waits for the next item."""
+        return 0.0 if self._work.done else self._work.deadline
+
+    @property
     def full(self) -> bool:
         """Whether `item` would wait."""
         return self._room._value == 0  # there is no other way to look without taking

@@ -11,18 +11,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from berth.model import Model, TensorModel
+from berth.tensors import Array
 
 
 def warm_up(model: Model, sizes: Sequence[int]) -> None:
-    """Run zeros of every size, where the model has tensors of known shape; a model that refuses them is left alone."""
-    if not isinstance(model, TensorModel):
+    """Run zeros of every size, where the model's inputs have a known shape; a model that refuses them is left alone.
+
+    A predictor is asked only if sizes were given: what it does besides computing is its own business.
+    """
+    if not (isinstance(model, TensorModel) or (sizes and model.joins)):
         return
     specs = [spec for spec in model.inputs if not spec.optional]
     if any(spec.datatype == "BYTES" or -1 in spec.shape[1:] for spec in specs):
         return
-    for size in sizes if model.joins else (1,):
+    for size in (sizes or (1,)) if model.joins else (1,):
         shapes = {spec.name: [size if length == -1 else length for length in spec.shape] for spec in specs}
+        zeros: dict[str, Array] = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in specs}
         try:
-            model.run([{spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in specs}])
+            model.run(model.calls_of(zeros))
         except Exception:
             return  # zeros may be no input that it takes

@@ -17,9 +17,15 @@ from tests.berth.support import Berth, predictor, serving
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with double.onnx, fixed.onnx, pair.onnx, text.onnx, half.onnx and iris.joblib."""
+    """A folder with double.onnx, counted.onnx, fixed.onnx, pair.onnx, text.onnx, half.onnx and iris.joblib."""
     folder = tmp_path_factory.mktemp("weights")
     _save(folder / "double.onnx", "FLOAT", ["N", 2], [helper.make_node("Add", ["x", "x"], ["y"])])
+    count = [  # y = x + the rows of the batch that it is in
+        helper.make_node("Shape", ["x"], ["shape"], start=0, end=1),
+        helper.make_node("Cast", ["shape"], ["rows"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "rows"], ["y"]),
+    ]
+    _save(folder / "counted.onnx", "FLOAT", ["N", 2], count)
     _save(folder / "fixed.onnx", "FLOAT", [1, 2], [helper.make_node("Add", ["x", "x"], ["y"])])
     _save(folder / "half.onnx", "FLOAT16", ["N", 2], [helper.make_node("Identity", ["x"], ["y"])])
     _save(folder / "text.onnx", "STRING", ["N"], [helper.make_node("Identity", ["x"], ["y"])])

@@ -160,6 +160,15 @@ def test_a_bad_file_of_models_stops_the_start(tmp_path: Path, models: str, words
     assert words in done.stderr
 
 
+def test_the_models_may_stand_in_the_setting_itself() -> None:
+    models = [{"name": "a", "predictor": "models:Echo"}, {"name": "b", "version": "2", "predictor": "models:Slow"}]
+    with serving(MODELS=json.dumps(models)) as server:
+        assert server.get("/v2/models").json == {"models": ["a", "b"]}
+    done = run("serve", MODELS='[{"name": "a"}]')
+    assert done.returncode == 2
+    assert "BERTH_MODELS: [0]: BERTH_PREDICTOR: no model to serve" in done.stderr
+
+
 # Worker processes.
 
 

@@ -64,20 +64,20 @@ def test_the_urgent_go_first() -> None:
     with serving(PREDICTOR="models_workers:Sleepy") as server, ThreadPoolExecutor(12) as pool:
         done: list[int] = []
 
-        def ask(priority: int) -> None:
+        def ask(priority: int, seconds: float = 0.15) -> None:
             inputs = [
-                {"name": "seconds", "shape": [1], "datatype": "FP64", "data": [0.15]},
+                {"name": "seconds", "shape": [1], "datatype": "FP64", "data": [seconds]},
                 {"name": "value", "shape": [1], "datatype": "INT64", "data": [priority]},
             ]
             body = {"inputs": inputs, "parameters": {"priority": priority}}
             assert server.post("/v2/models/model/infer", body).status == 200
             done.append(priority)
 
-        futures = [pool.submit(ask, 0)]
-        time.sleep(0.05)
+        futures = [pool.submit(ask, 0, 2.0)]  # long enough for all others to arrive meanwhile
+        time.sleep(0.2)
         for priority in (0, 3, 2, 1):
             futures.append(pool.submit(ask, priority))
-            time.sleep(0.02)
+            time.sleep(0.2)
         for future in futures:
             future.result()
         assert done == [0, 1, 2, 3, 0]

@@ -196,6 +196,48 @@ def test_weights_get_a_layer_of_their_own_uncompressed(tmp_path: Path, home: Hom
     assert "app/data/big.bin" not in files_of(built, home, "code")
 
 
+def test_several_models_are_in_the_image_s_settings(tmp_path: Path, home: Home) -> None:
+    further = """
+[serve]
+threads = 2
+max_batch_size = 8
+
+[[models]]
+name = "sizes"
+version = "7"
+format = "onnx"
+weights = "models/*.onnx"
+batch_sizes = [1, 8]
+
+[[models]]
+name = "spare"
+predictor = "predictor:Adder"
+at_start = false
+"""
+    folder = write_adder(tmp_path / "several", MANIFEST + further)
+    (folder / "models").mkdir()
+    (folder / "models" / "sizes.onnx").write_bytes(b"weights")
+    built = build_in(folder, home)
+    environment = dict(entry.split("=", 1) for entry in built.image.config.environment)
+    settings = {name: value for name, value in environment.items() if name.startswith("BERTH_")}
+    assert json.loads(settings.pop("BERTH_MODELS")) == [
+        {"name": "adder", "version": "1", "predictor": "predictor:Adder", "threads": 2},
+        {
+            "name": "sizes",
+            "version": "7",
+            "format": "onnx",
+            "weights": "/app/models/sizes.onnx",
+            "options": {},
+            "at_start": True,
+            "batch_sizes": [1, 8],
+            "threads": 2,
+        },
+        {"name": "spare", "version": "1", "predictor": "predictor:Adder", "at_start": False, "threads": 2},
+    ]
+    assert settings == {"BERTH_GOLDENS": "/app/goldens", "BERTH_MAX_BATCH_SIZE": "8"}
+    assert [layer.title for layer in built.layers][-3:] == ["weights: models/sizes.onnx", "berth", "code"]
+
+
 def test_missing_weights_are_named(tmp_path: Path, home: Home) -> None:
     folder = write_adder(tmp_path, MANIFEST.replace("[run]", 'weights = "model.onnx"\n[run]'))
     (folder / "train.py").write_text("")

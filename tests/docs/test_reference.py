@@ -22,22 +22,28 @@ from berth.protocols import v2
 from berth.protocols.protobuf import FILES
 from dockyard.build import content
 from dockyard.build.builder import Built
-from dockyard.spec.project import Build, Model, Project, Run, Serve, Table
+from dockyard.spec.project import Build, FurtherModel, Model, Project, Run, Serve, Table
 from tests.docs.pages import DOCS, rows, unquoted
 
 REFERENCE = DOCS / "reference"
 TOML, BERTH, IMAGE = (REFERENCE / f"{name}.md" for name in ("dockyard-toml", "berth", "image"))
-TABLES: dict[str, type[Table]] = {"model": Model, "build": Build, "serve": Serve, "run": Run}
-KINDS = {str: "text", int: "integer", float: "number", list: "list", dict: "table"}
+TABLES: dict[str, type[Table]] = {
+    "[model]": Model,
+    "[[models]]": FurtherModel,
+    "[build]": Build,
+    "[serve]": Serve,
+    "[run]": Run,
+}
+KINDS = {str: "text", int: "integer", float: "number", list: "list", dict: "table", bool: "boolean"}
 
 
 @pytest.mark.parametrize(("name", "table"), TABLES.items())
 def test_the_keys_of_a_table_are_all_there_with_their_defaults(name: str, table: type[Table]) -> None:
-    documented = {unquoted(row[0]): row for row in rows(TOML, f"[{name}]")}
+    documented = {unquoted(row[0]): row for row in rows(TOML, name)}
     fields = {field.name: field for field in msgspec.structs.fields(table)}
     assert list(documented) == list(fields)
     for key, (_, kind, default, _) in documented.items():
-        assert default == shown_default(fields[key]), key
+        assert default == shown_default(fields[key]).replace("True", "true"), key
         if default.startswith("`"):
             value = tomllib.loads(f"value = {unquoted(default)}")["value"]
             assert KINDS[type(value)] in kind, key
@@ -49,7 +55,7 @@ def test_what_stays_out_of_an_image_is_named() -> None:
 
 
 def test_every_table_is_there() -> None:
-    sections = re.findall(r"^## \[(\w+)\]$", TOML.read_text(), re.M)
+    sections = re.findall(r"^## \[+(\w+)\]+$", TOML.read_text(), re.M)
     assert sections == [field.name for field in msgspec.structs.fields(Project)]
 
 

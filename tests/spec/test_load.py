@@ -94,6 +94,12 @@ def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path) -> None:
         ('[model]\nname = "m"\npredictor = "p.Q"\n', ["model.predictor", "module:Class"]),
         ('[model]\nname = "m"\nformat = "onnx"\n', ["loads one file", "names 0"]),
         ('[model]\nname = "m"\nformat = "onyx"\nweights = "w"\n', ["model.format", "'onyx'"]),
+        (MINIMAL + '[[models]]\nname = "a"\npredictor = "p:Q"\nworker = 1\n', ["models[0].worker", "`workers`"]),
+        (MINIMAL + '[[models]]\nname = "a"\npredictor = "p:Q"\nworkers = -1\n', ["models[0].workers", "-1"]),
+        (MINIMAL + '[[models]]\nname = "a"\n', ["[models[0]] must have either", "neither"]),
+        (MINIMAL + '[[models]]\nname = "a"\nformat = "onnx"\n', ["models[0].weights names 0"]),
+        (MINIMAL + '[[models]]\nname = "m"\npredictor = "p:Q"\n', ["models[0] has the name and version", "'m', '1'"]),
+        (MINIMAL + '[[models]]\npredictor = "p:Q"\n', ["models[0].name", "missing"]),
         (MINIMAL + '[environment]\nBERTH_PORT = "1"\n', ["BERTH_PORT", "[serve]"]),
     ],
 )

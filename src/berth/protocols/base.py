@@ -95,7 +95,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
         self.headers = headers
 
 
-Handler = Callable[[Request], "Response | Work | Coroutine[Any, Any, Response]"]
+Handler = Callable[[Request], "Response | Work | Coroutine[Any, Any, Response | Work]"]
 
 
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
@@ -142,6 +142,7 @@ class Route:
     handlers: dict[str, Handler]
     error: ErrorShape = error_response
     express: Express | None = None
+    large: bool = False  # its handlers take a large body as a bytearray, which saves a copy of it
     metrics: ModelMetrics | None = None
     plain: bool = False
 
@@ -165,7 +166,7 @@ def refusing_route(path: str, name: str, status: int, text: str, error: ErrorSha
 
 def failure_text(failed: Failed) -> str:
     """What the caller learns of a failure: bad input in words, a model's fault only as an id for the log."""
-    if failed.kind is FailureKind.INPUT:
+    if failed.kind is not FailureKind.MODEL:
         return failed.text
     return f"the model failed; the log has the traceback under error id {failed.error_id}"
 

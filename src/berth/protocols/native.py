@@ -7,15 +7,19 @@ path of the field, malformed JSON is 400. site.py mounts it.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from berth.errors import InputError
 from berth.files import File
+from berth.hints import ArrayInput
 from berth.protocols.base import Refusal, Request, Response, Route, refuse_input
 from berth.protocols.multipart import Part, parse_boundary, parse_parts
 from berth.protocols.nesting import check_nesting
+from berth.protocols.numbers import LARGE, Numbers, cut_numbers, which
 from berth.protocols.site import Site
 from berth.protocols.streaming import choose_stream
 from berth.repository import Repository
@@ -51,7 +55,8 @@ class Native:
             return None
         if action != "/predict":
             return None
-        return Route(path, "predict", {"POST": served.made(Prediction).handle}, metrics=served.metrics)
+        handler = served.made(Prediction).handle
+        return Route(path, "predict", {"POST": handler}, large=True, metrics=served.metrics)
 
 
 class Prediction:
@@ -67,7 +72,9 @@ class Prediction:
         content_type = request.head.headers.get(b"content-type", b"")
         try:
             if content_type[:20].lower().startswith(b"multipart/form-data"):
-                call = self._signature.convert(self._form(parse_parts(request.body, parse_boundary(content_type))))
+                call = self._signature.convert(
+                    self._form(parse_parts(bytes(request.body), parse_boundary(content_type)))
+                )
             else:
                 call = self._json(request.body)
             work = Work(self._served, [self._model.prepare(call)], self._encode, INPUT_STATUS)
@@ -78,6 +85,39 @@ class Prediction:
             raise refuse_input(error, INPUT_STATUS) from error
 
     def _json(self, body: bytes) -> Call:
+        if len(body) >= LARGE:
+            skeleton, numbers = cut_numbers(body)
+            if numbers:
+                return self._around(skeleton, numbers, body)
+        return self._plain_json(body)
+
+    def _around(self, skeleton: bytes, numbers: Sequence[Numbers], body: bytes) -> Call:
+        """Arrays of numbers apart; where a parameter wants something else than an array, all at once after all."""
+        used: set[int] = set()
+        broken: list[str] = []
+
+        def find(wanted: type, value: Any) -> Any:
+            mark = which(value)
+            if mark is None or mark >= len(numbers) or not issubclass(wanted, ArrayInput):
+                return None
+            used.add(mark)
+            try:
+                return numbers[mark].array(wanted.dtype)
+            except json.JSONDecodeError as error:
+                broken.append(str(error))
+                raise
+
+        try:
+            call = self._signature.decode_around(skeleton, find)
+        except (InputError, msgspec.DecodeError) as error:
+            if broken:
+                raise Refusal(400, f"the body is not valid JSON: {broken[0]}") from error
+            if len(used) == len(numbers):
+                raise
+            return self._plain_json(body)
+        return call if len(used) == len(numbers) else self._plain_json(body)
+
+    def _plain_json(self, body: bytes) -> Call:
         try:
             check_nesting(body)
         except InputError as error:

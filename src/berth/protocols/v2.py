@@ -14,6 +14,7 @@ import berth
 from berth.errors import InputError
 from berth.health import Health
 from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Route, json_response
+from berth.protocols.numbers import LARGE
 from berth.protocols.site import Site
 from berth.protocols.streaming import Events
 from berth.protocols.v2_codec import (
@@ -77,7 +78,8 @@ class V2:
         # tritonclient's http.aio accepts gzip for every answer, and unfolds it for inference alone.
         plain = method == "GET"
         metrics = None if plain else served.metrics
-        return Route(path, name, {method: make(self, served)}, express=express, metrics=metrics, plain=plain)
+        handlers = {method: make(self, served)}
+        return Route(path, name, handlers, express=express, large=name in _LARGE, metrics=metrics, plain=plain)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""
@@ -137,6 +139,7 @@ class V2:
         return json_response({"models": list(dict.fromkeys(served.name for served in self._repository))})
 
 
+_LARGE = (INFER, "v2.infer_stream")
 _ACTIONS: dict[str, tuple[str, str, Callable[[V2, ServedModel], Handler]]] = {
     "": ("v2.metadata", "GET", V2.metadata),
     "/ready": ("v2.model_ready", "GET", V2.ready),
@@ -173,11 +176,12 @@ class Inference:
         try:
             if length is None:
                 return self._json(request.body)
-            size = _header_length(length, len(request.body))
+            body = bytes(request.body)
+            size = _header_length(length, len(body))
             if size == 0:
-                return self._raw(request.body)
-            message = parse_infer_request(request.body[:size])
-            return self._work(message, self._calls(message, request.body[size:]))
+                return self._raw(body)
+            message = parse_infer_request(body[:size])
+            return self._work(message, self._calls(message, body[size:]))
         except InputError as error:
             raise Refusal(INPUT_STATUS, str(error)) from error
 
@@ -188,7 +192,7 @@ class Inference:
         return work
 
     def _json(self, body: bytes) -> Work:
-        if self._short is not None:
+        if self._short is not None and len(body) < LARGE:
             found = self._short.read(body)
             if found is not None:
                 check_parameters(found[0])

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from berth.calls import Until
 from berth.executor import Done, Failed, FailureKind, Finished, Group, Outcome, Sink, new_error_id
 
 Wanted = Callable[[int], bool]
@@ -30,6 +31,11 @@ class Submission:
         self._seconds = 0.0
         self._busy = 0.0
         self._runs = 0
+
+    @property
+    def deadline(self) -> float:
+        """Until when somebody waits for it, on the performance counter."""
+        return self._wanted.deadline if isinstance(self._wanted, Until) else float("inf")
 
     @property
     def all_wanted(self) -> bool:
@@ -75,6 +81,11 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
             return list(self.submission.groups)
         return [self.submission.groups[index] for index in self.indices]
 
+    @property
+    def deadline(self) -> float:
+        """Until when somebody waits for it."""
+        return self.submission.deadline
+
     def alone(self, ended: int) -> Iterator[Piece]:
         """Each group by itself."""
         for index in self.indices:
@@ -108,6 +119,11 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
     def groups(self) -> list[Group]:
         """What there is to run."""
         return [[self.call]]
+
+    @property
+    def deadline(self) -> float:
+        """Until when somebody waits for the next item."""
+        return self.sink.deadline if isinstance(self.sink, Until) else float("inf")
 
     def alone(self, ended: int) -> Iterator[Stream]:
         """Itself, after one more worker."""

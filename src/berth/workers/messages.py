@@ -25,6 +25,7 @@ LARGE = 16 * 1024  # bytes from which a buffer goes through the arena
 
 LOAD, RUN, STREAM, NEXT, STOP = range(5)  # what the server asks
 LOADED, LOAD_FAILED, RAN, ITEM, STREAMED = range(5, 10)  # what a worker answers
+ASK, TOLD = range(10, 12)  # what a worker asks of another model, and what it is told
 
 _HEADER = struct.Struct("=BIIQ")  # kind, sequence, length of the envelope (0: there is none), of what follows it
 _READ = 64 * 1024

@@ -8,11 +8,13 @@ limit is replaced once its successor has loaded. The batcher submits; all method
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from berth.calls import Question, Told
 from berth.errors import ModelError
 from berth.executor import Done, Failed, Group, Outcome, Sink
 from berth.model import Model
@@ -32,6 +34,7 @@ REPLACE_PAUSE_S = 30.0  # after a successor that did not come up
 KILL_S = 5.0
 
 Event = Callable[..., None]  # Log.event: level, message, fields
+Ask = Callable[[Question, float, Callable[[Told], None]], None]  # Chain.ask: question, deadline, who is told
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,21 @@ class PoolSettings:
 class WorkerPool:
     """Runs batches in worker processes, at most `capacity` at once."""
 
-    def __init__(self, template: Template, load: Callable[[], Model], settings: PoolSettings, event: Event) -> None:
+    def __init__(
+        self,
+        template: Template,
+        load: Callable[[], Model],
+        settings: PoolSettings,
+        event: Event,
+        ask: Ask | None = None,
+    ) -> None:
         self.capacity = settings.workers
         self.counts: Counter[str] = Counter()  # started, ended, replaced, requeued, quarantined
         self._template = template
         self._load = load
         self._settings = settings
         self._event = event
+        self._ask = ask
         self._loop = asyncio.get_running_loop()
         self._tick_s = min(TICK_S, settings.batch_timeout / 4 or TICK_S)
         self._workers: list[Worker] = []
@@ -230,6 +241,13 @@ class WorkerPool:
             outcomes, seconds, busy, runs = answer
             piece.submission.took(seconds, busy, runs)
             piece.submission.settle(piece.indices, _one_each(piece, outcomes))
+
+    def asked(self, worker: Worker, piece: Piece | Stream, question: Question) -> None:
+        """A worker asks another model."""
+        if self._ask is None:
+            worker.tell(piece, Told(None, 503, f"model {question.name!r}: there are no other models here"))
+        else:
+            self._ask(question, piece.deadline, functools.partial(worker.tell, piece))
 
     # Workers that come and go.
 

@@ -6,6 +6,7 @@ template.py forks it; `run_worker` is all that it does. The server's messages ar
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import pickle
 import socket
@@ -16,12 +17,15 @@ from typing import Any
 import msgspec
 
 from berth import memory
+from berth.calls import Question, Target, Told, loading
 from berth.errors import ModelError
 from berth.executor import Failed, FailureKind, Group, Outcome, failure_of, new_error_id, run_batch
 from berth.model import Model
 from berth.predictors import wait_here
 from berth.tensors import TensorSpec
+from berth.workers.asking import WorkerCaller
 from berth.workers.messages import (
+    ASK,
     ITEM,
     LOAD_FAILED,
     LOADED,
@@ -45,6 +49,7 @@ class Description(msgspec.Struct, frozen=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     joins: bool
+    targets: tuple[Target, ...] = ()  # the models that it calls
 
 
 class LoadFailure(msgspec.Struct, frozen=True):
@@ -63,6 +68,8 @@ class _Line:
         self._reader = Reader(connection)
         self._inbox = Inbox(arena.requests, writable=True)
         self._outbox = Outbox(arena.answers)
+        self.owed: Frame | None = None  # to an item: whether another is wanted, when a question had to wait for it
+        self.item_sent = False
 
     def receive(self) -> Frame | None:
         """The next message; None when the server has closed the connection."""
@@ -92,6 +99,16 @@ class _Line:
             for part in message.frame(self._inbox.held()):
                 _send_all(self._socket, part)
 
+    def ask(self, sequence: int, question: Question) -> Told:
+        """Ask the server for another model's answer, in the middle of a batch or stream."""
+        if self.item_sent:  # the sides take turns: first hear whether another item is wanted
+            self.owed, self.item_sent = self.receive(), False
+        message = self.pack(ASK, sequence, question)
+        del question
+        self.send(message)
+        frame = self.receive()
+        return self.open(frame) if frame is not None else Told(None, 503, "the server has gone")
+
 
 def _send_all(connection: socket.socket, part: Buffer) -> None:
     if part:
@@ -101,28 +118,34 @@ def _send_all(connection: socket.socket, part: Buffer) -> None:
 def run_worker(connection: socket.socket, arena: Arena) -> None:
     """Serve until the connection is closed. Only the process's own death ends it otherwise."""
     line = _Line(connection, arena)
+    caller = WorkerCaller()
     order = line.receive()
     if order is None:
         return
-    model = _load(line, order)
+    model = _load(line, order, caller)
     if model is None:
         return
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
     memory.release()
     while (frame := line.receive()) is not None:
-        line.send(_stream(line, model, frame) if frame.kind == STREAM else _answer(line, model, frame))
-        del frame
+        caller.ask = functools.partial(line.ask, frame.sequence)
+        answer = _stream(line, model, frame) if frame.kind == STREAM else _answer(line, model, frame)
+        caller.ask = None
+        line.send(answer)
+        del frame, answer
 
 
-def _load(line: _Line, order: Frame) -> Model | None:
+def _load(line: _Line, order: Frame, caller: WorkerCaller) -> Model | None:
     try:
         load: Callable[[], Model] = line.open(order)
-        model = load()
+        with loading(caller):
+            model = load()
     except BaseException as error:  # sys.exit() in a model's load() is a failure like any other
         line.send(line.pack(LOAD_FAILED, order.sequence, _load_failure(error)))
         return None
-    description = Description(model.platform, tuple(model.inputs), tuple(model.outputs), model.joins)
+    inputs = tuple(model.inputs)
+    description = Description(model.platform, inputs, tuple(model.outputs), model.joins, tuple(caller.targets))
     line.send(line.pack(LOADED, order.sequence, description))
     return model
 
@@ -155,22 +178,18 @@ def _answer(line: _Line, model: Model, frame: Frame) -> Outgoing:
 def _stream(line: _Line, model: Model, frame: Frame) -> Outgoing:
     """Send the items of one call; its end is the answer. While an item is on its way the next one is computed."""
     failed: Failed | None = None
-    asked = True
     try:
         with contextlib.closing(_iterate(model.stream(line.open(frame)))) as items:
             for value in items:
-                if not asked:
-                    asked = True
-                    if not _asks_on(line):
-                        break
+                if not _asks_on(line):
+                    break
                 message = line.pack(ITEM, frame.sequence, value)
                 del value
                 line.send(message)
-                asked = False
+                line.item_sent = True
     except BaseException as error:
         failed = failure_of(error)
-    if not asked:
-        _asks_on(line)
+    _asks_on(line)
     return line.pack(STREAMED, frame.sequence, failed)
 
 
@@ -194,7 +213,12 @@ async def _next(items: Any) -> Any:
 
 
 def _asks_on(line: _Line) -> bool:
-    order = line.receive()
+    """Whether the item that was sent last was not the last that is wanted; waits to be told."""
+    order, line.owed = line.owed, None
+    if line.item_sent:
+        order, line.item_sent = line.receive(), False
+    elif order is None:
+        return True  # nothing was sent
     return order is not None and order.kind == NEXT
 
 

@@ -14,10 +14,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from berth.calls import Question, Told
 from berth.model import Model
 from berth.workers.batches import Piece, Stream
 from berth.workers.channel import Channel
-from berth.workers.messages import ITEM, LOAD, LOAD_FAILED, LOADED, NEXT, RAN, RUN, STOP, STREAM, STREAMED, Frame
+from berth.workers.messages import (
+    ASK,
+    ITEM,
+    LOAD,
+    LOAD_FAILED,
+    LOADED,
+    NEXT,
+    RAN,
+    RUN,
+    STOP,
+    STREAM,
+    STREAMED,
+    TOLD,
+    Frame,
+)
 from berth.workers.orders import Exited, Forked
 from berth.workers.process import Description, LoadFailure
 from berth.workers.template import Template
@@ -46,6 +61,9 @@ class Owner(Protocol):
 
     def ran(self, worker: Worker, piece: Piece | Stream, answer: Any) -> None:
         """It has run a piece and is idle; the answer is an exception where it could not be read."""
+
+    def asked(self, worker: Worker, piece: Piece | Stream, question: Question) -> None:
+        """While it runs a piece it asks another model; `tell` is the answer."""
 
     def returned(self, piece: Piece | Stream) -> None:
         """A piece that a worker never began, because it ended before."""
@@ -115,6 +133,16 @@ class Worker:
             self._piece, self.state = None, State.IDLE
             raise
 
+    def tell(self, piece: Piece | Stream, told: Told) -> None:
+        """What another model answered, if the worker still runs the piece that asked."""
+        if self._piece is piece and self.state is State.BUSY:
+            self._began = time.monotonic()
+            try:
+                self._channel.send(TOLD, self._sequence, told)
+            except Exception as error:  # a value that cannot be pickled
+                text = f"the answer cannot be handed to a worker process: {error}"
+                self._channel.send(TOLD, self._sequence, Told(None, 500, text))
+
     def retire(self) -> None:
         """End after the piece that it has."""
         self.retiring = True
@@ -179,6 +207,8 @@ class Worker:
             self._ran(value)
         elif kind == ITEM and isinstance(self._piece, Stream):
             self._pass_on(self._piece, value)
+        elif kind == ASK and self._piece is not None:
+            self._asked(self._piece, value)
         elif kind == LOADED and self.state is State.LOADING and isinstance(value, Description):
             self.state, self._loaded = State.IDLE, time.monotonic()
             self._owner.loaded(self, value)
@@ -197,6 +227,14 @@ class Worker:
             self.retire()
         value, self._unreadable = self._unreadable or value, None
         self._owner.ran(self, piece, value)
+
+    def _asked(self, piece: Piece | Stream, value: Any) -> None:
+        """The time that another model takes is not this worker's; its deadline is kept by that model's queue."""
+        self._began = math.inf
+        if isinstance(value, Question):
+            self._owner.asked(self, piece, value)
+        else:
+            self.tell(piece, Told(None, 500, f"the input cannot be taken over from the worker process: {value!r}"))
 
     def _pass_on(self, stream: Stream, value: Any) -> None:
         """An item goes to the caller; the next is asked for when the caller has room for it."""

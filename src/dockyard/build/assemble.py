@@ -32,7 +32,8 @@ class Parts:
     platform: Platform
     base: Base
     layers: Sequence[BuiltLayer]
-    weights: Sequence[str]
+    loaded: Sequence[str]
+    """For each model, the file that its format loads."""
     created: str
 
 
@@ -70,7 +71,7 @@ def _environment(parts: Parts) -> tuple[str, ...]:
         "HOME": "/tmp",  # noqa: S108 (the one writable place of a container: a tmpfs of its own)
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
         "LANG": "C.UTF-8",
-        **settings_of(parts.project, parts.weights, PurePosixPath("/app")),
+        **settings_of(parts.project, parts.loaded, PurePosixPath("/app")),
     }
     return tuple(f"{name}={value}" for name, value in sorted(settings.items()))
 

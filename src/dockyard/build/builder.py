@@ -113,7 +113,7 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
         content.berth(base.interpreter),
         content.code(code, base.interpreter),
     )
-    parts = Parts(workshop.project.project, workshop.target(lock).platform, base, layers, files.weights, lock.created)
+    parts = Parts(workshop.project.project, workshop.target(lock).platform, base, layers, files.loaded, lock.created)
     built = Built(
         name=options.name,
         image=store_image(parts, workshop.layout),

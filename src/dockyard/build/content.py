@@ -25,7 +25,7 @@ from dockyard.oci.digest import Digest, digest_of, digest_of_file
 from dockyard.oci.files import replace_file
 from dockyard.oci.layer import Entry, entries_of
 from dockyard.spec.load import FILE_NAME, ProjectFolder
-from dockyard.spec.project import Project
+from dockyard.spec.project import AnyModel, Project
 
 APP = "app"
 BERTH = "opt/berth"
@@ -43,24 +43,32 @@ class ProjectFiles:
 
     code: tuple[str, ...]
     weights: tuple[str, ...]
+    loaded: tuple[str, ...]
+    """For each model, the file that its format loads; empty for one with a predictor."""
 
 
 def find_files(folder: ProjectFolder) -> ProjectFiles:
     """Divide the project's files into code and weights; ProjectError for weights that do not exist."""
-    model = folder.project.model
-    weights: set[str] = set()
-    for pattern in model.weight_patterns:
-        weights.update(_matching(folder.path, pattern))
-    if model.format and len(weights) != 1:
-        raise ProjectError(
-            f'model.format = "{model.format}" loads one file, and model.weights matches {len(weights)}: '
-            f"{', '.join(sorted(weights)[:4])}",
-            remedy=f"Name the one that is the model in {FILE_NAME}.",
-        )
+    each = [_weights_of(folder, model) for model in folder.project.every_model]
+    weights = {name for names in each for name in names}
+    loaded = tuple(
+        names[0] if model.format else "" for model, names in zip(folder.project.every_model, each, strict=True)
+    )
     walked = _walk(folder.path, (*_EXCLUDED, *folder.project.build.exclude))
     code = tuple(path for path in sorted(walked) if path not in weights)
     _check_code(folder, code)
-    return ProjectFiles(code, tuple(sorted(weights)))
+    return ProjectFiles(code, tuple(sorted(weights)), loaded)
+
+
+def _weights_of(folder: ProjectFolder, model: AnyModel) -> list[str]:
+    found = sorted({name for pattern in model.weight_patterns for name in _matching(folder.path, pattern)})
+    if model.format and len(found) != 1:
+        raise ProjectError(
+            f'model.format = "{model.format}" loads one file, and model.weights matches {len(found)}: '
+            f"{', '.join(found[:4])}",
+            remedy=f"Name the one that is the model {model.name!r} in {FILE_NAME}.",
+        )
+    return found
 
 
 def files_to_watch(folder: Path, project: Project) -> list[Path]:
@@ -124,7 +132,7 @@ def _check_code(folder: ProjectFolder, code: Sequence[str]) -> None:
             remedy="Name model files in [model] weights, and keep data out: [build] exclude = ["
             f'"{_largest_folder(folder.path, code)}"].',
         )
-    if reference := folder.project.model.predictor:
+    for reference in filter(None, (model.predictor for model in folder.project.every_model)):
         module = reference.partition(":")[0].replace(".", "/")
         if f"{module}.py" not in code and f"{module}/__init__.py" not in code:
             raise ProjectError(

@@ -12,23 +12,21 @@ from pathlib import PurePosixPath
 from dockyard.spec.project import Project
 
 
-def settings_of(project: Project, weights: Sequence[str], root: PurePosixPath) -> dict[str, str]:
-    """The variables of a project whose folder is `root`; `weights` are its model files, relative to that."""
-    model = project.model
+def settings_of(project: Project, loaded: Sequence[str], root: PurePosixPath) -> dict[str, str]:
+    """The variables of a project in the folder `root`; `loaded` has the file that each model's format loads, or ""."""
     settings = {
         **project.environment,
-        "BERTH_MODEL_NAME": model.name,
-        "BERTH_MODEL_VERSION": model.version,
-        "BERTH_GOLDENS": f"{root}/{model.goldens}",
+        "BERTH_GOLDENS": f"{root}/{project.model.goldens}",
         **project.serve.environment(),
     }
-    if model.description:
-        settings["BERTH_MODEL_DESCRIPTION"] = model.description
-    if model.predictor:
-        settings["BERTH_PREDICTOR"] = model.predictor
-    else:
-        settings["BERTH_FORMAT"] = model.format
-        settings["BERTH_WEIGHTS"] = str(root / weights[0])
-        if model.options:
-            settings["BERTH_OPTIONS"] = json.dumps(model.options, sort_keys=True)
+    entries = [model.entry(str(root / name)) for model, name in zip(project.every_model, loaded, strict=True)]
+    if project.models:
+        settings.pop("BERTH_THREADS", None)  # it stands with each model
+        threads = {} if project.serve.threads is None else {"threads": project.serve.threads}
+        return settings | {"BERTH_MODELS": json.dumps([threads | entry for entry in entries], sort_keys=True)}
+    names = {"name": "BERTH_MODEL_NAME", "version": "BERTH_MODEL_VERSION", "description": "BERTH_MODEL_DESCRIPTION"}
+    for key, value in entries[0].items():
+        if value:
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            settings[names.get(key, f"BERTH_{key.upper()}")] = text
     return settings

@@ -74,8 +74,8 @@ class _Desk:
     def plan(self) -> Plan:
         """How to serve it; ProjectError or LockError when it cannot be."""
         folder = load_project(self.folder)
-        weights = find_files(folder).weights
-        settings = settings_of(folder.project, weights, PurePosixPath(self.folder))
+        loaded = find_files(folder).loaded
+        settings = settings_of(folder.project, loaded, PurePosixPath(self.folder))
         interpreter = interpreter_for(folder, self.wanted, places.home().cache, lambda text: _say("dim", text))
         self._tell(interpreter)
         return Plan(interpreter.python, self._variables(settings, interpreter), self.folder)

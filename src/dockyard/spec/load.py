@@ -16,10 +16,17 @@ from typing import Any
 import msgspec
 
 from dockyard.errors import ProjectError
-from dockyard.spec.project import CLASS_REFERENCE, Build, Model, Project, Run, Serve
+from dockyard.spec.project import CLASS_REFERENCE, AnyModel, Build, FurtherModel, Model, Project, Run, Serve
 
 FILE_NAME = "dockyard.toml"
-_TABLES: dict[str, type[msgspec.Struct]] = {"": Project, "model": Model, "build": Build, "serve": Serve, "run": Run}
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "": Project,
+    "model": Model,
+    "models": FurtherModel,
+    "build": Build,
+    "serve": Serve,
+    "run": Run,
+}
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<path>[^`]*)`)?")
 _WRONG = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 
@@ -55,33 +62,47 @@ def parse_project(data: dict[str, Any], source: str) -> Project:
         project = msgspec.convert(data, Project)
     except msgspec.ValidationError as error:
         raise _explained(str(error), data, source) from error
-    _check_model(project.model, source)
-    sizes = project.serve.batch_sizes or ()
-    if list(sizes) != sorted(set(sizes)):
-        raise ProjectError(
-            f"{source}: serve.batch_sizes is {list(sizes)}", remedy="Write each size once, the smallest first."
-        )
+    _check_model(project.model, source, "model")
+    _check_sizes(project.serve.batch_sizes, source, "serve")
+    seen = {(project.model.name, project.model.version)}
+    for index, model in enumerate(project.models):
+        _check_model(model, source, f"models[{index}]")
+        _check_sizes(model.batch_sizes, source, f"models[{index}]")
+        if (model.name, model.version) in seen:
+            raise ProjectError(
+                f"{source}: models[{index}] has the name and version of another: {model.name!r}, {model.version!r}",
+                remedy="Give it a name, or a version, of its own.",
+            )
+        seen.add((model.name, model.version))
     for name in project.environment:
         if name.startswith("BERTH_"):
             raise ProjectError(f"{source}: environment.{name} is berth's own", remedy="Set it in [serve] instead.")
     return project
 
 
-def _check_model(model: Model, source: str) -> None:
+def _check_sizes(sizes: tuple[int, ...] | None, source: str, where: str) -> None:
+    if list(sizes or ()) != sorted(set(sizes or ())):
+        raise ProjectError(
+            f"{source}: {where}.batch_sizes is {list(sizes or ())}",
+            remedy="Write each size once, the smallest first.",
+        )
+
+
+def _check_model(model: AnyModel, source: str, where: str) -> None:
     if bool(model.predictor) == bool(model.format):
         found = "both" if model.predictor else "neither"
         raise ProjectError(
-            f"{source}: [model] must have either `predictor` or `format`, and has {found}",
+            f"{source}: [{where}] must have either `predictor` or `format`, and has {found}",
             remedy='Write predictor = "module:Class" for your own code, or format = "onnx" with weights = "FILE".',
         )
     if model.predictor and not CLASS_REFERENCE.match(model.predictor):
         raise ProjectError(
-            f"{source}: model.predictor is {model.predictor!r}, which does not name a class",
+            f"{source}: {where}.predictor is {model.predictor!r}, which does not name a class",
             remedy='Write it as "module:Class", such as "predictor:Flowers".',
         )
     if model.format and len(model.weight_patterns) != 1:
         raise ProjectError(
-            f'{source}: model.format = "{model.format}" loads one file, and model.weights names '
+            f'{source}: {where}.format = "{model.format}" loads one file, and {where}.weights names '
             f"{len(model.weight_patterns)}",
             remedy='Write weights = "FILE", relative to the project.',
         )
@@ -93,7 +114,8 @@ def _explained(message: str, data: dict[str, Any], source: str) -> ProjectError:
     if unknown:
         table, key = unknown["path"] or "", unknown["key"]
         path = f"{table}.{key}" if table else key
-        known = _TABLES[table].__struct_fields__ if table in _TABLES else ()
+        kind = re.sub(r"\[\d+\]$", "", table)
+        known = _TABLES[kind].__struct_fields__ if kind in _TABLES else ()
         near = difflib.get_close_matches(key, known, n=1)
         where = f"[{table}]" if table else "the file"
         remedy = f"Did you mean `{near[0]}`?" if near else f"{where} may have: {', '.join(known)}."

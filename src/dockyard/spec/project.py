@@ -21,7 +21,7 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of dockyard.toml: a key that is not a field is an error."""
 
 
-class Model(Table, frozen=True, kw_only=True):
+class AnyModel(Table, frozen=True, kw_only=True):
     """What is served: a predictor class of the project, or a model file in a known format."""
 
     name: Name
@@ -36,6 +36,25 @@ class Model(Table, frozen=True, kw_only=True):
     """Files or globs, relative to the project; they get layers of their own."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the backend as they are."""
+
+    @property
+    def weight_patterns(self) -> tuple[str, ...]:
+        """The weights as a tuple, whichever way they were written."""
+        return (self.weights,) if isinstance(self.weights, str) else self.weights
+
+    def entry(self, file: str) -> dict[str, Any]:
+        """What BERTH_MODELS says of it; `file` is the path that its format loads."""
+        own: dict[str, Any] = {"name": self.name, "version": self.version}
+        if self.description:
+            own["description"] = self.description
+        if self.predictor:
+            return own | {"predictor": self.predictor}
+        return own | {"format": self.format, "weights": file, "options": self.options}
+
+
+class Model(AnyModel, frozen=True, kw_only=True):
+    """The model that requests without a name mean, and that gives the image its name."""
+
     license: str = ""
     """Of the model itself, as an SPDX expression such as `Apache-2.0`; shown in its card and bill of materials."""
     card: str = "MODEL_CARD.md"
@@ -43,10 +62,30 @@ class Model(Table, frozen=True, kw_only=True):
     goldens: str = "goldens"
     """Folder of inputs with their expected outputs, relative to the project."""
 
-    @property
-    def weight_patterns(self) -> tuple[str, ...]:
-        """The weights as a tuple, whichever way they were written."""
-        return (self.weights,) if isinstance(self.weights, str) else self.weights
+
+class FurtherModel(AnyModel, frozen=True, kw_only=True):
+    """Another model in the same image; keys of [serve] that it repeats are its own."""
+
+    at_start: bool = True
+    """Whether it is loaded before the server is ready, or only when a caller asks for that."""
+    max_batch_size: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    batch_sizes: tuple[Annotated[int, Meta(ge=1, le=65536)], ...] | None = None
+    max_batch_delay_ms: Annotated[float, Meta(ge=0, le=60_000)] | None = None
+    max_queue: Annotated[int, Meta(ge=1)] | None = None
+    max_queue_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    request_timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    workers: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    worker_memory_bytes: Annotated[int, Meta(ge=0)] | None = None
+    cache_bytes: Annotated[int, Meta(ge=0)] | None = None
+    cache_ttl_s: Annotated[float, Meta(gt=0)] | None = None
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+
+    def entry(self, file: str) -> dict[str, Any]:
+        """What BERTH_MODELS says of it."""
+        own = [name for name in self.__struct_fields__ if name not in AnyModel.__struct_fields__]
+        given = {name: getattr(self, name) for name in own}
+        return super().entry(file) | {name: value for name, value in given.items() if value is not None}
 
 
 class Build(Table, frozen=True, kw_only=True):
@@ -117,8 +156,14 @@ class Project(Table, frozen=True, kw_only=True):
     """The whole of dockyard.toml."""
 
     model: Model
+    models: tuple[FurtherModel, ...] = ()
     build: Build = field(default_factory=Build)
     serve: Serve = field(default_factory=Serve)
     run: Run = field(default_factory=Run)
     environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")], str] = field(default_factory=dict)
     """Variables of the predictor's own; BERTH_* ones belong in [serve]."""
+
+    @property
+    def every_model(self) -> tuple[AnyModel, ...]:
+        """The model, and those further ones."""
+        return (self.model, *self.models)
