@@ -64,7 +64,7 @@ class Application:
         try:
             handler = head.handler or self._find(head)
             if self._tracer is not None:
-                exchange.span = self._tracer.begin(head.trace, for_model=exchange.route.metrics is not None)
+                exchange.span = self._tracer.begin(head.trace, for_model=exchange.route.asks_model)
             if len(exchange.body) >= LARGE:
                 self._answer_later(exchange, self._apart(handler, exchange))
                 return
@@ -160,7 +160,8 @@ class Application:
             raise Refusal(405, text, ((b"Allow", allowed.encode()),))
         if b"content-encoding" in headers:
             handler = functools.partial(self._decompressed, handler)
-        head.timeout = _timeout(headers)
+        if head.timeout is None:
+            head.timeout = _timeout(headers)
         traced = self._tracer is not None and self._tracer.may_trace(head.trace)
         if method == "POST" and head.timeout is None and b"content-encoding" not in headers:
             head.express = None if traced or head.info else route.express

@@ -12,7 +12,7 @@ import enum
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import httptools
 
@@ -27,6 +27,7 @@ MAX_HEADERS = 128
 MAX_PIPELINE = 64
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 2048
+HTTP2 = b"PRI"  # how HTTP/2's preface begins, and no request
 FRESH_S = 1.0  # how long a stopping server waits for the first request of a connection
 LINGER_S = 2.0  # how long a refused upload is still read, so that its sender sees the refusal and no reset
 
@@ -95,6 +96,19 @@ class Heads:
         return head
 
 
+class Managed(Protocol):
+    """A connection as the server sees it, of whatever protocol."""
+
+    def check_time(self, now: float) -> None:
+        """Called about twice a second."""
+
+    def close_if_idle(self) -> None:
+        """Close when no answer is owed and no request has begun."""
+
+    def abort(self) -> None:
+        """Drop the connection."""
+
+
 class Server:
     """What all connections share."""
 
@@ -102,7 +116,8 @@ class Server:
         self.application = application
         self.limits = limits
         self.heads = Heads()
-        self.connections: set[Connection] = set()
+        self.connections: set[Managed] = set()
+        self.take_over: Callable[[Connection, asyncio.Transport, bytes], None] | None = None  # for HTTP/2
         self.draining = False
         self.now = asyncio.get_running_loop().time()
 
@@ -195,6 +210,7 @@ class Connection(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._express: Express | None = None  # the lane that owes an answer
         self._start = b""  # the bytes of the first lines, where they came in one piece
+        self._undecided = b""  # the beginning of HTTP/2's preface, or of a method
         self._heads = cast(dict[bytes, _HttpHead], server.application.heads)
 
     # -- asyncio calls these ------------------------------------------------------------------------------------------
@@ -240,9 +256,13 @@ class Connection(asyncio.Protocol):
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
+        if self._undecided:
+            data, self._undecided, self._head_bytes = self._undecided + data, b"", 0
         if self._phase is not _BODY:
             if not self._head_bytes:
                 self._since = self._server.now
+                if self._is_http2(data):
+                    return
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -252,6 +272,17 @@ class Connection(asyncio.Protocol):
             self._refuse(400, f"the request is not valid HTTP/1.1: {error}")
         if self._head_bytes > MAX_HEADER_BYTES and self._phase in (_IDLE, _HEAD):
             self._refuse(431, f"expected at most {MAX_HEADER_BYTES} bytes of headers")
+
+    def _is_http2(self, data: bytes) -> bool:
+        """Whether the connection speaks HTTP/2, and has found another protocol."""
+        take_over = self._server.take_over
+        if take_over is None or self._exchanges or not data.startswith(HTTP2):
+            if len(data) < len(HTTP2) and HTTP2.startswith(data):  # or POST, in single bytes
+                self._undecided, self._head_bytes = data, len(data)
+            return bool(self._undecided)
+        self._phase = _HEAD
+        take_over(self, self._transport, data)
+        return True
 
     def pause_writing(self) -> None:
         """The caller reads its answers slowly: stop reading its requests."""

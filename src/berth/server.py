@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import importlib
 import os
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -34,6 +35,7 @@ from berth.metrics import Metrics
 from berth.protocols.site import Site, mount
 from berth.repository import Repository
 from berth.tracing import Tracer
+from berth.upgrade import Upgrade
 from berth.workers.template import Template
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ class _Parts:
     repository: Repository
     loader: Loader
     application: Application
+    answers: Answers
+    site: Site
     settling: memory.Settling = field(default_factory=memory.Settling)
 
     @property
@@ -138,6 +142,7 @@ async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int
         loop.add_signal_handler(number, stop.set)
     server = Server(parts.application, config.limits)
     parts.metrics.connections = server.connections.__len__
+    server.take_over = Upgrade(server, log, functools.partial(_make_grpc, parts)).take_over
     accepting = [await _accept(server, listener) for listener in listeners.sockets]
     parts.health.state = State.READY
     if listeners.activation is not None:
@@ -157,12 +162,25 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
         tracer, metrics.traces = Tracer(config.tracing, exporter.add), exporter.counts
     answers = Answers(metrics, log, tracer, Info(config.answer_info, config.image_digest))
     loader = Loader(config.models, repository, answers, metrics, log, outside.template)
-    faces = mount(Site(config, repository, health, metrics, loader))
+    site = Site(config, repository, health, metrics, loader)
+    faces = mount(site)
     application = Application(faces, answers, config.limits)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead
     health.why_unready = lambda: repository.why_unready
-    return _Parts(health, metrics, log, repository, loader, application)
+    return _Parts(health, metrics, log, repository, loader, application, answers, site)
+
+
+def _make_grpc(parts: _Parts, module: Any) -> Any:
+    """The calls of gRPC, once the module is loaded; models that come and go are news for them too."""
+    grpc = module.make_grpc(parts.site, parts.answers)
+
+    def changed() -> None:
+        parts.application.forget()
+        grpc.forget()
+
+    parts.loader.changed = changed
+    return grpc
 
 
 def _settle_memory() -> None:

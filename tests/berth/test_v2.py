@@ -162,6 +162,8 @@ def test_an_output_may_be_named_and_an_unknown_one_is_400(onnx_server: Berth) ->
     wrong = infer(onnx_server, tensor(), outputs=[{"name": "z"}])
     assert wrong.status == 400
     assert "unexpected output 'z'; the model answers 'y'" in wrong.json["error"]
+    twice = infer(onnx_server, tensor(), outputs=[{"name": "y"}] * 2)
+    assert (twice.status, twice.json) == (400, {"error": "output 'y' occurs twice"})
 
 
 def test_another_model_is_404_and_names_this_one(onnx_server: Berth) -> None:

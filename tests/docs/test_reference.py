@@ -14,10 +14,12 @@ import msgspec
 import pytest
 
 from berth import config, http, server
+from berth import grpc as berth_grpc
 from berth.application import Application
 from berth.log import Log
 from berth.metrics import Metrics
 from berth.protocols import v2
+from berth.protocols.protobuf import FILES
 from dockyard.build import content
 from dockyard.build.builder import Built
 from dockyard.spec.project import Build, FurtherModel, Model, Project, Run, Serve, Table
@@ -109,6 +111,13 @@ def test_berths_routes_are_all_there(application: Application) -> None:
         assert method in application._resolve(real.encode()).handlers, path
     for action, (_, method, _) in v2._ACTIONS.items():
         assert {(method, f"/v2/models/{{name}}{part}{action}") for part in ("", "/versions/{version}")} <= documented
+
+
+def test_berths_calls_are_all_there() -> None:
+    assert berth_grpc.make_grpc  # its import has registered every service
+    services = [(file.package, service) for file in FILES.values() for service in file.service]
+    calls = {f"{package}.{service.name}/{method.name}" for package, service in services for method in service.method}
+    assert {unquoted(row[0]) for row in rows(BERTH, "gRPC") if "/" in row[0]} == calls
 
 
 def test_berths_statuses_are_those_that_it_has_words_for() -> None:

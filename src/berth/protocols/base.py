@@ -146,6 +146,11 @@ class Route:
     metrics: ModelMetrics | None = None
     plain: bool = False
 
+    @property
+    def asks_model(self) -> bool:
+        """Whether its requests are for a model."""
+        return self.metrics is not None
+
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 

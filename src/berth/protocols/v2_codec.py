@@ -2,7 +2,7 @@
 
 The common request, flat JSON numbers for one input, takes a short way through typed decoders; everything else (nested
 data, NaN as bare tokens, BYTES, binary) takes the careful way. Every error says what was expected and what came.
-v2.py is the only caller.
+v2.py calls it, and v2_grpc_codec.py for what both have in common.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -165,7 +165,7 @@ class ShortWay:
 _FEW = 64
 
 
-class _Slot:
+class Slot:
     """One input of the model, with what the short way needs at hand."""
 
     __slots__ = ("datatype", "decode", "dtype", "first", "item_bytes", "name", "plain", "row", "shape", "tail")
@@ -188,7 +188,7 @@ class Inputs:
     """Decodes the inputs of one model. `rowwise` models take [N, 1] where [N] is meant."""
 
     def __init__(self, specs: Sequence[TensorSpec], *, rowwise: bool) -> None:
-        self._slots = {spec.name: _Slot(spec) for spec in specs}
+        self._slots = {spec.name: Slot(spec) for spec in specs}
         self._required = {spec.name for spec in specs if not spec.optional}
         self._rowwise = rowwise
 
@@ -197,26 +197,34 @@ class Inputs:
         arrays: dict[str, Array] = {}
         used = 0
         for item in items:
-            slot = self._slots.get(item.name)
-            if slot is None or item.name in arrays:
-                raise self._unknown(item.name, twice=slot is not None)
-            if item.datatype != slot.datatype:
-                raise InputError(f"input {item.name!r}: expected datatype {slot.datatype}, got {item.datatype}")
-            shape = item.shape
-            if not (slot.plain and shape[1:] == slot.tail and shape and shape[0] >= 0):
-                shape = self._shape(slot, shape)
+            slot, shape = self.expected(item.name, item.datatype, item.shape, arrays)
             size = None if item.parameters is None else item.parameters.get("binary_data_size")
             if size is None:
                 arrays[item.name] = _from_json(slot, item, shape)
             else:
-                arrays[item.name] = self._from_blob(slot, shape, _take(slot.name, blob, used, size))
+                arrays[item.name] = self.from_blob(slot, shape, _take(slot.name, blob, used, size))
                 used += size
         if used < len(blob):
             raise InputError(f"unexpected additional input data: {len(blob) - used} bytes after the last input")
+        self.check_complete(arrays)
+        return arrays
+
+    def expected(self, name: str, datatype: str, shape: Shape, seen: Mapping[str, Array]) -> tuple[Slot, Shape]:
+        """The input that a caller means, and the shape as the model takes it; InputError when it does not fit."""
+        slot = self._slots.get(name)
+        if slot is None or name in seen:
+            raise self._unknown(name, twice=slot is not None)
+        if datatype != slot.datatype:
+            raise InputError(f"input {name!r}: expected datatype {slot.datatype}, got {datatype}")
+        if not (slot.plain and shape[1:] == slot.tail and shape and shape[0] >= 0):
+            shape = self._shape(slot, shape)
+        return slot, shape
+
+    def check_complete(self, arrays: Mapping[str, Array]) -> None:
+        """InputError when an input that the model needs is not there."""
         if len(arrays) != len(self._slots) and not self._required <= arrays.keys():
             missing = sorted(self._required - arrays.keys())
             raise InputError(f"missing input {missing[0]!r}; the model takes {self._names()}")
-        return arrays
 
     def decode_raw(self, body: bytes) -> dict[str, Array]:
         """A body that is nothing but the bytes of the model's only input, one row of it."""
@@ -238,9 +246,9 @@ class Inputs:
             if known == 0 or len(body) % known:
                 raise InputError(f"input {slot.name!r}: expected a multiple of {known} bytes, got {len(body)}")
             shape[shape.index(-1)] = len(body) // known
-        return {slot.name: self._from_blob(slot, tuple(shape), body)}
+        return {slot.name: self.from_blob(slot, tuple(shape), body)}
 
-    def _shape(self, slot: _Slot, shape: Shape) -> Shape:
+    def _shape(self, slot: Slot, shape: Shape) -> Shape:
         if any(size < 0 for size in shape):
             raise InputError(f"input {slot.name!r}: expected dimensions of 0 or more, got {list(shape)}")
         if fits(shape, slot.shape):
@@ -249,17 +257,18 @@ class Inputs:
             return shape[:1]
         raise InputError(f"input {slot.name!r}: expected shape {list(slot.shape)}, got {list(shape)}")
 
-    def _from_blob(self, slot: _Slot, shape: Shape, blob: bytes) -> Array:
+    def from_blob(self, slot: Slot, shape: Shape, blob: bytes) -> Array:
+        """An array from its bytes; InputError when they are too few or too many."""
         count = math.prod(shape)
         if slot.datatype == "BYTES":
-            return _reshape(slot.name, _texts(slot.name, blob, count), shape)
+            return reshaped(slot.name, _texts(slot.name, blob, count), shape)
         expected = count * slot.item_bytes
         if len(blob) != expected:
             wanted = f"{expected} bytes for shape {list(shape)} of {slot.datatype}"
             raise InputError(f"input {slot.name!r}: expected {wanted}, got {len(blob)}")
         if slot.datatype == "BF16":
-            return _reshape(slot.name, widen(np.frombuffer(blob, "<u2")), shape)
-        array = _reshape(slot.name, np.frombuffer(blob, dtype=slot.dtype), shape)
+            return reshaped(slot.name, widen(np.frombuffer(blob, "<u2")), shape)
+        array = reshaped(slot.name, np.frombuffer(blob, dtype=slot.dtype), shape)
         return array.copy() if self._rowwise else array  # a predictor may write into its input
 
     def _unknown(self, name: str, *, twice: bool) -> InputError:
@@ -279,7 +288,7 @@ def _take(name: str, blob: bytes, used: int, size: Any) -> bytes:
     return blob[used : used + size]
 
 
-def _from_json(slot: _Slot, item: InferInput, shape: Shape) -> Array:
+def _from_json(slot: Slot, item: InferInput, shape: Shape) -> Array:
     data: Any = item.data
     array: Array | None = None
     if isinstance(data, Numbers):
@@ -295,17 +304,18 @@ def _from_json(slot: _Slot, item: InferInput, shape: Shape) -> Array:
     count = shape[0] * slot.row if slot.plain else math.prod(shape)
     if array.size != count:
         raise InputError(f"input {slot.name!r}: expected {count} elements for shape {list(shape)}, got {array.size}")
-    return _reshape(slot.name, array, shape)
+    return reshaped(slot.name, array, shape)
 
 
-def _reshape(name: str, array: Array, shape: Shape) -> Array:
+def reshaped(name: str, array: Array, shape: Shape) -> Array:
+    """An array in a shape with as many elements; InputError for a shape that no machine can count."""
     try:
         return array.reshape(shape)
     except (ValueError, OverflowError) as error:  # nothing, in dimensions that no machine can count
         raise InputError(f"input {name!r}: a tensor of shape {list(shape)} cannot be: {error}") from error
 
 
-def _from_numbers(slot: _Slot, item: InferInput, data: Numbers) -> Array:
+def _from_numbers(slot: Slot, item: InferInput, data: Numbers) -> Array:
     if slot.datatype in _NO_JSON or slot.datatype == "BYTES":
         return _from_any_json(slot, msgspec.structs.replace(item, data=msgspec.Raw(data.text())))
     try:
@@ -314,7 +324,7 @@ def _from_numbers(slot: _Slot, item: InferInput, data: Numbers) -> Array:
         raise InputError(f"input {slot.name!r}: {error}") from error
 
 
-def _numbers(slot: _Slot, values: list[Any]) -> Array:
+def _numbers(slot: Slot, values: list[Any]) -> Array:
     """A list as an array; OverflowError or FloatingPointError for a number that the datatype cannot hold."""
     if slot.datatype != "FP32":
         return np.array(values, slot.dtype)
@@ -324,7 +334,7 @@ def _numbers(slot: _Slot, values: list[Any]) -> Array:
         return np.array(values, slot.dtype)
 
 
-def _from_any_json(slot: _Slot, item: InferInput) -> Array:
+def _from_any_json(slot: Slot, item: InferInput) -> Array:
     data: Any = item.data
     if data is None or data == _NO_DATA:
         if item.parameters and "shared_memory_region" in item.parameters:
@@ -397,6 +407,7 @@ class Outputs:
         overrides: dict[str, bool] = {}
         if message.outputs:
             names = tuple(output.name for output in message.outputs)
+            check_once(names)
             for output in message.outputs:
                 self._check(output)
                 if output.parameters and "binary_data" in output.parameters:
@@ -458,7 +469,7 @@ class Outputs:
         for name in wanted.names or self._names:
             array, datatype = tensors[name], self._datatypes[name]
             if wanted.is_binary(name):
-                blobs.append(_to_blob(array, datatype))
+                blobs.append(to_blob(array, datatype))
                 outputs.append(_Output(name, datatype, array.shape, parameters={"binary_data_size": len(blobs[-1])}))
             else:
                 outputs.append(_Output(name, datatype, array.shape, msgspec.Raw(self._data(name, array))))
@@ -490,7 +501,17 @@ class Outputs:
         return data
 
 
-def _to_blob(array: Array, datatype: str) -> bytes:
+def check_once(outputs: Sequence[str]) -> None:
+    """InputError for an output that is asked for twice: answers could be made any size."""
+    seen: set[str] = set()
+    for name in outputs:
+        if name in seen:
+            raise InputError(f"output {name!r} occurs twice")
+        seen.add(name)
+
+
+def to_blob(array: Array, datatype: str) -> bytes:
+    """An array as binary data."""
     if datatype == "BF16":
         return narrow(array).tobytes()
     if datatype != "BYTES":
