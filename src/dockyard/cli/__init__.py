@@ -22,6 +22,7 @@ from dockyard.oci.files import as_store_error
 # Verb -> (what it does in a line, module). `help` is read from here, so that listing the verbs imports none of them.
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
+    "plan": ("Show what a build would do, before it does it.", "plan"),
     "build": ("Build the project's image, without a daemon.", "build"),
     "keygen": ("Make a pair of keys to sign images with.", "keygen"),
     "sign": ("Sign an image, and what is said of it.", "sign"),
