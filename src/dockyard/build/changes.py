@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +67,19 @@ def lock_changes(before: Lock, after: Lock) -> Iterator[Cause]:
     old = {package.name: (package.version, package.sha256) for package in (*before.base, *before.system)}
     new = {package.name: (package.version, package.sha256) for package in (*after.base, *after.system)}
     yield from _packages("debian", old, new)
+    # An index may have got more files of a version; that is no other version.
+    kept = {wheel.name: wheel for wheel in after.wheels}
+    known = {wheel.name: set(wheel.hashes) for wheel in before.wheels}
     yield from _packages(
         "python-package",
-        {wheel.name: (wheel.version, " ".join(wheel.hashes)) for wheel in before.wheels},
-        {wheel.name: (wheel.version, " ".join(wheel.hashes)) for wheel in after.wheels},
+        {wheel.name: (wheel.version, "") for wheel in before.wheels},
+        {name: (wheel.version, _other_files(wheel.hashes, known.get(name))) for name, wheel in kept.items()},
     )
+
+
+def _other_files(hashes: Sequence[str], known: set[str] | None) -> str:
+    """Something when none of the files is known from before; empty when one is."""
+    return "" if known is None or known & set(hashes) else " ".join(hashes)
 
 
 def _packages(kind: str, old: Mapping[str, tuple[str, str]], new: Mapping[str, tuple[str, str]]) -> Iterator[Cause]:

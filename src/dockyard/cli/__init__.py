@@ -24,6 +24,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
     "plan": ("Show what a build would do, before it does it.", "plan"),
     "build": ("Build the project's image, without a daemon.", "build"),
+    "update": ("Take newer versions, if the goldens still hold with them.", "update"),
     "keygen": ("Make a pair of keys to sign images with.", "keygen"),
     "sign": ("Sign an image, and what is said of it.", "sign"),
     "verify": ("Check an image's bytes, signatures and evidence.", "verify"),
