@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import pickle
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from dockyard.build.builder import Built
 from dockyard.build.pickles import PickleFacts, read_pickle
+from dockyard.build.secret_files import find_secrets
 from dockyard.errors import DockyardError, PreflightError
 from dockyard.oci.image import assemble
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
+from dockyard.spec.load import load_project
 from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 from tests.support.wheels import write_wheel
 
@@ -258,6 +261,16 @@ def test_a_file_that_looks_like_a_secret_can_be_kept_out_or_allowed(tmp_path: Pa
     (folder / "deploy.pem").write_text(PEM)
     assert build_in(folder, home).image
     assert ("deploy.pem" in build_in(folder, home).code) is (how == "allow_secrets")
+
+
+@pytest.mark.parametrize("text", ["sk-", "sk-" + "a" * 100, "-----BEGIN PRIVATE KEY-----\na: b\n", "github_pat_"])
+def test_a_file_made_to_be_slow_to_search_is_searched_at_once(tmp_path: Path, text: str) -> None:
+    """A pattern without bounds took half a minute for the first of these."""
+    folder = write_adder(tmp_path)
+    (folder / "slow.txt").write_text((text * 250_000)[: 255 << 10] + "T3BlbkFJ")
+    begun = time.process_time()
+    assert list(find_secrets(load_project(folder), ["slow.txt"])) == []
+    assert time.process_time() - begun < 5
 
 
 def test_a_secret_in_a_variable_fails_the_build(tmp_path: Path, home: Home) -> None:

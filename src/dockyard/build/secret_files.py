@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from dockyard.build.problem import Problem
@@ -22,24 +23,49 @@ _NAMES = (
     "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "credentials.json",
     "client_secret*.json", "_netrc", "*.tfstate", "kubeconfig",
 )  # fmt: skip
-_PATTERNS = {
-    "a private key": rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----\s*(?:\\n)?"
-    rb"(?:[A-Za-z-]+: [^\n]*\s+)*[A-Za-z0-9+/=]{40}",
-    "an AWS access key": rb"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b",
-    "an AWS secret key": rb"(?i:aws_secret_access_key|aws_session_token)[\"']?\s*[=:]\s*[\"']?[A-Za-z0-9/+]{40}",
-    "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59})\b",
-    "a GitLab token": rb"\bglpat-[A-Za-z0-9_-]{20}",
-    "a Slack token": rb"\bxox[abprs]-\d{10,}-[A-Za-z0-9-]{20,}",
-    "a Google API key": rb"\bAIza[0-9A-Za-z_-]{35}\b",
-    "a Stripe key": rb"\b[rs]k_live_[0-9a-zA-Z]{24}",
-    "a Hugging Face token": rb"\bhf_[A-Za-z]{34}\b",
-    "a PyPI token": rb"\bpypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50}",
-    "an npm token": rb"\bnpm_[A-Za-z0-9]{36}\b",
-    "an OpenAI key": rb"\bsk-(?:proj-|svcacct-)?[A-Za-z0-9_-]{20,}T3BlbkFJ[A-Za-z0-9_-]{20,}",
-    "an Anthropic key": rb"\bsk-ant-[a-z0-9]+-[A-Za-z0-9_-]{80}",
-}
-_ANY = re.compile(b"|".join(b"(%s)" % pattern for pattern in _PATTERNS.values()))
-_KINDS = tuple(_PATTERNS)
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """What a secret of a kind looks like. `words` are quick to look for: without one of them, none is there."""
+
+    kind: str
+    words: tuple[bytes, ...]
+    expression: bytes
+
+
+_PATTERNS = (
+    _Pattern(
+        "a private key",
+        (b"PRIVATE KEY",),
+        rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----\s{0,2}(?:\\n)?"
+        rb"(?:[A-Za-z-]{1,40}: [^\n]{0,200}\n){0,8}\s{0,4}[A-Za-z0-9+/=]{40}",
+    ),
+    _Pattern("an AWS access key", (b"AKIA", b"ASIA"), rb"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b"),
+    _Pattern(
+        "an AWS secret key",
+        (b"aws_se", b"AWS_SE"),
+        rb"(?i:aws_secret_access_key|aws_session_token)[\"']?\s{0,4}[=:]\s{0,4}[\"']?[A-Za-z0-9/+]{40}",
+    ),
+    _Pattern(
+        "a GitHub token",
+        (b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_"),
+        rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59})\b",
+    ),
+    _Pattern("a GitLab token", (b"glpat-",), rb"\bglpat-[A-Za-z0-9_-]{20}"),
+    _Pattern("a Slack token", (b"xox",), rb"\bxox[abprs]-\d{10,14}-[A-Za-z0-9-]{20}"),
+    _Pattern("a Google API key", (b"AIza",), rb"\bAIza[0-9A-Za-z_-]{35}\b"),
+    _Pattern("a Stripe key", (b"k_live_",), rb"\b[rs]k_live_[0-9a-zA-Z]{24}"),
+    _Pattern("a Hugging Face token", (b"hf_",), rb"\bhf_[A-Za-z]{34}\b"),
+    _Pattern("a PyPI token", (b"pypi-",), rb"\bpypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50}"),
+    _Pattern("an npm token", (b"npm_",), rb"\bnpm_[A-Za-z0-9]{36}\b"),
+    _Pattern(
+        "an OpenAI key",
+        (b"T3BlbkFJ",),
+        rb"\bsk-(?:proj-|svcacct-)?[A-Za-z0-9_-]{20,200}T3BlbkFJ[A-Za-z0-9_-]{20,200}",
+    ),
+    _Pattern("an Anthropic key", (b"sk-ant-",), rb"\bsk-ant-[a-z0-9]{1,12}-[A-Za-z0-9_-]{80}"),
+)
 
 
 def find_secrets(folder: ProjectFolder, names: Sequence[str]) -> Iterator[Problem]:
@@ -77,8 +103,10 @@ def _of_file(folder: ProjectFolder, name: str) -> str:
 
 
 def _kind(content: bytes) -> tuple[str, int] | None:
-    """What the first secret in `content` is, and its line."""
-    for match in _ANY.finditer(content):
-        if b"EXAMPLE" not in match[0] and match.lastindex:
-            return _KINDS[match.lastindex - 1], content.count(b"\n", 0, match.start()) + 1
+    """What the first secret of a kind in `content` is, and its line."""
+    for pattern in _PATTERNS:
+        if any(word in content for word in pattern.words):
+            for match in re.finditer(pattern.expression, content):
+                if b"EXAMPLE" not in match[0]:
+                    return pattern.kind, content.count(b"\n", 0, match.start()) + 1
     return None
