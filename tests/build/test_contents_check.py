@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import pickle
+import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -97,6 +98,13 @@ def test_modules_of_wheels_berth_the_library_and_the_project_are_there(
     (folder / "predictor.py").write_text("import dy_other\n" + PREDICTOR)
     with pytest.raises(PreflightError, match="dy_other"):
         build_in(folder, home)  # the layer is reused now, and what it brings is still known
+
+
+def test_the_image_s_own_standard_library_counts(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that this machine's newer Python no longer has."""
+    names = sys.stdlib_module_names - {"colorsys", "cgi"}
+    monkeypatch.setattr(sys, "stdlib_module_names", names)
+    assert build_in(write_adder(tmp_path, predictor=f"import cgi, colorsys\n{PREDICTOR}"), home).notes == ()
 
 
 def test_modules_of_debian_packages_are_there(tmp_path: Path, home: Home) -> None:

@@ -38,8 +38,13 @@ def modules_in(folder: Path) -> tuple[str, ...]:
 
 
 def modules_of_system(root: Path) -> tuple[str, ...]:
-    """The modules in the places where a base, or Debian packages on top of it, keep those of others."""
+    """The modules of an unpacked base, or of Debian packages on top of it: the standard library's and others'.
+
+    The library of the image's Python may have modules that this machine's no longer has.
+    """
     folders: Iterable[Path] = [
+        *root.glob("usr/lib/python3.*"),
+        *root.glob("usr/local/lib/python3.*"),
         *root.glob("usr/lib/python3*/*-packages"),
         *root.glob("usr/local/lib/python3*/*-packages"),
         *root.glob("usr/lib64/python3*/site-packages"),

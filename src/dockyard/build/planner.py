@@ -184,7 +184,7 @@ def _modules(workshop: Workshop, source: BaseSource, lock: Lock, dependencies: S
         return None
     found = {name for layer in (*dependencies, *((system,) if system else ())) for name in layer.modules}
     if not lock.base_image:
-        return found
+        return found | set(modules_of_system(workshop.trees / packages_key("debian", lock.base, "none")))
     try:
         workshop.layout.resolve(lock.base_image)
     except ImageNotFoundError:
