@@ -6,6 +6,7 @@ is kept with the layer.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,15 +27,18 @@ DISTRIBUTIONS: Mapping[str, str] = {
 
 def modules_in(folder: Path) -> tuple[str, ...]:
     """The top-level modules and packages in a folder of sys.path, sorted; empty when there is no such folder."""
-    found = set()
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.is_dir():
-            name = path.name if path.name.isidentifier() and path.name not in _NO_MODULES else ""
-        else:
-            match = _MODULE.match(path.name)
-            name = match["name"] if match and match["name"].isidentifier() else ""
-        found.add(name)
-    return tuple(sorted(found - {""}))
+    if not folder.is_dir():
+        return ()
+    with os.scandir(folder) as entries:
+        return tuple(sorted({_module_of(entry) for entry in entries} - {""}))
+
+
+def _module_of(entry: os.DirEntry[str]) -> str:
+    """The module that a file or folder is; empty when it is none."""
+    if entry.is_dir():
+        return entry.name if entry.name.isidentifier() and entry.name not in _NO_MODULES else ""
+    match = _MODULE.match(entry.name)
+    return match["name"] if match and match["name"].isidentifier() else ""
 
 
 def modules_of_system(root: Path) -> tuple[str, ...]:
