@@ -25,6 +25,7 @@ from dockyard.oci.registry import Reference, Registry
 from dockyard.spec.home import Home
 from tests.support.projects import GOLDEN, MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 from tests.support.registry import running_registry
+from tests.support.wheels import write_wheel
 
 
 def files_of(built: Built, home: Home, title: str) -> dict[str, tarfile.TarInfo]:
@@ -436,8 +437,13 @@ def test_a_base_from_a_layout_is_used_as_it_is(adder: Built, tmp_path: Path, hom
     assert "app/predictor.py" in files_of(built, home, "code")
 
 
-def test_settings_of_a_model_in_the_base_do_not_leak(adder: Built, tmp_path: Path, home: Home) -> None:
-    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\nbase = "oci:{home.images}:adder:1"\n')
+def test_settings_of_a_model_in_the_base_do_not_leak(
+    adder: Built, tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(tmp_path / "wheels", "onnxruntime", "99.0", {"onnxruntime/__init__.py": ""})
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    more = f'base = "oci:{home.images}:adder:1"\nrequirements = ["onnxruntime==99.0"]\n'
+    folder = write_adder(tmp_path / "p", f"{MANIFEST}\n[build]\n{more}")
     (folder / "net.onnx").write_bytes(b"x")
     text = (folder / "dockyard.toml").read_text()
     text = text.replace('predictor = "predictor:Adder"', 'format = "onnx"\nweights = "net.onnx"')
