@@ -25,6 +25,7 @@ from dockyard.oci.registry import Reference, Registry
 from dockyard.spec.home import Home
 from tests.support.projects import GOLDEN, MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 from tests.support.registry import running_registry
+from tests.support.wheels import write_wheel
 
 
 def files_of(built: Built, home: Home, title: str) -> dict[str, tarfile.TarInfo]:
@@ -292,6 +293,7 @@ def test_a_class_that_its_module_does_not_have_is_named_with_those_it_has(tmp_pa
 @pytest.mark.parametrize("line", ["from other import Adder", "from other import *", "Adder = make()"])
 def test_a_class_that_comes_from_elsewhere_is_not_refused(tmp_path: Path, home: Home, line: str) -> None:
     folder = write_adder(tmp_path, predictor=f"{line}\n")
+    (folder / "other.py").write_text(PREDICTOR)
     assert build_in(folder, home).image
 
 
@@ -323,7 +325,7 @@ def test_requirements_are_read_from_a_file(tmp_path: Path, home: Home) -> None:
 
 def test_locked_refuses_to_change_the_lock(tmp_path: Path, home: Home) -> None:
     folder = write_adder(tmp_path)
-    with pytest.raises(LockError, match=r"no dockyard\.lock"):
+    with pytest.raises(LockError, match=r"dockyard\.lock has nothing for linux/"):
         build_in(folder, home, locked=True)
     build_in(folder, home)
     (folder / "dockyard.toml").write_text(f'{MANIFEST}\n[build]\nrequirements = ["idna==3.10"]\n')
@@ -375,6 +377,20 @@ def test_a_library_that_a_wheel_lacks_is_added_from_debian(
     assert any(name.endswith("libgomp.so.1") for name in files_of(built, home, "Debian packages"))
     again = build_in(folder, home, locked=True)
     assert again.image.digest == built.image.digest
+
+
+def test_without_fixing_a_library_that_a_wheel_lacks_is_named_and_nothing_is_added(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native_wheel(tmp_path / "wheels", "dy_needs_gomp", "libgomp.so.1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    folder = write_adder(tmp_path / "p", f'{MANIFEST}\n[build]\nrequirements = ["dy-needs-gomp"]\n')
+    done = CommandLine(home)("build", str(folder), "--no-fix")
+    assert done.returncode == 1
+    assert "libgomp.so.1, needed by /opt/dependencies/dy_needs_gomp/core.abi3.so" in done.stderr
+    assert '[build] packages = ["libgomp1"]' in done.stderr
+    assert not (folder / "dockyard.lock").exists()
+    assert "libgomp1" in CommandLine(home)("build", str(folder)).stderr
 
 
 def test_a_library_that_nobody_knows_fails_the_build(
@@ -463,8 +479,13 @@ def test_a_base_from_a_layout_is_used_as_it_is(adder: Built, tmp_path: Path, hom
     assert "app/predictor.py" in files_of(built, home, "code")
 
 
-def test_settings_of_a_model_in_the_base_do_not_leak(adder: Built, tmp_path: Path, home: Home) -> None:
-    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\nbase = "oci:{home.images}:adder:1"\n')
+def test_settings_of_a_model_in_the_base_do_not_leak(
+    adder: Built, tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(tmp_path / "wheels", "onnxruntime", "99.0", {"onnxruntime/__init__.py": ""})
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    more = f'base = "oci:{home.images}:adder:1"\nrequirements = ["onnxruntime==99.0"]\n'
+    folder = write_adder(tmp_path / "p", f"{MANIFEST}\n[build]\n{more}")
     (folder / "net.onnx").write_bytes(b"x")
     text = (folder / "dockyard.toml").read_text()
     text = text.replace('predictor = "predictor:Adder"', 'format = "onnx"\nweights = "net.onnx"')

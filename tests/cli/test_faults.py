@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dockyard.build.builder import Built
+from dockyard.build.target import host_architecture
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.support.projects import MANIFEST, CommandLine, write_adder
@@ -106,7 +107,8 @@ def test_a_build_on_a_full_disk_is_told_and_leaves_no_image(home: Home, project:
     line = CommandLine(Home(small_disk / "home"))
     (small_disk / "home" / "cache").mkdir(parents=True)
     (small_disk / "home" / "cache" / "packages").symlink_to(home.cache / "packages")
-    (small_disk / "home" / "cache" / "apt").symlink_to(home.cache / "apt")
+    apt = f"apt-{host_architecture()}"
+    (small_disk / "home" / "cache" / apt).symlink_to(home.cache / apt)
     refused(line("build", str(project)), "is full", "Free some space")
     assert Layout.open(line.home.images).images() == ()
     assert not (project / "dockyard.lock").exists()

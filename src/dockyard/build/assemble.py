@@ -15,6 +15,7 @@ from dockyard.build.base import Base
 from dockyard.build.dependencies import INSIDE
 from dockyard.build.layers import BuiltLayer
 from dockyard.build.settings import settings_of
+from dockyard.build.writable import is_closed
 from dockyard.oci.image import History, Image, ImageConfig, Platform, assemble
 from dockyard.oci.layout import Layout
 from dockyard.spec.project import Project
@@ -77,9 +78,13 @@ def _environment(parts: Parts) -> tuple[str, ...]:
 
 
 def _inherited(environment: Sequence[str]) -> dict[str, str]:
-    """The base's variables, without the settings of a model that it may serve itself."""
+    """The base's variables, without the settings of a model that it may serve itself, and without caches outside of
+    what a container can write to (an image's own files may be served from there, so hubs stay).
+    """
     variables = dict(entry.partition("=")[::2] for entry in environment)
-    return {name: value for name, value in variables.items() if not name.startswith("BERTH_")}
+    return {
+        name: value for name, value in variables.items() if not name.startswith("BERTH_") and not is_closed(name, value)
+    }
 
 
 def _labels(project: Project) -> Mapping[str, str]:

@@ -16,11 +16,14 @@ from dockyard.build.assemble import Parts, store_image
 from dockyard.build.base import Base, BaseSource
 from dockyard.build.bytecode import Interpreter
 from dockyard.build.content import ContentBuilder, find_files
+from dockyard.build.contents_check import check_contents, check_files
 from dockyard.build.debian_base import DebianBase
 from dockyard.build.dependencies import DependencyBuilder
 from dockyard.build.layers import BuiltLayer
-from dockyard.build.lock import Lock, read_lock, write_lock
+from dockyard.build.lock import Lock, read_lock, write_locks
+from dockyard.build.modules import modules_of_system
 from dockyard.build.preflight import Findings, check, refuse
+from dockyard.build.problem import Problem, refuse_errors
 from dockyard.build.request import Request, request_of
 from dockyard.build.wheels import resolve_wheels
 from dockyard.build.workshop import Workshop
@@ -35,8 +38,10 @@ _LOCKED_REMEDY = "Run `dockyard build` without --locked, look at the change and 
 class Options:
     """How to build: `locked` refuses to change the lock, `upgrade` takes the newest versions, `name` tags the image.
 
-    `listed` gives the image its name in the store; else it is part of an index, which gets the name. `lock` stands for
-    the one in the project's folder.
+    Without `fix` the Debian packages that the preflight misses are named, not added.
+
+    `listed` gives the image its name in the store; else it is part of an index, which gets the name, or waits for one.
+    `lock` stands for the one in the project's folder, and nothing is written there then.
     """
 
     name: str
@@ -44,13 +49,15 @@ class Options:
     upgrade: bool = False
     listed: bool = True
     lock: Lock | None = None
+    fix: bool = True
 
 
 @dataclass(frozen=True)
 class Built:
     """What a build made: the image, its layers (lowest first), what the preflight found, and how long it took (s).
 
-    `weights` and `code` are the project's files that went in, by their digests.
+    `weights` and `code` are the project's files that went in, by their digests; `notes` is what the preflight thinks
+    of them.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Built:
     weights: Mapping[str, Digest]
     code: Mapping[str, Digest]
     lock_changed: bool
+    notes: tuple[Problem, ...] = ()
     seconds: float = 0.0
 
 
@@ -88,23 +96,27 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
     started = time.monotonic()
     workshop.sweep()
     files = find_files(workshop.project)
+    refuse_errors(check_files(workshop.project, files))
     request = request_of(workshop.project)
     source = source_of(workshop, request)
     platform = workshop.platform
     before = options.lock or read_lock(workshop.project.path, platform)
     settled = _settled(before, request, options, platform)
-    draft = settled or _draft(source, workshop)
+    draft = settled or draft_lock(source, workshop)
     with ThreadPoolExecutor(1) as pool:
         # The base needs nothing that is still to be resolved, and wheels need no more of it than its Python.
         interpreter = pool.submit(source.interpreter, draft)
         making = pool.submit(source.make, draft)
-        lock = settled or _resolve(source, workshop, request, before, options, draft)
+        lock = settled or resolve(source, workshop, before, options, draft)
         dependencies = _dependencies(workshop, lock, interpreter)
         base = making.result()
     passed = _preflight(source, lock, base, dependencies, options)
     lock = passed.lock
     content = ContentBuilder(workshop, lock.base_digest)
     weights, code = content.weight_digests(files), content.code_digests(files)
+    modules = modules_of(base, (*passed.system, *dependencies))
+    notes = tuple(check_contents(workshop, files.code, weights, lock.wheels, modules))
+    refuse_errors(notes)
     layers = (
         *base.layers,
         *passed.system,
@@ -123,12 +135,13 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
         weights=weights,
         code=code,
         lock_changed=lock != before,
+        notes=notes,
     )
     attach(workshop, built)
     for name in _names(workshop, options):
         workshop.layout.add(built.image, name)
-    if built.lock_changed:
-        write_lock(workshop.project.path, platform, lock)
+    if built.lock_changed and options.lock is None:
+        write_locks(workshop.project.path, {platform: lock})
     return replace(built, seconds=time.monotonic() - started)
 
 
@@ -140,12 +153,23 @@ def build_index(workshops: Sequence[Workshop], options: Options, attach: Attach 
     changed = {workshop.platform for workshop in workshops if _lock(workshop, options)}
     part = replace(options, upgrade=False, listed=False)
     parts = [(workshop, build(workshop, part, attach)) for workshop in workshops]
-    index = workshops[0].layout.write_index([built.image for _, built in parts])
-    for name in _names(workshops[0], options):
-        workshops[0].layout.add_index(index, name)
+    name_together(workshops[0], options, [built.image for _, built in parts])
     return tuple(
         replace(built, lock_changed=built.lock_changed or workshop.platform in changed) for workshop, built in parts
     )
+
+
+def name_together(workshop: Workshop, options: Options, images: Sequence[Image]) -> None:
+    """Give images of several platforms, or one, their names in the store."""
+    layout = workshop.layout
+    entry = images[0].manifest if len(images) == 1 else layout.write_index(images)
+    for name in _names(workshop, options):
+        layout.add_entry(entry, name)
+
+
+def modules_of(base: Base, layers: Sequence[BuiltLayer]) -> set[str]:
+    """The modules of others that the image's code can import."""
+    return {*modules_of_system(base.root), *(name for layer in layers for name in layer.modules)}
 
 
 def _lock(workshop: Workshop, options: Options) -> bool:
@@ -155,8 +179,8 @@ def _lock(workshop: Workshop, options: Options) -> bool:
     before = read_lock(workshop.project.path, workshop.platform)
     if _settled(before, request, options, workshop.platform) is not None:
         return False
-    lock = _resolve(source, workshop, request, before, options, _draft(source, workshop))
-    write_lock(workshop.project.path, workshop.platform, lock)
+    lock = resolve(source, workshop, before, options, draft_lock(source, workshop))
+    write_locks(workshop.project.path, {workshop.platform: lock})
     return True
 
 
@@ -182,17 +206,17 @@ def _settled(before: Lock | None, request: Request, options: Options, platform: 
     return None
 
 
-def _draft(source: BaseSource, workshop: Workshop) -> Lock:
+def draft_lock(source: BaseSource, workshop: Workshop) -> Lock:
     """A lock that names the base and nothing else."""
     with workshop.progress.task("Resolving the base"):
         return source.draft()
 
 
-def _resolve(
-    source: BaseSource, workshop: Workshop, request: Request, before: Lock | None, options: Options, draft: Lock
-) -> Lock:
+def resolve(source: BaseSource, workshop: Workshop, before: Lock | None, options: Options, draft: Lock) -> Lock:
     """The draft made whole. Versions of the old lock stay where they fit, unless an upgrade is asked for."""
-    lock = _with_packages(source, draft, request.packages, before.found_packages if before else ())
+    request = source.request
+    found = before.found_packages if before and options.fix else ()
+    lock = _with_packages(source, draft, request.packages, found)
     with workshop.progress.task("Resolving Python dependencies"):
         previous = before.wheels if before and not options.upgrade else ()
         wheels = resolve_wheels(request.requirements, request.files, workshop.target(lock), previous, workshop.scratch)
@@ -218,7 +242,7 @@ def _preflight(
     lower = [layer.facts for layer in (*base.layers, *dependencies)]
     system = (source.system_layer(lock),) if lock.system else ()
     findings = check([*lower, *(layer.facts for layer in system)], lock.glibc)
-    if findings.packages and not options.locked:
+    if findings.packages and not options.locked and options.fix:
         asked = tuple(package for package in source.request.packages)
         lock = _with_packages(source, lock, asked, findings.packages)
         system = (source.system_layer(lock),) if lock.system else ()

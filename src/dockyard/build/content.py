@@ -34,7 +34,7 @@ _EXCLUDED = ("__pycache__", "node_modules", "*.pyc", "*.egg-info", FILE_NAME, "d
 # A folder with one of these files in it is an environment or an image layout.
 _MARKERS = ("pyvenv.cfg", "oci-layout")
 _OWN_LAYER = 64 << 20
-_LARGE_CODE = 512 << 20
+LARGE_CODE = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,14 @@ class ProjectFiles:
 
 
 def find_files(folder: ProjectFolder) -> ProjectFiles:
+    """The project's code and weights; ProjectError for what no image can be made of."""
+    files = divide_files(folder)
+    _refuse_large_code(folder, files.code)
+    _check_code(folder, files.code)
+    return files
+
+
+def divide_files(folder: ProjectFolder) -> ProjectFiles:
     """Divide the project's files into code and weights; ProjectError for weights that do not exist."""
     each = [_weights_of(folder, model) for model in folder.project.every_model]
     weights = {name for names in each for name in names}
@@ -56,7 +64,6 @@ def find_files(folder: ProjectFolder) -> ProjectFiles:
     )
     walked = _walk(folder.path, (*_EXCLUDED, *folder.project.build.exclude))
     code = tuple(path for path in sorted(walked) if path not in weights)
-    _check_code(folder, code)
     return ProjectFiles(code, tuple(sorted(weights)), loaded)
 
 
@@ -118,6 +125,17 @@ def _walk(folder: Path, excluded: Sequence[str]) -> Iterator[str]:
                 yield relative
 
 
+def _refuse_large_code(folder: ProjectFolder, code: Sequence[str]) -> None:
+    sizes = folder_sizes(folder.path, code)
+    size = sum(sizes.values())
+    if size > LARGE_CODE:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ProjectError(
+            f"the project has {size >> 20} MiB of files besides its weights, {len(code)} in all",
+            remedy=f'Name model files in [model] weights, and keep data out: [build] exclude = ["{largest}"].',
+        )
+
+
 def _check_code(folder: ProjectFolder, code: Sequence[str]) -> None:
     for relative in code:
         if not (folder.path / relative).resolve().is_relative_to(folder.path.resolve()):
@@ -125,13 +143,6 @@ def _check_code(folder: ProjectFolder, code: Sequence[str]) -> None:
                 f"{relative} is a link that leads out of the project",
                 remedy="Copy the file into the project, or keep it out with [build] exclude.",
             )
-    size = sum((folder.path / relative).stat().st_size for relative in code)
-    if size > _LARGE_CODE:
-        raise ProjectError(
-            f"the project has {size >> 20} MiB of files besides its weights, {len(code)} in all",
-            remedy="Name model files in [model] weights, and keep data out: [build] exclude = ["
-            f'"{_largest_folder(folder.path, code)}"].',
-        )
     for reference in filter(None, (model.predictor for model in folder.project.every_model)):
         module = reference.partition(":")[0].replace(".", "/")
         if f"{module}.py" not in code and f"{module}/__init__.py" not in code:
@@ -161,12 +172,22 @@ def _check_class(folder: ProjectFolder, reference: str, file: str) -> None:
         )
 
 
-def _largest_folder(folder: Path, code: Sequence[str]) -> str:
+def folder_sizes(folder: Path, code: Sequence[str]) -> dict[str, int]:
+    """The bytes of files in each folder (or file) at the top of the project."""
     sizes: dict[str, int] = {}
     for relative in code:
         top = relative.split("/")[0]
         sizes[top] = sizes.get(top, 0) + (folder / relative).stat().st_size
-    return max(sizes, key=lambda name: sizes[name])
+    return sizes
+
+
+@dataclass(frozen=True)
+class Group:
+    """A layer that is to be: its title, its key in the cache, and the names of its files."""
+
+    title: str
+    key: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -185,20 +206,29 @@ class ContentBuilder:
         """The digest of each file of the code."""
         return {name: digest_of((self.workshop.project.path / name).read_bytes()) for name in files.code}
 
-    def weights(self, digests: Mapping[str, Digest]) -> tuple[BuiltLayer, ...]:
-        """Uncompressed layers: one for each file from 64 MiB, one for all smaller ones."""
+    def weight_groups(self, digests: Mapping[str, Digest]) -> list[Group]:
+        """How weights are divided into layers: one for each file from 64 MiB, one for all smaller ones."""
         folder, names = self.workshop.project.path, sorted(digests)
         large = [name for name in names if (folder / name).stat().st_size >= _OWN_LAYER]
         small = [name for name in names if name not in large]
         groups = [[name] for name in large] + ([small] if small else [])
-        return tuple(self._weights({name: digests[name] for name in group}) for group in groups)
+        return [
+            Group(
+                f"weights: {group[0]}" if len(group) == 1 else f"weights: {len(group)} files",
+                layer_key("weights", "none", files={name: digests[name] for name in group}),
+                tuple(group),
+            )
+            for group in groups
+        ]
 
-    def _weights(self, digests: Mapping[str, Digest]) -> BuiltLayer:
-        folder, names = self.workshop.project.path, list(digests)
-        title = f"weights: {names[0]}" if len(names) == 1 else f"weights: {len(names)} files"
-        entries = [_file(f"{APP}/{name}", folder / name) for name in names]
-        key = layer_key("weights", "none", files=dict(digests))
-        return self.workshop.layers.layer(title, key, "none", lambda: Content(entries, ElfFacts()))
+    def weights(self, digests: Mapping[str, Digest]) -> tuple[BuiltLayer, ...]:
+        """Uncompressed layers, as `weight_groups` divides them."""
+        return tuple(self._weights(group) for group in self.weight_groups(digests))
+
+    def _weights(self, group: Group) -> BuiltLayer:
+        folder = self.workshop.project.path
+        entries = [_file(f"{APP}/{name}", folder / name) for name in group.names]
+        return self.workshop.layers.layer(group.title, group.key, "none", lambda: Content(entries, ElfFacts()))
 
     def _digest(self, file: Path) -> Digest:
         """The digest of a large file, remembered by what the file system says of it, as git does."""
@@ -211,8 +241,8 @@ class ContentBuilder:
         replace_file(note, msgspec.json.encode(digest)[1:-1], note.parent)
         return digest
 
-    def berth(self, interpreter: Interpreter) -> BuiltLayer:
-        """berth as it is installed here, with bytecode of the image's Python."""
+    def berth_group(self) -> Group:
+        """What is in berth's layer: berth as it is installed here."""
         package = berth_folder()
         names = sorted(
             path.relative_to(package).as_posix()
@@ -221,25 +251,35 @@ class ContentBuilder:
         )
         digests = {name: digest_of((package / name).read_bytes()) for name in names}
         key = layer_key("berth", self.workshop.codec, files=digests, compiler=self.base_key)
-        if found := self.workshop.layers.find(key):
+        return Group("berth", key, tuple(names))
+
+    def berth(self, interpreter: Interpreter) -> BuiltLayer:
+        """berth, with bytecode of the image's Python."""
+        group = self.berth_group()
+        if found := self.workshop.layers.find(group.key):
             return found
         with scratch_folder(self.workshop.scratch) as work:
-            _copy(package, names, work / "berth")
+            _copy(berth_folder(), group.names, work / "berth")
             compile_folder(interpreter, work, f"/{BERTH}")
-            return self._packed("berth", key, work, BERTH)
+            return self._packed("berth", group.key, work, BERTH)
 
-    def code(self, digests: Mapping[str, Digest], interpreter: Interpreter) -> BuiltLayer:
-        """The project's code and goldens; ProjectError for a file that is not valid Python."""
+    def code_group(self, digests: Mapping[str, Digest]) -> Group:
+        """What is in the layer of the project's code and goldens."""
         folder, names = self.workshop.project.path, sorted(digests)
         modes = [name for name in names if (folder / name).stat().st_mode & 0o100]
         key = layer_key("code", self.workshop.codec, files=dict(digests), modes=modes, compiler=self.base_key)
-        if found := self.workshop.layers.find(key):
+        return Group("code", key, tuple(names))
+
+    def code(self, digests: Mapping[str, Digest], interpreter: Interpreter) -> BuiltLayer:
+        """The project's code and goldens; ProjectError for a file that is not valid Python."""
+        group = self.code_group(digests)
+        if found := self.workshop.layers.find(group.key):
             return found
         with scratch_folder(self.workshop.scratch) as work:
-            _copy(folder, names, work)
-            sources = [(work / name, f"/{APP}/{name}") for name in names if name.endswith(".py")]
+            _copy(self.workshop.project.path, group.names, work)
+            sources = [(work / name, f"/{APP}/{name}") for name in group.names if name.endswith(".py")]
             refuse_syntax_errors(compile_files(interpreter, sources), work)
-            return self._packed("code", key, work, APP)
+            return self._packed("code", group.key, work, APP)
 
     def _packed(self, title: str, key: str, folder: Path, inside: str) -> BuiltLayer:
         content = Content(entries_of(folder, inside), ElfFacts())

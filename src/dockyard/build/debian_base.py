@@ -21,6 +21,7 @@ from dockyard.build.elf import read_facts
 from dockyard.build.files import scratch_folder, settle
 from dockyard.build.layers import BuiltLayer, Content, layer_key
 from dockyard.build.lock import Lock, now, read_lock
+from dockyard.build.modules import modules_of_system
 from dockyard.build.request import BASE_PACKAGES, Request
 from dockyard.build.sources import Source, find_sources, host_suite
 from dockyard.build.target import host_architecture
@@ -29,6 +30,7 @@ from dockyard.errors import LockError
 from dockyard.oci.layer import Codec, Entry, entries_of
 
 _RECIPE = 2
+_SYSTEM_RECIPE = 3
 _USERS = (
     "root:x:0:0:root:/root:/sbin/nologin\n"
     "nobody:x:65534:65534:nobody:/tmp:/sbin/nologin\n"
@@ -145,15 +147,20 @@ class DebianBase:
 
 def packages_layer(packages: Sequence[DebianPackage], sources: Sequence[Source], workshop: Workshop) -> BuiltLayer:
     """A layer of Debian packages to lie on a base."""
-    key = packages_key("system", packages, workshop.codec)
+    key = system_key(packages, workshop.codec)
 
     def content() -> Content:
         tree = workshop.trees / packages_key("system", packages, "none")
         if not tree.is_dir():
             _unpack(packages, sources, tree, workshop, lambda _: None)
-        return Content(entries_of(tree, ""), read_facts(tree, "", everything=False))
+        return Content(entries_of(tree, ""), read_facts(tree, "", everything=False), modules_of_system(tree))
 
     return workshop.layers.layer("Debian packages", key, workshop.codec, content)
+
+
+def system_key(packages: Sequence[DebianPackage], codec: Codec) -> str:
+    """The key of a layer of Debian packages on top of a base."""
+    return layer_key("system", codec, recipe=_SYSTEM_RECIPE, packages=[one.sha256 for one in packages])
 
 
 def packages_key(kind: str, packages: Sequence[DebianPackage], codec: Codec) -> str:

@@ -15,6 +15,7 @@ from dockyard.build.bytecode import Interpreter, compile_folder
 from dockyard.build.elf import ElfFacts, read_facts
 from dockyard.build.files import scratch_folder
 from dockyard.build.layers import BuiltLayer, Content, layer_key
+from dockyard.build.modules import modules_in
 from dockyard.build.target import Target
 from dockyard.build.wheels import Wheel, install_wheels
 from dockyard.build.workshop import Workshop
@@ -22,7 +23,7 @@ from dockyard.oci.layer import Entry, entries_of
 
 INSIDE = "/opt/dependencies"
 _HEAVY = 100_000_000
-_RECIPE = 1
+_RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,9 @@ class DependencyBuilder:
 
         The base may still be in the making: `base_key` stands for it, `interpreter` waits for its Python.
         """
-        key = layer_key(
-            "wheels",
-            self.workshop.codec,
-            recipe=_RECIPE,
-            wheels=[wheel.line() for wheel in wheels],
-            platform=target.wheel_platform,
-            python=target.python,
-            compiler=base_key,
-        )
-        if found := self._found(key):
+        if found := self.find(wheels, target, base_key):
             return found
+        key = self._key(wheels, target, base_key)
         progress, scratch = self.workshop.progress, self.workshop.scratch
         with scratch_folder(scratch) as folder:
             with progress.task("Fetching and installing wheels"):
@@ -61,16 +54,29 @@ class DependencyBuilder:
             with progress.task("Packing wheels"):
                 return self._write(key, folder, facts)
 
-    def _found(self, key: str) -> tuple[BuiltLayer, ...]:
-        """All layers of `key`, if every one is still there."""
+    def find(self, wheels: Sequence[Wheel], target: Target, base_key: str) -> tuple[BuiltLayer, ...]:
+        """The layers for `wheels`, if all of them have been made before."""
+        key = self._key(wheels, target, base_key)
         layers: list[BuiltLayer] = []
         while found := self.workshop.layers.find(f"{key}-{len(layers)}"):
             layers.append(found)
         return tuple(layers) if layers and self.workshop.layers.find(f"{key}-end") else ()
 
+    def _key(self, wheels: Sequence[Wheel], target: Target, base_key: str) -> str:
+        return layer_key(
+            "wheels",
+            self.workshop.codec,
+            recipe=_RECIPE,
+            wheels=[wheel.line() for wheel in wheels],
+            platform=target.wheel_platform,
+            python=target.python,
+            compiler=base_key,
+        )
+
     def _write(self, key: str, folder: Path, facts: ElfFacts) -> tuple[BuiltLayer, ...]:
         heavy = _heavy_files(folder)
         owner = {path: name for name, paths in heavy.items() for path in paths}
+        modules = modules_in(folder)
         layers: list[BuiltLayer] = []
         for name in (*sorted(heavy), ""):
             entries = _entries(folder, {path for path, own in owner.items() if own == name} if name else None, owner)
@@ -78,7 +84,9 @@ class DependencyBuilder:
                 f"Python: {name}" if name else "Python dependencies",
                 f"{key}-{len(layers)}",
                 self.workshop.codec,
-                lambda entries=entries, name=name: Content(entries, ElfFacts() if name else facts),  # type: ignore[misc]
+                lambda entries=entries, name=name: (  # type: ignore[misc]
+                    Content(entries, ElfFacts()) if name else Content(entries, facts, modules)
+                ),
             )
             layers.append(part)
         self.workshop.layers.keep(f"{key}-end", layers[-1])

@@ -26,20 +26,25 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class BuiltLayer:
-    """A layer with its title for people, what the preflight must know of it, and whether it was there before."""
+    """A layer with its title for people, what the preflight must know of it, and whether it was there before.
+
+    `modules` are the top-level Python modules that it brings.
+    """
 
     title: str
     blob: LayerBlob
     facts: ElfFacts
     reused: bool = False
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a layer is to hold, and what its ELF files need and give."""
+    """What a layer is to hold, what its ELF files need and give, and the Python modules that it brings."""
 
     entries: Iterable[Entry]
     facts: ElfFacts
+    modules: tuple[str, ...] = ()
 
 
 def layer_key(kind: str, codec: Codec, **inputs: Any) -> str:
@@ -73,4 +78,5 @@ class LayerCache:
         if found := self.find(key):
             return replace(found, title=title)
         content = make()
-        return self.keep(key, BuiltLayer(title, write_layer(content.entries, codec, self.blobs), content.facts))
+        blob = write_layer(content.entries, codec, self.blobs)
+        return self.keep(key, BuiltLayer(title, blob, content.facts, modules=content.modules))

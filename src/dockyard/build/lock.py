@@ -71,10 +71,15 @@ def read_lock(project: Path, platform: str) -> Lock | None:
     return _read(project / FILE_NAME).platforms.get(platform)
 
 
-def write_lock(project: Path, platform: str, lock: Lock) -> None:
-    """Set the lock of `platform`; those of other platforms stay."""
+def read_locks(project: Path) -> Mapping[str, Lock]:
+    """The lock of each platform in the project folder."""
+    return _read(project / FILE_NAME).platforms
+
+
+def write_locks(project: Path, locks: Mapping[str, Lock]) -> None:
+    """Set the locks of these platforms, all at once; those of other platforms stay."""
     file = project / FILE_NAME
-    platforms = {**_read(file).platforms, platform: lock}
+    platforms = {**_read(file).platforms, **locks}
     content = msgspec.to_builtins(_File(_FORMAT, dict(sorted(platforms.items()))))
     replace_file(file, (_HEADER + tomli_w.dumps(content)).encode(), file.parent)
 

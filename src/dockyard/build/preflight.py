@@ -111,11 +111,13 @@ def refuse(findings: Findings, glibc: tuple[int, ...]) -> None:
             remedy="Take a newer base ([build] suite or base), or an older version of that package.",
         )
     if findings.required:
-        lines = [f"  {one.soname}, needed by {one.needed_by}{_hint(one.soname)}" for one in findings.required[:8]]
+        lines = [f"  {one.soname}, needed by {one.needed_by}{_hint(one)}" for one in findings.required[:8]]
+        named = ", ".join(f'"{package}"' for package in findings.packages)
         raise PreflightError(
             "the image lacks shared libraries that its Python modules load",
             detail="\n".join(lines),
-            remedy='Add the Debian package that has them: [build] packages = ["..."]; `apt-file search NAME` finds it.',
+            remedy=f"Add the Debian packages that have them: [build] packages = [{named or '...'}]."
+            + ("" if named else " `apt-file search NAME` finds them."),
         )
 
 
@@ -135,8 +137,10 @@ def _reached_by_imports(files: Iterable[ElfFile]) -> set[str]:
     return reached
 
 
-def _hint(soname: str) -> str:
-    near = difflib.get_close_matches(soname, PACKAGES, n=1, cutoff=0.85)
+def _hint(missing: Missing) -> str:
+    if missing.package:
+        return f" (the Debian package {missing.package} has it)"
+    near = difflib.get_close_matches(missing.soname, PACKAGES, n=1, cutoff=0.85)
     return f" (the Debian package {PACKAGES[near[0]]} has {near[0]})" if near else ""
 
 

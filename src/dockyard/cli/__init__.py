@@ -23,7 +23,9 @@ from dockyard.oci.files import as_store_error
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("Write a dockyard.toml for the model in a folder.", "init"),
     "dev": ("Serve the project here without a container, again on every change.", "dev"),
+    "plan": ("Show what a build would do, before it does it.", "plan"),
     "build": ("Build the project's image, without a daemon.", "build"),
+    "update": ("Take newer versions, if the goldens still hold with them.", "update"),
     "keygen": ("Make a pair of keys to sign images with.", "keygen"),
     "sign": ("Sign an image, and what is said of it.", "sign"),
     "verify": ("Check an image's bytes, signatures and evidence.", "verify"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dockyard.build.builder import Attach, Built, Options, build, build_index
@@ -23,6 +24,13 @@ from dockyard.oci.reference import tagged
 from dockyard.spec.load import load_project
 from dockyard.spec.resources import format_bytes
 
+platforms_option = click.option(
+    "--platform",
+    "platforms",
+    help="What to build for, such as linux/amd64,linux/arm64. By default this machine's own.",
+    callback=lambda _, __, value: _platforms(value),
+)
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
@@ -31,14 +39,14 @@ from dockyard.spec.resources import format_bytes
     "-o", "--output", type=click.Path(path_type=Path), help="Also write FILE.tar (for `docker load`) or an OCI layout."
 )
 @click.option("--load", is_flag=True, help="Also load the image into the Docker Engine that answers here.")
-@click.option(
-    "--platform",
-    "platforms",
-    help="What to build for, such as linux/amd64,linux/arm64. By default this machine's own.",
-    callback=lambda _, __, value: _platforms(value),
-)
+@platforms_option
 @click.option("--locked", is_flag=True, help="Fail if dockyard.lock would change (for CI).")
 @click.option("--upgrade", is_flag=True, help="Lock the newest versions anew.")
+@click.option(
+    "--fix/--no-fix",
+    default=True,
+    help="Add the Debian packages that have missing libraries (on by default), or fail and name them.",
+)
 @click.option(
     "--evidence/--no-evidence", default=True, help="Attach what is inside and how it was made (on by default)."
 )
@@ -51,6 +59,7 @@ def command(
     platforms: tuple[str, ...],
     locked: bool,
     upgrade: bool,
+    fix: bool,
     evidence: bool,
     as_json: bool,
 ) -> None:
@@ -60,7 +69,7 @@ def command(
     project = load_project(folder)
     model = project.project.model
     tagged(name or model.name)  # a name that no engine accepts is told before the work
-    options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade)
+    options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade, fix=fix)
     layout = places.store()
     console = Console(stderr=True)
     with Bars(console) as bars:
@@ -106,6 +115,8 @@ def _summary(console: Console, built: Built) -> None:
             f"Added Debian packages that the Python modules load: {', '.join(built.lock.found_packages)}",
             highlight=False,
         )
+    for problem in built.notes:
+        console.print(f"[yellow]{problem.level}:[/] {escape(problem.what)}", highlight=False)
     for missing in built.findings.optional[:4]:
         console.print(
             f"[yellow]note:[/] {missing.needed_by} would need {missing.soname}; no import loads it", highlight=False
@@ -122,6 +133,7 @@ def _as_json(built: Built) -> dict[str, object]:
         "seconds": round(built.seconds, 3),
         "lock_changed": built.lock_changed,
         "added_packages": list(built.lock.found_packages),
+        "notes": [{"level": one.level, "kind": one.kind, "what": one.what} for one in built.notes],
         "layers": [
             {
                 "title": layer.title,

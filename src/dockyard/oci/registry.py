@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from dockyard.errors import ImageError, RegistryError
@@ -138,6 +139,13 @@ class Registry:
         """
         with self._transport(reference, "pull") as transport:
             return tuple(_fetch_referrers(transport, subject, layout, depth=0))
+
+    def lacking(self, reference: Reference, digests: Sequence[Digest]) -> set[Digest]:
+        """The blobs that a repository lacks, of these; nothing is sent."""
+        with self._transport(reference, "pull") as transport:
+            return {
+                digest for digest in digests if not transport.patiently(partial(transport.exists, f"blobs/{digest}"))
+            }
 
     def tags(self, reference: Reference) -> tuple[str, ...]:
         """The tags of a repository, sorted; tags that belong to attached artifacts are left out."""

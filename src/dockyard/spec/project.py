@@ -103,6 +103,8 @@ class Build(Table, frozen=True, kw_only=True):
     """The Debian release, such as `bookworm`; by default this machine's own."""
     exclude: tuple[str, ...] = ()
     """Globs of project files that stay out of the image."""
+    allow_secrets: tuple[str, ...] = ()
+    """Globs of files (and `environment.NAME`) that look like secrets and may be in the image all the same."""
     compression: Codec = "gzip"
 
 

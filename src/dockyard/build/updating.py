@@ -1,0 +1,46 @@
+"""Takes a project's locks to the newest versions within its ranges, and builds with them beside what is there.
+
+Nothing that is there changes before `keep` is called: neither dockyard.lock nor a name in the store. Called by
+`cli.update`, which runs the goldens in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dockyard.build.builder import Attach, Built, Options, build, draft_lock, name_together, resolve, source_of
+from dockyard.build.changes import Cause, lock_changes
+from dockyard.build.lock import Lock, write_locks
+from dockyard.build.request import request_of
+from dockyard.build.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is newer for one platform."""
+
+    workshop: Workshop
+    lock: Lock
+    changes: tuple[Cause, ...]
+
+
+def find_update(workshop: Workshop, before: Lock, options: Options) -> Update:
+    """Resolve anew; LockError when that fails."""
+    source = source_of(workshop, request_of(workshop.project))
+    lock = resolve(source, workshop, before, replace(options, upgrade=True), draft_lock(source, workshop))
+    return Update(workshop, lock, tuple(lock_changes(before, lock)))
+
+
+def build_updates(updates: Sequence[Update], options: Options, attach: Attach) -> tuple[Built, ...]:
+    """Build each platform with its new lock. The images have no names yet."""
+    part = replace(options, listed=False)
+    return tuple(build(update.workshop, replace(part, lock=update.lock), attach) for update in updates)
+
+
+def keep(updates: Sequence[Update], built: Sequence[Built], options: Options) -> None:
+    """Give the new images their names, and write the new locks."""
+    workshop = updates[0].workshop
+    name_together(workshop, options, [one.image for one in built])
+    locks = {update.workshop.platform: one.lock for update, one in zip(updates, built, strict=True)}
+    write_locks(workshop.project.path, locks)
