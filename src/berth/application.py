@@ -68,6 +68,8 @@ class Application:
             if len(exchange.body) >= LARGE:
                 self._answer_later(exchange, self._apart(handler, exchange))
                 return
+            if not isinstance(exchange.body, bytes) and not exchange.route.large:
+                exchange.body = bytes(exchange.body)
             outcome = handler(exchange)
             if type(outcome) is Work:
                 self._submit(exchange, outcome)

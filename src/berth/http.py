@@ -20,11 +20,11 @@ from berth.answers import REQUEST_ID, Exchange
 from berth.application import Application
 from berth.config import Limits
 from berth.protocols.base import JSON, Express, Head, Headers, Response
-from berth.protocols.numbers import LARGE
 
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
 MAX_PIPELINE = 64
+BULK = 65_536  # bytes of a body that are worth going around the parser
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 2048
 HTTP2 = b"PRI"  # how HTTP/2's preface begins, and no request
@@ -208,6 +208,8 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
+        self._length = 0  # of the body, where it was announced
+        self._left = 0  # of a large body of that length, which bypasses the parser
         self._express: Express | None = None  # the lane that owes an answer
         self._start = b""  # the bytes of the first lines, where they came in one piece
         self._undecided = b""  # the beginning of HTTP/2's preface, or of a method
@@ -251,6 +253,9 @@ class Connection(asyncio.Protocol):
             self._start = b""
             if self._phase is _LINGER:
                 return
+            if self._left:
+                self._continue_body(data)
+                return
         if self._express is not None:
             self._express.run()
         self._parse(data)
@@ -270,8 +275,22 @@ class Connection(asyncio.Protocol):
             self._stop_reading()  # nothing is upgraded: the request was answered as it was, and is the last
         except httptools.HttpParserError as error:
             self._refuse(400, f"the request is not valid HTTP/1.1: {error}")
+        if self._phase is _BODY and self._length - len(self._body) >= BULK:
+            self._left = self._length - len(self._body)
         if self._head_bytes > MAX_HEADER_BYTES and self._phase in (_IDLE, _HEAD):
             self._refuse(431, f"expected at most {MAX_HEADER_BYTES} bytes of headers")
+
+    def _continue_body(self, data: bytes) -> None:
+        """More of a large body of known length: there is nothing to parse, and nothing to copy through the parser."""
+        piece = data if len(data) <= self._left else data[: self._left]
+        self._left -= len(piece)
+        self.on_body(piece)
+        if self._left:
+            return
+        self.on_message_complete()
+        self._parser = httptools.HttpRequestParser(self)  # the old one still waits for the body
+        if len(data) > len(piece):
+            self.data_received(data[len(piece) :])
 
     def _is_http2(self, data: bytes) -> bool:
         """Whether the connection speaks HTTP/2, and has found another protocol."""
@@ -324,6 +343,7 @@ class Connection(asyncio.Protocol):
         self._phase = _BODY
         headers = self._headers
         length = headers.get(b"content-length")
+        self._length = int(length) if length is not None and b"transfer-encoding" not in headers else 0
         if length is not None and int(length) > self._max_body:
             self._too_large(f"{int(length)} bytes")
         elif len(headers) > MAX_HEADERS:
@@ -354,9 +374,7 @@ class Connection(asyncio.Protocol):
         self._remember(head)
         self._body = b""
         self._head_bytes = 0
-        if type(body) is bytearray and len(body) < LARGE:  # the application copies large ones, if at all, apart
-            body = bytes(body)
-        self._accept(_HttpExchange(head, cast(bytes, body)))
+        self._accept(_HttpExchange(head, cast(bytes, body)))  # or a bytearray, which the application knows of
 
     def _accept_known(self, head: _HttpHead, body: bytes) -> None:
         """A whole request whose first lines are known: by the express lane if there is one and it is free."""
@@ -583,7 +601,7 @@ class Connection(asyncio.Protocol):
     def _stop_reading(self) -> None:
         self._phase = _LINGER
         self._since = self._server.now
-        self._body = b""
+        self._body, self._left = b"", 0
 
     def _finish(self) -> None:
         """The last answer is written: say so, and leave the rest of an upload unread for a short while."""

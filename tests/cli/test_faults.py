@@ -103,12 +103,17 @@ def test_an_output_on_a_full_disk_is_told_and_leaves_no_image(
 
 
 @needs_root
-def test_a_build_on_a_full_disk_is_told_and_leaves_no_image(home: Home, project: Path, small_disk: Path) -> None:
+@pytest.mark.parametrize("fetched", [True, False], ids=["packages are there", "nothing is there"])
+def test_a_build_on_a_full_disk_is_told_and_leaves_no_image(
+    adder: Built, home: Home, project: Path, small_disk: Path, fetched: bool
+) -> None:
+    assert adder.image
     line = CommandLine(Home(small_disk / "home"))
     (small_disk / "home" / "cache").mkdir(parents=True)
-    (small_disk / "home" / "cache" / "packages").symlink_to(home.cache / "packages")
-    apt = f"apt-{host_architecture()}"
-    (small_disk / "home" / "cache" / apt).symlink_to(home.cache / apt)
+    for folder in home.cache.glob("packages") if fetched else ():
+        (line.home.cache / folder.name).symlink_to(folder)
+    for folder in home.cache.glob("apt-*") if fetched else ():
+        (line.home.cache / folder.name).symlink_to(folder)
     refused(line("build", str(project)), "is full", "Free some space")
     assert Layout.open(line.home.images).images() == ()
     assert not (project / "dockyard.lock").exists()

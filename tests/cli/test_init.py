@@ -37,6 +37,17 @@ def test_a_model_file_is_enough(dockyard: CommandLine, tmp_path: Path) -> None:
     assert (model.format, model.weight_patterns, model.predictor) == ("onnx", ("net.onnx",), "")
 
 
+def test_several_model_files_are_several_models(dockyard: CommandLine, tmp_path: Path) -> None:
+    for name in ("a.onnx", "Second One.onnx"):
+        (tmp_path / name).write_bytes(b"")
+    done = dockyard("init", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    project = load_project(tmp_path).project
+    assert project.model.weight_patterns == ("Second One.onnx",)
+    assert [(model.name, model.weight_patterns) for model in project.models] == [("a", ("a.onnx",))]
+    assert not (tmp_path / "predictor.py").exists()
+
+
 def test_every_table_is_explained(dockyard: CommandLine, tmp_path: Path) -> None:
     dockyard("init", str(tmp_path))
     text = (tmp_path / "dockyard.toml").read_text()

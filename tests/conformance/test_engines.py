@@ -74,12 +74,14 @@ async def yard(
     request: pytest.FixtureRequest, opener: Callable[[], Engine], short_path: Path, tiny_image: TinyImage
 ) -> AsyncIterator[Yard]:
     engine = opener()
+    before = {container.id for container in await engine.list()}  # those of whoever uses this engine too
     try:
         await engine.load(tiny_image.image, tiny_image.layout, "tiny:1")
         yield Yard(engine, opener, short_path / "run", tiny_image, await is_podman(request, engine))
     finally:
         for container in await engine.list():
-            await engine.remove(container.id)
+            if container.id not in before:
+                await engine.remove(container.id)
         await engine.close()
 
 

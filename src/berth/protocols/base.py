@@ -142,7 +142,7 @@ class Route:
     handlers: dict[str, Handler]
     error: ErrorShape = error_response
     express: Express | None = None
-    large: bool = False  # its handlers take a large body as a bytearray, which saves a copy of it
+    large: bool = False  # its handlers take a body as a bytearray too, which saves a copy of it
     metrics: ModelMetrics | None = None
     plain: bool = False
 

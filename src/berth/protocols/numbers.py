@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from berth.floats import MOST_BYTES, read_floats
 from berth.tensors import Array, coerce
 
 LARGE = 1024 * 1024  # bytes of a body from which this is worth it
@@ -38,6 +39,13 @@ class Numbers:
 
     def array(self, dtype: np.dtype[np.generic]) -> Array:
         """The array in its own shape; ValueError as from `coerce`, or where the text is no array of numbers."""
+        if dtype.kind == "f" and len(self._body) <= MOST_BYTES:
+            text = self.text()
+            floats = read_floats(text)
+            if floats is not None:
+                flat = text.count(b"[") == 1
+                array = coerce(floats, dtype, None)
+                return array if flat else array.reshape(_shape(text.translate(None, _ONLY_STRUCTURE)))
         pieces: list[Array] = []
         structure: list[bytes] = []
         for text in self._pieces():

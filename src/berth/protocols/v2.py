@@ -19,6 +19,7 @@ from berth.protocols.site import Site
 from berth.protocols.streaming import Events
 from berth.protocols.v2_codec import (
     INPUT_STATUS,
+    Blob,
     InferRequest,
     Inputs,
     Outputs,
@@ -176,11 +177,11 @@ class Inference:
         try:
             if length is None:
                 return self._json(request.body)
-            body = bytes(request.body)
+            body = memoryview(request.body)  # tensors stay where they arrived
             size = _header_length(length, len(body))
             if size == 0:
                 return self._raw(body)
-            message = parse_infer_request(body[:size])
+            message = parse_infer_request(bytes(body[:size]))
             return self._work(message, self._calls(message, body[size:]))
         except InputError as error:
             raise Refusal(INPUT_STATUS, str(error)) from error
@@ -200,7 +201,7 @@ class Inference:
         message = parse_infer_request(body)
         return self._work(message, self._calls(message, b""))
 
-    def _calls(self, message: InferRequest, blob: bytes) -> list[Any]:
+    def _calls(self, message: InferRequest, blob: Blob) -> list[Any]:
         calls = self._model.calls_of(self._inputs.decode(message.inputs, blob))
         if not calls:
             raise InputError("expected at least one row, got none")
@@ -214,7 +215,7 @@ class Inference:
         timeout, priority = timeout_of(message.parameters), priority_of(message.parameters)
         return Work(self._served, calls, encode, INPUT_STATUS, timeout, rows, priority)
 
-    def _raw(self, body: bytes) -> Work:
+    def _raw(self, body: Blob) -> Work:
         calls = self._model.calls_of(self._inputs.decode_raw(body))
         return Work(self._served, calls, functools.partial(self._encode, Wanted(binary=True)), INPUT_STATUS)
 

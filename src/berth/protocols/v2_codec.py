@@ -24,6 +24,7 @@ from berth.protocols.numbers import LARGE, Numbers, cut_numbers, which
 from berth.tensors import Array, Packing, Shape, TensorRows, TensorSpec, coerce, fits
 
 INPUT_STATUS = 400
+Blob = bytes | memoryview
 _NO_DATA = msgspec.Raw(b"")
 _MARK_BYTES = 64  # a mark is shorter
 _NO_JSON = frozenset({"FP16", "BF16"})
@@ -192,7 +193,7 @@ class Inputs:
         self._required = {spec.name for spec in specs if not spec.optional}
         self._rowwise = rowwise
 
-    def decode(self, items: Sequence[InferInput], blob: bytes) -> dict[str, Array]:
+    def decode(self, items: Sequence[InferInput], blob: Blob) -> dict[str, Array]:
         """Named arrays; InputError when a name, datatype, shape, count or size is wrong."""
         arrays: dict[str, Array] = {}
         used = 0
@@ -226,7 +227,7 @@ class Inputs:
             missing = sorted(self._required - arrays.keys())
             raise InputError(f"missing input {missing[0]!r}; the model takes {self._names()}")
 
-    def decode_raw(self, body: bytes) -> dict[str, Array]:
+    def decode_raw(self, body: Blob) -> dict[str, Array]:
         """A body that is nothing but the bytes of the model's only input, one row of it."""
         slots = list(self._slots.values())
         if len(slots) != 1:
@@ -234,7 +235,7 @@ class Inputs:
         slot = slots[0]
         if slot.datatype == "BYTES":
             array = np.empty(1, dtype=object)
-            array[0] = body
+            array[0] = bytes(body)
             return {slot.name: array.reshape([1] * len(slot.shape))}
         if not body:
             raise InputError(f"input {slot.name!r}: a raw binary request is the input's bytes, got none")
@@ -257,7 +258,7 @@ class Inputs:
             return shape[:1]
         raise InputError(f"input {slot.name!r}: expected shape {list(slot.shape)}, got {list(shape)}")
 
-    def from_blob(self, slot: Slot, shape: Shape, blob: bytes) -> Array:
+    def from_blob(self, slot: Slot, shape: Shape, blob: Blob) -> Array:
         """An array from its bytes; InputError when they are too few or too many."""
         count = math.prod(shape)
         if slot.datatype == "BYTES":
@@ -280,7 +281,7 @@ class Inputs:
         return ", ".join(repr(name) for name in self._slots)
 
 
-def _take(name: str, blob: bytes, used: int, size: Any) -> bytes:
+def _take(name: str, blob: Blob, used: int, size: Any) -> Blob:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise InputError(f"input {name!r}: binary_data_size: expected a number of bytes, got {size!r}")
     if used + size > len(blob):
@@ -353,7 +354,7 @@ def _from_any_json(slot: Slot, item: InferInput) -> Array:
         raise InputError(f"input {slot.name!r}: {error}") from error
 
 
-def _texts(name: str, blob: bytes, count: int) -> Array:
+def _texts(name: str, blob: Blob, count: int) -> Array:
     """BYTES elements: each a little-endian length in 32 bits, then so many bytes."""
     values: list[bytes] = []
     at = 0
@@ -362,7 +363,7 @@ def _texts(name: str, blob: bytes, count: int) -> Array:
             break
         (size,) = struct.unpack_from("<I", blob, at)
         at += 4 + size
-        values.append(blob[at - size : at])
+        values.append(bytes(blob[at - size : at]))
     if at != len(blob) or len(values) != count:
         raise InputError(f"input {name!r}: expected {count} BYTES elements that fill {len(blob)} bytes exactly")
     array = np.empty(count, dtype=object)

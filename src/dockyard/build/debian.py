@@ -8,6 +8,7 @@ Called by `debian_base` and `foreign`; `fetching` downloads what is resolved.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -21,10 +22,12 @@ from pathlib import Path
 from dockyard.build.commands import run
 from dockyard.build.sources import Source
 from dockyard.errors import LockError
+from dockyard.oci.files import as_store_error
 
 APT_REMEDY = 'Install apt (any Debian or Ubuntu has it), or name a base image with [build] base = "oci:FOLDER".'
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$", re.MULTILINE)
 _UNREACHED = re.compile(r"^(?:W|E): Failed to fetch (?P<mirror>\S+?)(?:/dists/\S*)?\s", re.MULTILINE)
+_ROOM = 128 << 20  # bytes that the lists of an archive may need
 _UNUSED = ("debconf", "dpkg", "mawk", "openssl", "perl-base", "tar", "libc-bin", "login", "passwd")
 
 
@@ -55,6 +58,7 @@ class Apt:
 
     def resolve(self, names: Sequence[str], *, refresh: bool) -> tuple[DebianPackage, ...]:
         """The packages that `names` need, newest versions, sorted by name; `refresh` fetches the archives' lists."""
+        _check_room(self.folder)
         with self._prepared(names) as configuration:
             environment = {**os.environ, "APT_CONFIG": str(configuration), "LC_ALL": "C"}
             if refresh or not any((self.folder / "lists").glob("*_Packages*")):
@@ -131,6 +135,13 @@ class Apt:
             path = urllib.parse.unquote(uri[len(root) + 1 :])
             name, version, rest = urllib.parse.unquote(match["file"]).rsplit(".", 1)[0].split("_", 2)
             yield DebianPackage(name, version, rest, path, int(match["size"]), match["sha256"])
+
+
+def _check_room(folder: Path) -> None:
+    """StoreError when the disk is full: apt itself would try again and again for minutes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < _ROOM:
+        raise as_store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder)
 
 
 def _update(environment: Mapping[str, str]) -> None:

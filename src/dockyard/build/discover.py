@@ -23,28 +23,50 @@ _IGNORED = ("train", "test", "setup", "conftest", "export")
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a folder holds. `predictor` is `module:Class` or empty; `weights` are names relative to the folder."""
+    """What a folder holds. `predictor` is `module:Class` or empty; `weights` are names relative to the folder.
+
+    Several model files without a predictor are several models: `further` are those after the first.
+    """
 
     name: str
     predictor: str
     format: str
     weights: tuple[str, ...]
     requirements: tuple[str, ...] | str
+    further: tuple[FurtherFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class FurtherFile:
+    """A model file of its own: the model's name, its format, the file's name."""
+
+    name: str
+    format: str
+    weights: str
 
 
 def discover(folder: Path) -> Discovery:
     """Look through the top of `folder`; what cannot be found out stays empty."""
-    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "model"
+    name = _name_of(folder.resolve().name)
     models = sorted(path.name for path in folder.iterdir() if path.suffix in _FORMATS and path.is_file())
     module = _predictor(folder)
     file = next((one for one in ("requirements.txt", "pyproject.toml") if (folder / one).is_file()), "")
     if module is not None:
         found = file or _with_pickles(_of_imports(module, folder), folder, models)
         return Discovery(name, f"{module.path.stem}:{module.name}", "", tuple(models), found)
-    if len(models) == 1:
-        kind = _FORMATS[Path(models[0]).suffix]
-        return Discovery(name, "", kind, tuple(models), file or _of_format(kind, folder / models[0]))
-    return Discovery(name, "", "", tuple(models), file)
+    if not models:
+        return Discovery(name, "", "", (), file)
+    kinds = [_FORMATS[Path(model).suffix] for model in models]
+    needed = {one for kind, model in zip(kinds, models, strict=True) for one in _of_format(kind, folder / model)}
+    further = tuple(
+        FurtherFile(_name_of(Path(model).stem), kind, model) for model, kind in zip(models[1:], kinds[1:], strict=True)
+    )
+    return Discovery(name, "", kinds[0], (models[0],), file or tuple(sorted(needed)), further)
+
+
+def _name_of(text: str) -> str:
+    """A text as the name of a model."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "model"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ _NO_WHEEL = re.compile(
 )
 _NOT_FOUND = re.compile(r"[Bb]ecause (\S+) was not found in the package registry")
 _NO_SPACE = "(os error 28)"
-_SERVING = re.compile(r"extra\s*==\s*['\"]serve['\"]")
+_SERVING = re.compile(r"(?:\band\s+)?extra\s*==\s*['\"]serve['\"]")
 _CLIENT = re.compile(r"error sending request|client error|connection|network|dns|timed? ?out", re.IGNORECASE)
 
 
@@ -54,7 +54,8 @@ class Wheel:
 def berth_requirements() -> tuple[str, ...]:
     """What berth needs at run time, from the one list in this distribution's metadata (extra `serve`)."""
     found = (text.partition(";") for text in requires("dockyard") or ())
-    return tuple(sorted(name.strip() for name, _, marker in found if _SERVING.search(marker)))
+    serving = ((name.strip(), _SERVING.sub("", marker).strip()) for name, _, marker in found if _SERVING.search(marker))
+    return tuple(sorted(f"{name} ; {marker}" if marker else name for name, marker in serving))
 
 
 def resolve_wheels(

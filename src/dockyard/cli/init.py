@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dockyard.build.discover import Discovery, discover
+from dockyard.build.discover import Discovery, FurtherFile, discover
 from dockyard.errors import ProjectError
 from dockyard.oci.files import replace_file
 from dockyard.spec.load import FILE_NAME, load_project
@@ -22,7 +22,7 @@ description = ""
 {what}
 # Inputs with their expected outputs, one JSON file each; `dockyard test` compares.
 goldens = "goldens"
-
+{further}
 [build]
 # Python packages, or the name of a requirements.txt or pyproject.toml. The image gets wheels, pinned in dockyard.lock.
 requirements = {requirements}
@@ -108,7 +108,18 @@ def _text(found: Discovery, folder: Path) -> str:
     requirements = found.requirements if isinstance(found.requirements, str) else list(found.requirements)
     exclude = [path.name for path in sorted(folder.glob("train*.py"))]
     return _TEMPLATE.format(
-        name=json.dumps(found.name), what=what, requirements=json.dumps(requirements), exclude=json.dumps(exclude)
+        name=json.dumps(found.name),
+        what=what,
+        further="".join(map(_further, found.further)),
+        requirements=json.dumps(requirements),
+        exclude=json.dumps(exclude),
+    )
+
+
+def _further(model: FurtherFile) -> str:
+    return (
+        f"\n# Another model in the same image, asked at /models/{model.name}/predict.\n[[models]]\n"
+        f"name = {json.dumps(model.name)}\nformat = {json.dumps(model.format)}\nweights = {json.dumps(model.weights)}\n"
     )
 
 
@@ -118,7 +129,8 @@ def _write(file: Path, text: str) -> None:
 
 
 def _tell(found: Discovery, file: Path) -> None:
-    click.echo(f"{file} written for {found.predictor or f'the {found.format} model {found.weights[0]}'}.")
+    others = "".join(f", and {model.weights}" for model in found.further)
+    click.echo(f"{file} written for {found.predictor or f'the {found.format} model {found.weights[0]}{others}'}.")
     if found.requirements and not isinstance(found.requirements, str):
         click.echo(f"Requirements found: {', '.join(found.requirements)}")
     click.echo("Next: look it through, then `dockyard build`.")
