@@ -470,7 +470,7 @@ def test_two_builds_at_once_lose_nothing(tmp_path: Path, home: Home) -> None:
 
 def test_a_base_from_a_layout_is_used_as_it_is(adder: Built, tmp_path: Path, home: Home) -> None:
     """The adder's own image as the base: its layers are the lowest of the new one, its Python compiles and runs."""
-    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\nbase = "oci:{home.images}:adder:1"\n')
+    folder = write_adder(tmp_path, f'{MANIFEST}\n[build]\nbase = "oci:{home.images}:{adder.image.digest}"\n')
     built = build_in(folder, home, "on-adder:1")
     assert built.image.layers[: len(adder.image.layers)] == adder.image.layers
     assert built.lock.base_image == adder.image.digest
@@ -484,7 +484,7 @@ def test_settings_of_a_model_in_the_base_do_not_leak(
 ) -> None:
     write_wheel(tmp_path / "wheels", "onnxruntime", "99.0", {"onnxruntime/__init__.py": ""})
     monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
-    more = f'base = "oci:{home.images}:adder:1"\nrequirements = ["onnxruntime==99.0"]\n'
+    more = f'base = "oci:{home.images}:{adder.image.digest}"\nrequirements = ["onnxruntime==99.0"]\n'
     folder = write_adder(tmp_path / "p", f"{MANIFEST}\n[build]\n{more}")
     (folder / "net.onnx").write_bytes(b"x")
     text = (folder / "dockyard.toml").read_text()

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from dockyard.build.builder import Built
-from dockyard.build.target import host_architecture
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.support.projects import MANIFEST, CommandLine, write_adder
