@@ -52,8 +52,8 @@ class Contender(Protocol):
     def edit_dependencies(self) -> None:
         """Add one small requirement."""
 
-    def push(self, host: str) -> str:
-        """Push to the registry at `host`; the repository it went to (its tag is 1)."""
+    def push(self, host: str) -> None:
+        """Push to the registry at `host`, into a repository of its own name, tagged 1."""
 
     def build_twice(self) -> tuple[str, str]:
         """Two builds of the same project that reuse nothing of one another."""
@@ -93,9 +93,8 @@ class Dockyard:
         file = self.project / "dockyard.toml"
         file.write_text(file.read_text().replace('["onnxruntime"]', f'["onnxruntime", "{ADDED}"]'))
 
-    def push(self, host: str) -> str:
+    def push(self, host: str) -> None:
         self._dockyard(self.project, "push", _IMAGE, f"{host}/{self.name}:1")
-        return self.name
 
     def build_twice(self) -> tuple[str, str]:
         self._new_home()
@@ -175,9 +174,8 @@ class Dockerfile:
     def edit_dependencies(self) -> None:
         _append(self.folder / "requirements.txt", f"{ADDED}\n")
 
-    def push(self, host: str) -> str:
+    def push(self, host: str) -> None:
         self.engine.push(self.image, host, self.name)
-        return self.name
 
     def build_twice(self) -> tuple[str, str]:
         first, second = (self.engine.build(self.folder, self.image, cache=False) for _ in range(2))
