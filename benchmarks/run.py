@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.containers import start
-from benchmarks.images import build
+from benchmarks.images import build, large_push
+from benchmarks.images import compare as images
 from benchmarks.provenance import commit, machine
 from benchmarks.serving import compare, tiny
 
@@ -24,7 +25,11 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "build": lambda runs: build.measure(runs=runs),
     "start": lambda runs: start.measure(runs=runs),
     "serving": lambda runs: tiny.measure(runs=runs),
+    "images": lambda runs: images.measure(runs=runs),
+    "large-push": lambda _: large_push.measure(),
 }
+# Measured only when they are named: they take minutes, or 12 GB of disk.
+ON_REQUEST = ("images", "large-push")
 # Figure, path in the result, unit, aim ("<=" or ">=" and a number).
 FIGURES = (
     ("Build of file-type, empty caches", ("build", "median_cold_s"), "s", "<= 15"),
@@ -39,6 +44,14 @@ FIGURES = (
     ("Resident memory when idle, runc", ("start", "runc", "median_idle_resident_mib"), "MiB", "<= 70"),
     ("Tiny ONNX, V2 JSON, 64 connections", ("serving", "median_requests_per_second"), "requests/s", ">= 25000"),
     ("99th percentile of it", ("serving", "median_p99_ms"), "ms", "<= 10"),
+    ("Dockerfile's code edit over Dockyard's", ("images", "ratios", "median_code_edit_s"), "times", ">= 5"),
+    ("Dockerfile's image over Dockyard's", ("images", "ratios", "image_bytes"), "times", ">= 2"),
+    ("Dockyard, empty caches", ("images", "dockyard", "median_cold_s"), "s", "<= 10"),
+    ("Dockyard after a code edit", ("images", "dockyard", "median_code_edit_s"), "s", "<= 0.7"),
+    ("Dockyard after a dependency edit", ("images", "dockyard", "median_dependency_edit_s"), "s", "<= 3"),
+    ("Dockyard, pushed after a code edit", ("images", "dockyard", "code_edit_pushed_bytes"), "B", "<= 1000000"),
+    ("Resident memory, pushing 4 GB", ("large-push", "push", "peak_resident_mb"), "MB", "<= 200"),
+    ("Resident memory, pulling 4 GB", ("large-push", "pull", "peak_resident_mb"), "MB", "<= 200"),
 )
 
 
@@ -48,21 +61,34 @@ def main() -> None:
         compare.main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which: {', '.join(BENCHMARKS)}; default: all but {' and '.join(ON_REQUEST)}",
+    )
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
     result: dict[str, Any] = {"machine": machine(), "commit": commit(), "runs": options.runs}
-    for name in options.names or BENCHMARKS:
+    stem = f"{datetime.now(UTC):%Y-%m-%d}-{result['commit'][:12]}"
+    result = _measured_before(RESULTS / f"{stem}.json", result) | result
+    for name in options.names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
         print(f"measuring {name} ...", flush=True)
         result[name] = BENCHMARKS[name](options.runs)
-    stem = f"{datetime.now(UTC):%Y-%m-%d}-{result['commit'][:12]}"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
     table = markdown(result)
     (RESULTS / f"{stem}.md").write_text(table)
     print(f"\n{table}\nWritten to {(RESULTS / stem).relative_to(Path.cwd())}.json and .md")
+
+
+def _measured_before(file: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the same commit was measured for earlier today on this machine, so that the parts can run one by one."""
+    before: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    same = all(before.get(key) == result[key] for key in ("machine", "commit", "runs"))
+    return before if same else {}
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -82,6 +108,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
             lines.append(f"| {title} | {_shown(value, unit)} | {_aim(aim, unit)} |")
+    if "images" in result:
+        lines += ["", images.table(result["images"]).rstrip()]
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +121,7 @@ def _aim(aim: str, unit: str) -> str:
 def _shown(value: float, unit: str) -> str:
     if unit == "B":
         return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value / 1e3:,.1f} kB"
-    if unit in {"s", "ms"}:
+    if unit in {"s", "ms", "times"}:
         return f"{value:.2f} {unit}"
     return f"{value:,.0f} {unit}".strip()
 

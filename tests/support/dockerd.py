@@ -29,12 +29,13 @@ def docker_engine() -> Iterator[str]:
         if address.startswith("unix://") and _answers(Path(address.removeprefix("unix://"))):
             yield address
             return
-    with _own_engine() as path:
+    with own_engine() as path:
         yield f"unix://{path}"
 
 
 @contextmanager
-def _own_engine() -> Iterator[Path]:
+def own_engine() -> Iterator[Path]:
+    """The socket of an engine that nobody else uses, for as long as the context lasts."""
     program = shutil.which("dockerd", path=_SEARCH)
     assert program, "dockerd is not installed: run `make test`, which installs it"
     folder = Path(tempfile.mkdtemp(prefix="dk-"))

@@ -22,7 +22,7 @@ LARGE = 1024 * 1024  # bytes of a body from which this is worth it
 _RUN = 64 * 1024  # bytes without a quote that are taken for a run of numbers, and how many are decoded at once
 _MANY_QUOTES = 20_000  # a body of texts is none of ours
 _ARRAY = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(?=\[)")
-_QUOTE_OR_BRACE = re.compile(rb'["{}]')
+_ENDS = (b'"', b"{", b"}")
 _MARK = "\0numbers "
 _ONLY_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
@@ -43,7 +43,7 @@ class Numbers:
             text = self.text()
             floats = read_floats(text)
             if floats is not None:
-                flat = text.count(b"[") == 1
+                flat = text.find(b"[", 1) < 0
                 array = coerce(floats, dtype, None)
                 return array if flat else array.reshape(_shape(text.translate(None, _ONLY_STRUCTURE)))
         pieces: list[Array] = []
@@ -140,9 +140,10 @@ def _end_of_array(body: Body, at: int) -> int:
     """Behind the last bracket before the next quote or brace: an array of numbers has neither in it."""
     limit = at
     while limit < len(body):
-        found = _QUOTE_OR_BRACE.search(body, limit, limit + _RUN)
-        if found is not None:
-            limit = found.start()
+        stop = limit + _RUN
+        found = [place for mark in _ENDS if (place := body.find(mark, limit, stop)) >= 0]  # far quicker than a pattern
+        if found:
+            limit = min(found)
             break
-        limit += _RUN
+        limit = stop
     return max(body.rfind(b"]", max(at, limit - _RUN), limit) + 1, at)

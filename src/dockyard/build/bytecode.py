@@ -68,13 +68,23 @@ def compile_folder(interpreter: Interpreter, folder: Path, inside: str) -> tuple
 
     Test folders of packages are left out: nothing imports them when serving, and they are a fifth of the bytes.
     """
-    sources = sorted(path for path in folder.rglob("*.py") if not _is_test(path.relative_to(folder)))
+    sources = sources_to_compile(folder)
     return compile_files(interpreter, [(path, f"{inside}/{path.relative_to(folder).as_posix()}") for path in sources])
+
+
+def sources_to_compile(folder: Path) -> list[Path]:
+    """Each .py file below `folder` but tests', sorted."""
+    return sorted(path for path in folder.rglob("*.py") if not _is_test(path.relative_to(folder)))
 
 
 def compile_files(interpreter: Interpreter, sources: Sequence[tuple[Path, str]]) -> tuple[SyntaxProblem, ...]:
     """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file."""
     return _compile(interpreter, [(path, shown, interpreter.cache_name(path)) for path, shown in sources])
+
+
+def compile_into(interpreter: Interpreter, sources: Sequence[tuple[Path, str, Path]]) -> tuple[SyntaxProblem, ...]:
+    """Compile each (file, name in the image, where it would lie); bytecode goes to `__pycache__` beside the last."""
+    return _compile(interpreter, [(path, shown, interpreter.cache_name(place)) for path, shown, place in sources])
 
 
 def compile_library(interpreter: Interpreter, root: Path, into: Path) -> None:

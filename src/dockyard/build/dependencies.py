@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dockyard.build.bytecode import Interpreter, compile_folder
+from dockyard.build.bytecode import Interpreter
 from dockyard.build.elf import ElfFacts, read_facts
 from dockyard.build.files import scratch_folder
 from dockyard.build.layers import BuiltLayer, Content, layer_key
 from dockyard.build.modules import modules_in
 from dockyard.build.target import Target
+from dockyard.build.wheel_bytecode import WheelCompiler
 from dockyard.build.wheels import Wheel, install_wheels
 from dockyard.build.workshop import Workshop
 from dockyard.oci.layer import Entry, entries_of
 
 INSIDE = "/opt/dependencies"
 _HEAVY = 100_000_000
-_RECIPE = 2
+_RECIPE = 3
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class DependencyBuilder:
             facts = read_facts(folder, INSIDE)
             compiler = interpreter()
             with progress.task("Compiling wheels"):
-                # Wheels may hold files for other Pythons; what does not compile is never imported.
-                compile_folder(compiler, folder, INSIDE)
+                WheelCompiler(self.workshop, folder, INSIDE, wheels, base_key).compile(compiler)
             with progress.task("Packing wheels"):
                 return self._write(key, folder, facts)
 

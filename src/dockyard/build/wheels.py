@@ -51,6 +51,11 @@ class Wheel:
         return " ".join([f"{self.name}=={self.version}", *(f"--hash=sha256:{value}" for value in self.hashes)])
 
 
+def normalized(name: str) -> str:
+    """A distribution's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def berth_requirements() -> tuple[str, ...]:
     """What berth needs at run time, from the one list in this distribution's metadata (extra `serve`)."""
     found = (text.partition(";") for text in requires("dockyard") or ())

@@ -1,0 +1,200 @@
+"""The same model and requirements into an image, side by side: Dockyard, and a Dockerfile with pip and with uv.
+
+`python -m benchmarks.run images` measures and writes a result; `python -m benchmarks.images.compare` prints one JSON
+object and the table. The Dockerfiles are built by a Docker Engine that is started for the measurement and used by
+nobody else, since its caches are emptied; it ends with the measurement. Images are pushed to Debian's docker-registry
+on loopback, through a proxy that counts what is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.images.contenders import Contender, Dockerfile, Dockyard
+from benchmarks.images.debian_image import make_images
+from benchmarks.images.engine import Engine
+from benchmarks.serving.environments import NotRun
+from dockyard.oci.media import MANIFESTS
+from tests.support.cutting_proxy import cutting_proxy
+from tests.support.dockerd import own_engine
+from tests.support.registry import running_registry
+
+NAMES = ("dockyard", "dockerfile-pip", "dockerfile-uv")
+# Not measured, with the reason, so that nobody looks for it in the table.
+LEFT_OUT = {
+    "bentoml": "`bentoml containerize` needs a plugin of the `docker` command (buildx) that Debian 12 does not have,"
+    " and a base image of Docker Hub"
+}
+_NOTES = """\
+- Cold: no cache of any kind. The Dockerfiles' base is in the engine before their clock starts; Dockyard fetches and
+  makes its own within the time.
+- The Dockerfiles are built over the engine's API, without the start of the `docker` command; `dockyard` starts within
+  its time. The engine compresses layers when it pushes them, Dockyard when it builds.
+- Pushes go to an empty registry on loopback. What Dockyard sends after a code edit is mostly the bill of materials and
+  provenance.
+- Two builds: Dockyard with the same lock in another folder, home, umask, time zone, locale and hash seed; the
+  Dockerfiles twice in one place, without cache.
+"""
+
+
+def measure(*, runs: int = 3, names: Sequence[str] = NAMES) -> dict[str, Any]:
+    """Every run of each contender, the medians, and how many times as long or as large as Dockyard's the others are."""
+    with tempfile.TemporaryDirectory(prefix="dy-images-") as name:
+        folder = Path(name)
+        measured: dict[str, Any] = {}
+        if "dockyard" in names:
+            measured["dockyard"] = _measured(Dockyard(folder / "dockyard"), folder, runs)
+        if others := [one for one in names if one != "dockyard"]:
+            measured |= _dockerfiles(others, folder, runs)
+    return {"benchmark": "images/compare", "not_run": LEFT_OUT, **measured, "ratios": ratios(measured)}
+
+
+def _dockerfiles(names: Sequence[str], folder: Path, runs: int) -> dict[str, Any]:
+    with own_engine() as socket:
+        engine = Engine(f"unix://{socket}")
+        make_images(engine)
+        return {
+            name: _measured(Dockerfile(engine, folder / name, name.removeprefix("dockerfile-")), folder, runs)
+            for name in names
+        }
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry: `counted` is the address through the proxy, `sent` the bytes that went there so far."""
+
+    host: str
+    counted: str
+    sent: Callable[[], int]
+
+    def image_bytes(self, repository: str) -> int:
+        """Layers and configuration of the image tagged 1, as they are stored."""
+        accept = {"Accept": ", ".join(sorted(MANIFESTS))}
+        asked = urllib.request.Request(f"http://{self.host}/v2/{repository}/manifests/1", headers=accept)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=30) as answer:
+            manifest = json.load(answer)
+        return int(manifest["config"]["size"]) + sum(int(layer["size"]) for layer in manifest["layers"])
+
+
+@contextmanager
+def _registry(folder: Path) -> Iterator[Registry]:
+    with running_registry(folder) as running, cutting_proxy(running.host, "up", []) as proxy:
+        yield Registry(running.host, proxy.host, lambda: proxy.moved["up"])
+
+
+def _measured(contender: Contender, folder: Path, runs: int) -> dict[str, Any]:
+    cold, code, dependency, sizes, sent = [], [], [], [], []
+    cold_pushed, code_pushed = [], []
+    for number in range(runs):
+        contender.reset()
+        with _registry(folder / f"registry-{contender.name}-{number}") as registry:
+            cold.append(_seconds(contender.build))
+            cold_pushed.append(cold[-1] + _seconds(lambda: contender.push(registry.counted)))
+            sizes.append(registry.image_bytes(contender.name))
+            contender.edit_code(number)
+            code.append(_seconds(contender.build))
+            before = registry.sent()
+            code_pushed.append(code[-1] + _seconds(lambda: contender.push(registry.counted)))
+            sent.append(registry.sent() - before)
+        contender.edit_dependencies()
+        dependency.append(_seconds(contender.build))
+    first, second = contender.build_twice()
+    return {
+        "how": contender.how,
+        "cold_s": cold,
+        "code_edit_s": code,
+        "dependency_edit_s": dependency,
+        "cold_pushed_s": cold_pushed,
+        "code_edit_to_registry_s": code_pushed,
+        "median_cold_s": statistics.median(cold),
+        "median_code_edit_s": statistics.median(code),
+        "median_dependency_edit_s": statistics.median(dependency),
+        "median_cold_pushed_s": statistics.median(cold_pushed),
+        "median_code_edit_to_registry_s": statistics.median(code_pushed),
+        "image_bytes": statistics.median(sizes),
+        "code_edit_pushed_bytes": statistics.median(sent),
+        "two_builds": [first, second],
+        "equal": first == second,
+    }
+
+
+def _seconds(build: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    build()
+    return time.perf_counter() - started
+
+
+_FIGURES = (
+    ("cold", "median_cold_s", "s"),
+    ("code edit", "median_code_edit_s", "s"),
+    ("dependency edit", "median_dependency_edit_s", "s"),
+    ("cold and pushed", "median_cold_pushed_s", "s"),
+    ("code edit and pushed", "median_code_edit_to_registry_s", "s"),
+    ("image", "image_bytes", "MB"),
+    ("pushed after a code edit", "code_edit_pushed_bytes", "kB"),
+)
+_SCALES = {"s": 1.0, "MB": 1e6, "kB": 1e3}
+
+
+def ratios(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Of each figure, the better Dockerfile's over Dockyard's; nothing without both."""
+    others = [one for name, one in measured.items() if name != "dockyard"]
+    own = measured.get("dockyard")
+    if not own or not others:
+        return {}
+    return {key: min(other[key] for other in others) / own[key] for _, key, _ in _FIGURES}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The contenders side by side: ratios first, then what was measured, then how."""
+    found = [name for name in NAMES if name in result]
+    lines = [
+        "## Images, side by side",
+        "",
+        f"| | {' | '.join(found)} |",
+        f"|---|{'---:|' * len(found)}",
+    ]
+    if own := result.get("dockyard"):
+        for title, key, _ in _FIGURES:
+            lines.append(_row(f"{title}, times dockyard's", [f"{result[name][key] / own[key]:,.1f}" for name in found]))
+    for title, key, unit in _FIGURES:
+        lines.append(_row(title, [f"{result[name][key] / _SCALES[unit]:,.2f} {unit}" for name in found]))
+    lines.append(_row("two builds are equal", ["yes" if result[name]["equal"] else "no" for name in found]))
+    lines += ["", *(f"- {name}: {result[name]['how']}." for name in found)]
+    lines += [f"- {name} was not run: {why}." for name, why in result["not_run"].items()]
+    return "\n".join(lines) + "\n" + _NOTES
+
+
+def _row(title: str, cells: Sequence[str]) -> str:
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", default=",".join(NAMES), help="contenders, with commas between them")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"no contender {', '.join(sorted(unknown))}")
+    try:
+        result = measure(runs=options.runs, names=names)
+    except NotRun as why:
+        parser.exit(1, f"{why}\n")
+    print(json.dumps(result, indent=2))
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The ways into an image that `compare` measures: Dockyard, and a Dockerfile with pip or with uv.
+
+Each has a folder of its own with the same model. The Dockerfiles are what somebody competent writes: requirements
+and model before code, so that an edit of the code reuses their layers; cache mounts where the engine has BuildKit;
+bytecode compiled at build.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.images.debian_image import BASE, UV
+from benchmarks.images.engine import Engine
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "file-type"
+ADDED = "humanize"  # the small pure-Python requirement of a dependency edit
+_SERVER = Path(__file__).parent / "dockerfile" / "serve.py"
+_DEADLINE_S = 300
+_IMAGE = "file-type:1"
+# Where a second build differs from the first, besides its folder.
+_ELSEWHERE = {"TZ": "Pacific/Auckland", "LC_ALL": "C", "PYTHONHASHSEED": "4242"}
+
+
+class Contender(Protocol):
+    """One way to make the image. Each method ends with what it did done, or raises."""
+
+    @property
+    def name(self) -> str:
+        """Its column in the table."""
+
+    @property
+    def how(self) -> str:
+        """What it did, in a sentence."""
+
+    def reset(self) -> None:
+        """Back to the first state of the project, with every cache empty."""
+
+    def build(self) -> str:
+        """Build; the image's digest or ID."""
+
+    def edit_code(self, number: int) -> None:
+        """Change one line of code."""
+
+    def edit_dependencies(self) -> None:
+        """Add one small requirement."""
+
+    def push(self, host: str) -> None:
+        """Push to the registry at `host`, into a repository of its own name, tagged 1."""
+
+    def build_twice(self) -> tuple[str, str]:
+        """Two builds of the same project that reuse nothing of one another."""
+
+
+@dataclass
+class Dockyard:
+    """`dockyard build`, the real command, in a home of its own."""
+
+    folder: Path
+    name: str = "dockyard"
+    how: str = "`dockyard build`: base of Debian packages, wheels, berth and the evidence beside the image"
+    _homes: int = 0
+    _environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def project(self) -> Path:
+        """Where the project is."""
+        return self.folder / "project"
+
+    def reset(self) -> None:
+        if not self.project.exists():
+            shutil.copytree(EXAMPLE, self.project, ignore=shutil.ignore_patterns("*.lock"))
+            train(self.project)
+        for name in ("predictor.py", "dockyard.toml"):
+            shutil.copyfile(EXAMPLE / name, self.project / name)
+        (self.project / "dockyard.lock").unlink(missing_ok=True)
+        self._new_home()
+
+    def build(self) -> str:
+        return str(json.loads(self._dockyard(self.project, "build", "--json"))["digest"])
+
+    def edit_code(self, number: int) -> None:
+        _append(self.project / "predictor.py", f"EDIT = {number}\n")
+
+    def edit_dependencies(self) -> None:
+        file = self.project / "dockyard.toml"
+        file.write_text(file.read_text().replace('["onnxruntime"]', f'["onnxruntime", "{ADDED}"]'))
+
+    def push(self, host: str) -> None:
+        self._dockyard(self.project, "push", _IMAGE, f"{host}/{self.name}:1")
+
+    def build_twice(self) -> tuple[str, str]:
+        self._new_home()
+        first = self.build()
+        elsewhere = self.folder / "another place" / "copy"
+        shutil.copytree(self.project, elsewhere)
+        self._new_home()
+        self._environment = _ELSEWHERE
+        before = os.umask(0o077)
+        try:
+            second = json.loads(self._dockyard(elsewhere, "build", "--json", "--locked"))["digest"]
+        finally:
+            os.umask(before)
+            self._environment = {}
+        return first, str(second)
+
+    def _new_home(self) -> None:
+        """Nothing is kept: neither Dockyard's store and caches nor uv's."""
+        shutil.rmtree(self.folder / f"home-{self._homes}", ignore_errors=True)
+        self._homes += 1
+
+    def _dockyard(self, project: Path, *words: str) -> str:
+        home = self.folder / f"home-{self._homes}"
+        # Python keeps the bytecode of Dockyard itself, as an installed program's is kept.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment |= {"DOCKYARD_HOME": str(home), "UV_CACHE_DIR": str(home / "uv"), **self._environment}
+        command = [sys.executable, "-m", "dockyard.cli", *words]
+        done = subprocess.run(
+            command, cwd=project, env=environment, capture_output=True, text=True, timeout=_DEADLINE_S, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"dockyard {' '.join(words)} failed:\n{done.stderr}")
+        return done.stdout
+
+
+@dataclass
+class Dockerfile:
+    """A Dockerfile, built by an engine that nobody else uses. `installer` is pip or uv."""
+
+    engine: Engine
+    folder: Path
+    installer: str
+
+    @property
+    def name(self) -> str:
+        """`dockerfile-pip` or `dockerfile-uv`."""
+        return f"dockerfile-{self.installer}"
+
+    @property
+    def how(self) -> str:
+        """How it was built."""
+        return f"Dockerfile with {self.installer}, FastAPI and uvicorn; {self.engine.version()}"
+
+    @property
+    def image(self) -> str:
+        """Its name in the engine."""
+        return f"dockyard-benchmark-{self.name}:1"
+
+    def reset(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "model.onnx").exists():
+            shutil.copyfile(EXAMPLE / "train.py", self.folder / "train.py")
+            train(self.folder)
+            (self.folder / "train.py").unlink()
+        shutil.copyfile(_SERVER, self.folder / "serve.py")
+        (self.folder / "requirements.txt").write_text("onnxruntime\nnumpy\nfastapi\nuvicorn[standard]\n")
+        (self.folder / "Dockerfile").write_text(dockerfile(self.installer, buildkit=self.engine.buildkit))
+        self.engine.remove(self.image)
+        self.engine.prune()
+
+    def build(self) -> str:
+        return self.engine.build(self.folder, self.image)
+
+    def edit_code(self, number: int) -> None:
+        _append(self.folder / "serve.py", f"EDIT = {number}\n")
+
+    def edit_dependencies(self) -> None:
+        _append(self.folder / "requirements.txt", f"{ADDED}\n")
+
+    def push(self, host: str) -> None:
+        self.engine.push(self.image, host, self.name)
+
+    def build_twice(self) -> tuple[str, str]:
+        first, second = (self.engine.build(self.folder, self.image, cache=False) for _ in range(2))
+        return first, second
+
+
+def dockerfile(installer: str, *, buildkit: bool) -> str:
+    """The Dockerfile. Without BuildKit there are no mounts: no cache is kept, and uv is copied into the image."""
+    mounts, copied = "", ""
+    if installer == "uv":
+        install = "uv pip install --system --break-system-packages --compile-bytecode -r requirements.txt"
+        mounts = f"--mount=from={UV},source=/uv,target=/bin/uv " if buildkit else ""
+        copied = "" if buildkit else f"COPY --from={UV} /uv /bin/uv\n"
+    else:
+        install = "pip install --break-system-packages -r requirements.txt"
+    cache = "--mount=type=cache,target=/root/.cache " if buildkit else ""
+    return (
+        f"FROM {BASE}\n{copied}"
+        "ENV UV_LINK_MODE=copy\n"
+        "WORKDIR /app\n"
+        "COPY requirements.txt .\n"
+        f"RUN {cache}{mounts}{install}\n"
+        "COPY model.onnx labels.json ./\n"
+        "COPY serve.py ./\n"
+        "USER 65532\n"
+        "EXPOSE 8080\n"
+        'CMD ["uvicorn", "serve:app", "--host", "0.0.0.0", "--port", "8080"]\n'
+    )
+
+
+def train(folder: Path) -> None:
+    """Write the model into a folder with the example's `train.py`."""
+    subprocess.run([sys.executable, "train.py"], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+def _append(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
