@@ -214,10 +214,10 @@ def test_a_compressed_request_is_unfolded(small: Berth, encoding: str, pack: obj
 @pytest.mark.parametrize(
     ("encoding", "body", "status"),
     [
-        ("gzip", gzip.compress(b" " * 5000), 413),
+        ("gzip", gzip.compress(b" " * 5000, mtime=0), 413),
         ("gzip", b"not gzip", 400),
-        ("gzip", gzip.compress(b'{"files":[]}')[:-4], 400),
-        ("gzip", gzip.compress(b'{"files":[]}') + b"more", 400),
+        ("gzip", gzip.compress(b'{"files":[]}', mtime=0)[:-4], 400),
+        ("gzip", gzip.compress(b'{"files":[]}', mtime=0) + b"more", 400),
         ("br", b"", 415),
         ("identity", b'{"files":[]}', 200),
     ],
