@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import threading
 from typing import Any
 
@@ -19,6 +20,11 @@ from berth.tensors import Array
 MOST_BYTES = 8 * 1024 * 1024  # of text at once: some 15 ms
 _KEPT_BYTES = 4 * 1024 * 1024  # a parser that has read more is not kept, with the memory that it took
 _parsers = threading.local()
+
+
+def can_read_floats() -> bool:
+    """Whether simdjson is there; it is not loaded for that."""
+    return importlib.util.find_spec("simdjson") is not None
 
 
 def read_floats(text: bytes) -> Array | None:
