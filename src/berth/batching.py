@@ -21,6 +21,7 @@ from berth.work import Work
 
 QUICK_S = 0.002  # a model whose recent runs took less is run on the loop: the hand-over would cost more
 WARM = 20  # runs before that is judged
+CAUTION = 1.15  # with a wait that is told too short everybody is let in just too late to be answered in time
 _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
 
 
@@ -120,7 +121,8 @@ class Batcher:
         """
         if self._running < self._executor.capacity and not self._waiting:
             return 0.0
-        return (self._waiting + self._running_rows + 1) * self._row_seconds / self._executor.capacity
+        rows = self._waiting + self._running_rows + 1
+        return rows * self._row_seconds / self._executor.capacity * CAUTION
 
     @property
     def waiting(self) -> int:
