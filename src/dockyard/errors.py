@@ -9,7 +9,13 @@
     ├── EvidenceError           what is said of an image is missing, or does not hold
     │   └── SigningKeyError         a key cannot be read or used
     ├── RegistryError           a registry refused, or answered what the protocol does not allow
-    ├── StoreError              the local store cannot be read or written
+    ├── StoreError              a store on this machine cannot be read or written
+    │   ├── StoreLockedError        another process holds it for longer than the deadline
+    │   ├── StoreDamagedError       what it holds is not what was written
+    │   └── StoreTooNewError        a newer Dockyard wrote it
+    ├── YardError               the yard cannot do what was asked
+    │   ├── UnknownInYardError      no deployment, revision, replica or token of that name
+    │   └── YardConflictError       it does not go together with what is there, or is under way
     ├── EngineError             an engine refused or failed
     │   ├── EngineNotFoundError     no engine answers here
     │   ├── ContainerNotFoundError  no container of that name
@@ -73,7 +79,31 @@ class RegistryError(DockyardError):
 
 
 class StoreError(DockyardError):
-    """The local store cannot be read or written."""
+    """A store on this machine (of images, of the yard) cannot be read or written."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the store for longer than the deadline."""
+
+
+class StoreDamagedError(StoreError):
+    """What the store holds is not what was written."""
+
+
+class StoreTooNewError(StoreError):
+    """A newer Dockyard wrote the store."""
+
+
+class YardError(DockyardError):
+    """The yard cannot do what was asked."""
+
+
+class UnknownInYardError(YardError):
+    """No deployment, revision, replica or token of that name."""
+
+
+class YardConflictError(YardError):
+    """What is asked does not go together with what is there, or with what is under way."""
 
 
 class EngineError(DockyardError):
