@@ -77,6 +77,7 @@ class RevisionRecord:
             strategy=self.settings.strategy,
             probes=self.settings.probes,
             state_since=self.state_since,
+            drain_s=self.settings.routing.timeout_s,
         )
 
 
@@ -95,9 +96,9 @@ class ReplicaRecord:
     created: float
     crashes: int = 0
 
-    def planning(self, *, routed: bool, in_flight: int) -> Replica:
+    def planning(self, *, routed: bool, in_flight: int, routed_since: float) -> Replica:
         """As the planner sees it, with what the gateway says of it."""
-        return Replica(self.id, self.revision, self.phase, self.since, self.crashes, routed, in_flight)
+        return Replica(self.id, self.revision, self.phase, self.since, self.crashes, routed, in_flight, routed_since)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class RolloutRecord:
             promoted=self.promoted,
             aborted=self.aborted,
             holding=self.holding,
+            why=self.phase_why,
         )
 
 
