@@ -13,6 +13,7 @@
     │   ├── StoreLockedError        another process holds it for longer than the deadline
     │   ├── StoreDamagedError       what it holds is not what was written
     │   └── StoreTooNewError        a newer Dockyard wrote it
+    ├── AuditError              the audit log, or a checkpoint of it, does not hold
     ├── YardError               the yard cannot do what was asked
     │   ├── UnknownInYardError      no deployment, revision, replica or token of that name
     │   └── YardConflictError       it does not go together with what is there, or is under way
@@ -92,6 +93,10 @@ class StoreDamagedError(StoreError):
 
 class StoreTooNewError(StoreError):
     """A newer Dockyard wrote the store."""
+
+
+class AuditError(DockyardError):
+    """The audit log, or a checkpoint of it, does not hold."""
 
 
 class YardError(DockyardError):
