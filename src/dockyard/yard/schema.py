@@ -93,13 +93,17 @@ CREATE TABLE events (
 CREATE INDEX events_of ON events (deployment, sequence);
 
 CREATE TABLE tokens (
-    name TEXT PRIMARY KEY,
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
     hash BLOB NOT NULL UNIQUE CHECK (length(hash) = 32),
     scope TEXT NOT NULL,
     created REAL NOT NULL,
+    created_by TEXT NOT NULL,
     expires REAL,
-    used REAL
+    used REAL,
+    revoked REAL
 );
+CREATE UNIQUE INDEX names_of_tokens ON tokens (name) WHERE revoked IS NULL;
 
 CREATE TABLE audit_entries (number INTEGER PRIMARY KEY CHECK (number >= 0), leaf BLOB NOT NULL);
 CREATE TABLE audit_nodes (

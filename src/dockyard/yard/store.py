@@ -272,7 +272,7 @@ class Store:
 
     def advance(self, step: Advance) -> RolloutRecord:
         """Note where the rollout under way is now. DONE makes its target active and keeps its source; FAILED makes the
-        target failed, unless that has the traffic."""
+        target failed, unless that has the traffic. Once it is holding, it stays so."""
         with self.together():
             rollout, now = self._under_way(step.deployment), self.now()
             changed = rollout.phase is not step.phase
@@ -283,7 +283,7 @@ class Store:
             self.database.execute(
                 "UPDATE rollouts SET phase = ?, phase_why = ?, since = ?, progress = ?, holding = ?, ended = ? "
                 "WHERE id = ?",
-                (step.phase, why, since, progress, step.holding, ended, rollout.id),
+                (step.phase, why, since, progress, step.holding or rollout.holding, ended, rollout.id),
             )
             if step.phase is RolloutPhase.DONE:
                 self._take_over(rollout, step.why)
