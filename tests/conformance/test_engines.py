@@ -15,7 +15,7 @@ import pytest
 from dockyard.engines.base import Container, ContainerSpec, Engine, State
 from dockyard.engines.detect import find
 from dockyard.engines.docker.engine import DockerEngine
-from dockyard.engines.launch import launch
+from dockyard.engines.launch import launch, launch_alone
 from dockyard.engines.once import run_once
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.errors import (
@@ -174,36 +174,36 @@ class TestHardening:
 
 class TestServing:
     async def test_a_launched_container_answers_on_its_unix_socket(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         assert container.state is State.RUNNING
         assert (await ask(container)).endswith(b"\r\n\r\ntiny\n")
         assert container.ports == ()
 
     async def test_a_published_port_answers_on_the_host_though_the_container_has_no_network(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
         (port,) = container.ports
         assert (await ask(container, port)).endswith(b"tiny\n")
         assert (await ask(container)).endswith(b"tiny\n")
 
     async def test_a_taken_port_is_named_and_nothing_is_started(self, yard: Yard) -> None:
-        first = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
+        first = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
         spec = yard.spec()
         with pytest.raises(PortTakenError, match=str(first.ports[0])):
-            await launch(yard.engine, spec, runtime_folder=yard.runtime, publish=first.ports[0])
+            await launch_alone(yard.engine, spec, runtime_folder=yard.runtime, publish=first.ports[0])
         assert [container.name for container in await yard.engine.list()] == [first.name]
         assert len(list(yard.runtime.iterdir())) == 1
 
     async def test_two_containers_of_one_image_run_side_by_side(self, yard: Yard) -> None:
         first, second = await asyncio.gather(
-            launch(yard.engine, yard.spec(), runtime_folder=yard.runtime),
-            launch(yard.engine, yard.spec(), runtime_folder=yard.runtime),
+            launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime),
+            launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime),
         )
         assert first.socket != second.socket
         await yard.engine.stop(first.id, 5)
         assert (await ask(second)).endswith(b"tiny\n")
 
     async def test_the_activation_socket_is_gone_once_the_container_is_ready(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         assert container.socket is not None
         assert [path.name for path in container.socket.parent.iterdir()] == ["http.sock"]
 
@@ -221,7 +221,7 @@ class TestFailedStarts:
     ) -> None:
         begun = time.monotonic()
         with pytest.raises(StartError) as caught:
-            await launch(yard.engine, yard.spec("fails", *mode), runtime_folder=yard.runtime)
+            await launch_alone(yard.engine, yard.spec("fails", *mode), runtime_folder=yard.runtime)
         assert f"exit code {4 if mode[0] == 'exit' else 9}" in caught.value.what
         assert said in caught.value.detail
         assert caught.value.remedy
@@ -231,13 +231,13 @@ class TestFailedStarts:
 
     async def test_a_container_that_hangs_up_without_ready_is_removed(self, yard: Yard) -> None:
         with pytest.raises(StartError, match="hung up"):
-            await launch(yard.engine, yard.spec("hangs", "serve", "hang-up"), runtime_folder=yard.runtime)
+            await launch_alone(yard.engine, yard.spec("hangs", "serve", "hang-up"), runtime_folder=yard.runtime)
         assert await yard.engine.list() == ()
 
     async def test_a_container_that_is_not_ready_in_time_is_removed(self, yard: Yard) -> None:
         spec = yard.spec("slow", "serve", "never-ready")
         with pytest.raises(StartError, match=r"not ready after 1 s") as caught:
-            await launch(yard.engine, spec, runtime_folder=yard.runtime, deadline=1)
+            await launch_alone(yard.engine, spec, runtime_folder=yard.runtime, deadline=1)
         assert "still loading" in caught.value.detail
         assert await yard.engine.list() == ()
         assert list(yard.runtime.iterdir()) == []
@@ -245,7 +245,7 @@ class TestFailedStarts:
     async def test_a_cancelled_launch_leaves_nothing(self, yard: Yard) -> None:
         for patience in (0.01, 0.1, 0.5):
             spec = yard.spec("cancelled", "serve", "never-ready")
-            launching = asyncio.ensure_future(launch(yard.engine, spec, runtime_folder=yard.runtime))
+            launching = asyncio.ensure_future(launch_alone(yard.engine, spec, runtime_folder=yard.runtime))
             await asyncio.sleep(patience)
             launching.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -270,16 +270,16 @@ class TestFailedStarts:
 
     async def test_a_taken_name_is_refused_and_its_owner_untouched(self, yard: Yard) -> None:
         spec = yard.spec()
-        first = await launch(yard.engine, spec, runtime_folder=yard.runtime)
+        first = await launch_alone(yard.engine, spec, runtime_folder=yard.runtime)
         with pytest.raises(EngineError, match=f"already has a container named '{spec.name}'"):
-            await launch(yard.engine, spec, runtime_folder=yard.runtime)
+            await launch_alone(yard.engine, spec, runtime_folder=yard.runtime)
         assert (await ask(first)).endswith(b"tiny\n")
         assert len(await yard.engine.list()) == 1
 
 
 class TestLife:
     async def test_sigterm_lets_it_end_by_itself_within_the_grace(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         begun = time.monotonic()
         assert await yard.engine.stop(container.id, grace=10) == 0
         assert time.monotonic() - begun < 3
@@ -306,7 +306,7 @@ class TestLife:
 
     async def test_a_new_engine_object_sees_the_same_containers_and_only_ours(self, yard: Yard) -> None:
         labels = {"dev.example.revision": "7"}
-        container = await launch(yard.engine, yard.spec(labels=labels), runtime_folder=yard.runtime, publish=0)
+        container = await launch_alone(yard.engine, yard.spec(labels=labels), runtime_folder=yard.runtime, publish=0)
         again = yard.reopen()
         try:
             (seen,) = await again.list()
@@ -321,7 +321,7 @@ class TestLife:
 
     async def test_removal_leaves_nothing(self, yard: Yard) -> None:
         mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         assert container.socket is not None
         await yard.engine.remove(container.id)
         assert await yard.engine.list() == ()

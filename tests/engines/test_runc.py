@@ -182,12 +182,12 @@ class TestCrashes:
 import asyncio, os, signal
 from pathlib import Path
 from dockyard.engines.base import ContainerSpec
-from dockyard.engines.launch import launch
+from dockyard.engines.launch import launch_alone
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.oci.layout import Layout
 image = Layout.open(Path({str(tiny_image.layout.path)!r})).resolve("tiny:1")
 engine = RuncEngine(Path({str(short_path)!r}), Path({str(RUNC)!r}))
-asyncio.run(launch(engine, ContainerSpec("survivor", image), runtime_folder=Path({str(short_path)!r}) / "run"))
+asyncio.run(launch_alone(engine, ContainerSpec("survivor", image), runtime_folder=Path({str(short_path)!r}) / "run"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
         done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False, start_new_session=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dockyard.engines.base import ContainerSpec, remove_sockets
+from dockyard.engines.base import ContainerSpec
 from dockyard.engines.docker.config import create_request, loads_thin_archives, present_run
-from dockyard.engines.runc.bundle import Host, host_features, runtime_config
+from dockyard.engines.runc.bundle import Bundle, Host, host_features, runtime_config
 from dockyard.engines.runc.seccomp import profile
+from dockyard.engines.labels import remove_sockets
 from dockyard.errors import EngineError
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
@@ -45,7 +46,7 @@ def test_a_label_baked_into_an_image_does_not_point_removal_elsewhere(
 ) -> None:
     hostile = replace(CONFIG, labels={"dev.dockyard.sockets": str(tmp_path)})
     forged = replace(spec, image=replace(tiny_image.image, config=hostile))
-    assert forged.all_labels["dev.dockyard.sockets"] == ""
+    assert forged.all_labels()["dev.dockyard.sockets"] == ""
     assert create_request(forged, "sha256:0", attached=False)["Labels"]["dev.dockyard.sockets"] == ""
 
 
@@ -80,7 +81,7 @@ def test_podman_is_not_asked_for_an_owner_of_tmp_which_it_refuses(spec: Containe
 
 
 def test_on_cgroup_version_2_the_container_gets_a_cgroup_namespace_and_no_swap(spec: ContainerSpec) -> None:
-    config = runtime_config(spec, "rootfs", "/dockyard/x", Host(unified=True, limits_swap=True, open_files=1024))
+    config = runtime_config(spec, Bundle("rootfs", "/dockyard/x"), Host(unified=True, limits_swap=True, open_files=1024))
     linux = config["linux"]
     assert {"type": "cgroup"} in linux["namespaces"]
     assert linux["resources"]["memory"] == {"limit": 2 << 30, "swap": 2 << 30}

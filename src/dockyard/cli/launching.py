@@ -10,7 +10,7 @@ import click
 
 from dockyard.cli import places
 from dockyard.engines.base import Container, ContainerSpec, Engine
-from dockyard.engines.launch import launch
+from dockyard.engines.launch import launch_alone
 from dockyard.errors import ImageError
 from dockyard.oci.image import Image
 from dockyard.spec.labels import CONTRACT
@@ -50,7 +50,7 @@ async def start(engine: Engine, wish: Wish) -> Container:
             remedy="Run images that `dockyard build` made; one like this can be their base.",
         )
     await engine.load(wish.image, places.store(), wish.image_name)
-    return await launch(
+    return await launch_alone(
         engine,
         wish.spec(),
         runtime_folder=places.home().containers,

@@ -28,7 +28,9 @@ class Session:
     def __init__(self, address: str, deadline: float = REQUEST_DEADLINE) -> None:
         self.address = address
         self.deadline = deadline
-        self.client = aiodocker.Docker(url=address)
+        # Every `wait` holds a connection for as long as a container lives, so they may be as many as containers.
+        self._connector = aiohttp.UnixConnector(address.removeprefix("unix://"), limit=0)
+        self.client = aiodocker.Docker(url="unix://localhost", connector=self._connector)
         self._version: dict[str, Any] = {}
 
     def container(self, container_id: str) -> DockerContainer:
@@ -75,3 +77,4 @@ class Session:
     async def close(self) -> None:
         """Close the connections."""
         await self.client.close()
+        await self._connector.close()
