@@ -46,6 +46,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "predict": ("Ask a model: an image, a running container or a URL.", "predict"),
     "batch": ("Run the rows of a file or folder through an image.", "batch"),
     "test": ("Run an image's goldens inside the image.", "test"),
+    "up": ("Run the yard, which keeps deployments running on this host.", "up"),
+    "down": ("Stop the yard with everything that it runs.", "down"),
     "ps": ("List containers.", "ps"),
     "logs": ("Show a container's log.", "logs"),
     "stop": ("Stop a container and remove it.", "stop"),

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from dockyard.engines.presets import with_preset
-from dockyard.errors import DeploymentError, DockyardError, ImageError
+from dockyard.engines.servers import foreign_server
+from dockyard.errors import DeploymentError, DockyardError
 from dockyard.oci.digest import Digest
-from dockyard.oci.image import Image, Platform
+from dockyard.oci.image import Image
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.resources import format_bytes
 from dockyard.yard.containers import container_of, is_ours, limits_of
 from dockyard.yard.host import Host
-from dockyard.yard.labels import ReplicaLabels
 
 Judge = Callable[[Image, Deployment], tuple[str, ...]]
 """Asks the policy: raises PolicyError, naming the rule, or returns notes for people."""
@@ -54,8 +53,7 @@ class Admission:
         """The deployment, pinned; DeploymentError, ImageError, EngineError or PolicyError for what cannot be."""
         name, _, digest = asked.image.partition("@")
         image = self._host.images.resolve(digest or name)
-        pinned = with_preset(msgspec.structs.replace(asked, image=f"{name}@{image.digest}"))
-        _check_platform(image, name)
+        pinned = _with_server(msgspec.structs.replace(asked, image=f"{name}@{image.digest}"), image)
         _check_server(pinned, image, name)
         self._check_place(pinned)
         _check_files(pinned)
@@ -88,12 +86,17 @@ class Admission:
         return ()
 
 
-def _check_platform(image: Image, name: str) -> None:
-    here, found = Platform.host(), image.config.platform
-    if not here.accepts(found):
-        raise ImageError(
-            f"{name} is for {found}, and this host is {here}", remedy=f"Build it with `--platform {here}`."
-        )
+def _with_server(asked: Deployment, image: Image) -> Deployment:
+    """The same with what a preset says written out."""
+    variables = dict(entry.partition("=")[::2] for entry in image.config.environment) | asked.environment
+    found = foreign_server(asked.server, asked.probes, variables)
+    if found is None:
+        return asked
+    return msgspec.structs.replace(
+        asked,
+        server=msgspec.structs.replace(asked.server, port=found.port, command=found.command),
+        probes=msgspec.structs.replace(asked.probes, ready_path=found.ready_path, live_path=found.live_path),
+    )
 
 
 def _check_server(asked: Deployment, image: Image, name: str) -> None:
@@ -126,11 +129,7 @@ def _check_files(asked: Deployment) -> None:
 
 def _check_container(asked: Deployment, image: Image, name: str) -> None:
     """Make the container's description as `fleet` will, for its rules."""
-    labels = ReplicaLabels(
-        yard="", deployment=asked.name, revision=1, replica=asked.name, settings=asked,
-        image_digest=image.digest, image_name=name, memory=0, wanted=asked.replicas,
-    )  # fmt: skip
     try:
-        container_of(labels, image, asked.name)
+        container_of(asked, image, name, asked.name, {})
     except DockyardError as error:
         raise DeploymentError(f"{asked.name}: {error.what}", remedy=error.remedy, detail=error.detail) from error

@@ -13,9 +13,9 @@ from dockyard.engines.base import Container, Engine
 from dockyard.engines.probe import probe
 from dockyard.engines.recovery import recover
 from dockyard.engines.sockets import Listener
-from dockyard.errors import ContainerNotFoundError, EngineError
+from dockyard.errors import ContainerNotFoundError, EngineError, YardError
 from dockyard.yard.fleet import Fleet, runs
-from dockyard.yard.labels import LABEL_YARD, read_labels
+from dockyard.yard.labels import read_labels
 from dockyard.yard.records import ReplicaRecord
 from dockyard.yard.state import Phase
 from dockyard.yard.store import Store
@@ -35,8 +35,7 @@ class Adopted:
 
 async def adopt(engine: Engine, store: Store, fleet: Fleet) -> Adopted:
     """Take over every replica on one engine; EngineError when that does not answer (then nothing has changed)."""
-    ours = [each for each in await engine.list() if each.labels.get(LABEL_YARD) == store.yard]
-    found = {read_labels(each.labels).replica: each for each in ours}
+    found = await replicas_on(engine, store.yard)
     kept, lost = list[str](), list[str]()
     for record in store.replicas():
         if record.engine == engine.name:
@@ -46,6 +45,17 @@ async def adopt(engine: Engine, store: Store, fleet: Fleet) -> Adopted:
         with suppress(ContainerNotFoundError):
             await engine.remove(container.id)
     return Adopted(tuple(kept), tuple(lost), tuple(each.name for each in found.values()))
+
+
+async def replicas_on(engine: Engine, yard: str) -> dict[str, Container]:
+    """The containers on an engine that are replicas of this yard, by replica; those with spoilt labels are not ours."""
+    found = {}
+    for container in await engine.list():
+        with suppress(YardError):
+            labels = read_labels(container.labels, container.name)
+            if labels is not None and labels.yard == yard:
+                found[labels.replica] = container
+    return found
 
 
 async def _take_over(

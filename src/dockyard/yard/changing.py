@@ -198,9 +198,7 @@ class Changing:
         return msgspec.structs.replace(proposal, rollout=rollout)
 
     def _note(self, cause: Cause, action: str, name: str, *, before: Any = None, after: Any = None) -> None:
-        self._parts.audit.append(
-            Entry(cause.actor.name, action, name, why=cause.why, before=before, after=after)
-        )
+        self._parts.audit.append(Entry(cause.actor.name, action, name, why=cause.why, before=before, after=after))
 
     def _found(self, name: str) -> DeploymentRecord | None:
         try:
@@ -263,7 +261,7 @@ def _origin(cause: Cause) -> Origin:
 def _differences(
     record: DeploymentRecord | None, current: RevisionRecord | None, asked: Deployment
 ) -> tuple[Difference, ...]:
-    """The keys that change, by dotted path. A failed revision differs from everything: deploying it again tries again."""
+    """The keys that change, by dotted path. A failed revision differs from all: deploying it again is a new try."""
     if record is None or current is None:
         return tuple(Difference(key=key, after=value) for key, value in _flat(asked) if value not in ({}, [], "", None))
     settings = msgspec.structs.replace(current.settings, replicas=record.wanted)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from dockyard.engines.base import ContainerSpec
@@ -12,25 +13,25 @@ from dockyard.oci.image import Image
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.labels import CONTRACT, limits
 from dockyard.spec.resources import Resources, parse_bytes
-from dockyard.yard.labels import ReplicaLabels, write_labels
 
 SELFTEST = "BERTH_SELFTEST"
 
 
-def container_of(labels: ReplicaLabels, image: Image, replica: str) -> ContainerSpec:
+def container_of(
+    settings: Deployment, image: Image, image_name: str, replica: str, labels: Mapping[str, str]
+) -> ContainerSpec:
     """What to start for a replica; EngineError, naming the rule, for what no engine may do."""
-    settings = labels.settings
     environment = dict(settings.environment)
     if is_ours(image) and settings.probes.goldens:
         environment[SELFTEST] = "on"
     return ContainerSpec(
         name=replica,
         image=image,
-        image_name=labels.image_name,
+        image_name=image_name,
         command=settings.server.command,
         environment=environment,
         resources=limits_of(settings, image),
-        labels=write_labels(labels),
+        labels=labels,
         mounts=settings.mounts,
         secrets={name: Path(source) for name, source in settings.secrets.items()},
         gpus=settings.resources.gpus,

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dockyard.engines.base import Container, State
 from dockyard.errors import DockyardError
 from dockyard.spec.status import DriftItem
-from dockyard.yard.labels import LABEL_YARD, read_labels
+from dockyard.yard.adopt import replicas_on
+from dockyard.yard.labels import read_labels
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord, encode_settings
 from dockyard.yard.state import Phase
@@ -25,11 +26,9 @@ async def drift_of(snapshots: Sequence[DeploymentSnapshot], parts: Parts) -> tup
     silent: dict[str, str] = {}
     for name, engine in parts.host.engines.items():
         try:
-            ours = [each for each in await engine.list() if each.labels.get(LABEL_YARD) == parts.store.yard]
+            containers |= await replicas_on(engine, parts.store.yard)
         except DockyardError as error:
             silent[name] = error.what
-            continue
-        containers |= {read_labels(each.labels).replica: each for each in ours}
     found: list[DriftItem] = []
     for snapshot in snapshots:
         found += _counts(snapshot)
@@ -57,9 +56,7 @@ def _counts(snapshot: DeploymentSnapshot) -> Iterator[DriftItem]:
         )
 
 
-def _container(
-    snapshot: DeploymentSnapshot, record: ReplicaRecord, container: Container | None
-) -> Iterator[DriftItem]:
+def _container(snapshot: DeploymentSnapshot, record: ReplicaRecord, container: Container | None) -> Iterator[DriftItem]:
     wanted = _SHOULD_RUN.get(record.phase)
     if wanted is None:
         return
@@ -69,7 +66,9 @@ def _container(
         yield _item(record, "container", wanted.value, shown, "the yard replaces it")
     if container is None:
         return
-    labels, revision = read_labels(container.labels), snapshot.revisions[record.revision]
+    labels, revision = read_labels(container.labels, container.name), snapshot.revisions[record.revision]
+    if labels is None:
+        return
     if labels.image_digest != revision.image_digest:
         yield _item(record, "image", revision.image_digest, labels.image_digest, "dockyard restart replaces it")
     if encode_settings(labels.settings) != encode_settings(revision.settings):
@@ -90,6 +89,4 @@ def _routes(snapshot: DeploymentSnapshot, parts: Parts) -> Iterator[DriftItem]:
 
 
 def _item(record: ReplicaRecord, what: str, asked: str, found: str, mend: str = "") -> DriftItem:
-    return DriftItem(
-        deployment=record.deployment, replica=record.id, what=what, asked=asked, found=found, mend=mend
-    )
+    return DriftItem(deployment=record.deployment, replica=record.id, what=what, asked=asked, found=found, mend=mend)

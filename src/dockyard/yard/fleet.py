@@ -14,14 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dockyard.engines.base import Container, Engine, State, TcpAddress
-from dockyard.engines.launch import last_lines, launch
+from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAddress
+from dockyard.engines.launch import launch
 from dockyard.engines.sockets import Listener
 from dockyard.errors import ContainerNotFoundError, DockyardError, UnknownInYardError
+from dockyard.oci.image import Image
 from dockyard.spec.deployment import Probes
 from dockyard.yard.containers import container_of, is_ours
 from dockyard.yard.host import Host
-from dockyard.yard.labels import ReplicaLabels
+from dockyard.yard.labels import labels_of
 from dockyard.yard.records import ReplicaRecord, RevisionRecord
 from dockyard.yard.state import Phase
 from dockyard.yard.store import Store
@@ -149,7 +150,7 @@ class Fleet:
             await engine.load(image, self._host.images, revision.image_name)
             container = await launch(
                 engine,
-                container_of(self._labels(record, revision), image, record.id),
+                self._spec(record, image),
                 handle.listener,
                 ready_path=settings.probes.ready_path,
                 deadline=settings.probes.start_deadline_s,
@@ -213,19 +214,11 @@ class Fleet:
     def _tell(self, kind: str, text: str, record: ReplicaRecord) -> None:
         self._store.events.add(kind, text, deployment=record.deployment, replica=record.id)
 
-    def _labels(self, record: ReplicaRecord, revision: RevisionRecord) -> ReplicaLabels:
-        deployment = self._store.deployment(record.deployment)
-        return ReplicaLabels(
-            yard=self._store.yard,
-            deployment=record.deployment,
-            revision=record.revision,
-            replica=record.id,
-            settings=revision.settings,
-            image_digest=revision.image_digest,
-            image_name=revision.image_name,
-            memory=revision.memory,
-            wanted=deployment.wanted,
-        )
+    def _spec(self, record: ReplicaRecord, image: Image) -> ContainerSpec:
+        revision = self._revision(record)
+        wanted = self._store.deployment(record.deployment).wanted
+        labels = labels_of(self._store.yard, record.id, revision, wanted)
+        return container_of(revision.settings, image, revision.image_name, record.id, labels)
 
     def _revision(self, record: ReplicaRecord) -> RevisionRecord:
         return self._store.revision(record.deployment, record.revision)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from dockyard.errors import ForbiddenError, UnauthenticatedError
 from dockyard.spec.requests import TokenRequest
 from dockyard.spec.status import AuditEntry, NewToken, Token
 from dockyard.yard.audit import Entry, Outcome, Written
 from dockyard.yard.auth import Credentials, Denied, TokenRecord, Tokens
-from dockyard.yard.backup import backup_bytes
+from dockyard.yard.backup import write_backup
 from dockyard.yard.operations import Actor, Cause, Peer, Refusal
 from dockyard.yard.parts import Parts
+
+_PIECE = 1 << 20
 
 
 class Governing:
@@ -79,8 +84,12 @@ class Governing:
     async def backup(self, cause: Cause, *, images: bool) -> AsyncIterator[bytes]:
         """Everything that a restore needs, as one file's bytes."""
         self._parts.audit.append(Entry(cause.actor.name, "backup", why=cause.why))
-        async for piece in backup_bytes(self._parts, images=images):
-            yield piece
+        with tempfile.TemporaryDirectory(dir=self._parts.home.yard, prefix="backup-") as folder:
+            file = Path(folder) / "backup.tar"
+            await asyncio.to_thread(write_backup, self._parts.home, file)
+            with file.open("rb") as source:
+                while piece := source.read(_PIECE):
+                    yield piece
 
 
 def _told_entry(written: Written) -> AuditEntry:

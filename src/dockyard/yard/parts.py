@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from dockyard.gateway.base import Gateway
+from dockyard.spec.home import Home
 from dockyard.yard.admission import Admission
 from dockyard.yard.audit import AuditLog
 from dockyard.yard.host import Host
@@ -17,6 +18,7 @@ from dockyard.yard.store import Store
 class Parts:
     """Everything that a yard is made of."""
 
+    home: Home
     host: Host
     store: Store
     audit: AuditLog

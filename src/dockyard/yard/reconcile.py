@@ -1,8 +1,8 @@
 """The yard's loop: observe, plan, act, until it is told to stop.
 
 `cli.up` runs it; `service` and `fleet` wake it when something has changed, and the plan says when time alone will.
-Traffic comes first: only once the gateway has accepted where requests go are the plan's steps carried out, so nothing is
-stopped that may still be asked.
+Traffic comes first: only once the gateway has accepted where requests go are the steps carried out, so nothing is stopped
+that may still be asked.
 """
 
 from __future__ import annotations

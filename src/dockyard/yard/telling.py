@@ -192,9 +192,7 @@ class Telling:
 
     def _told_rollout(self, snapshot: DeploymentSnapshot, rollout: RolloutRecord) -> told.Rollout:
         target = snapshot.revisions.get(rollout.target) or self._store.revision(rollout.deployment, rollout.target)
-        ready = sum(
-            each.phase is Phase.READY for each in snapshot.replicas if each.revision == rollout.target
-        )
+        ready = sum(each.phase is Phase.READY for each in snapshot.replicas if each.revision == rollout.target)
         wanted = snapshot.deployment.wanted
         strategy = target.settings.strategy
         ended = rollout.ended is not None

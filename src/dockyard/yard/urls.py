@@ -1,4 +1,4 @@
-"""Where a deployment answers, as URLs for people. Pure; `telling` shows them. The routes themselves are the gateway's."""
+"""Where a deployment answers, as URLs for people. Pure; `telling` shows them. The routes are the gateway's own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ def urls(gateway: str, name: str, settings: Deployment | None) -> tuple[str, ...
     """The paths that the gateway serves it under, and its hosts."""
     port = gateway.rpartition(":")[2]
     hosts = settings.routing.hosts if settings else ()
-    return (f"{gateway}/models/{name}/predict", f"{gateway}/v2/models/{name}/infer") + tuple(
-        f"http://{host}:{port}" for host in hosts
-    )
+    paths = (f"{gateway}/models/{name}/predict", f"{gateway}/v2/models/{name}/infer")
+    return (*paths, *(f"http://{host}:{port}" for host in hosts))
 
 
 def preview_urls(gateway: str, snapshot: DeploymentSnapshot, traffic: Mapping[str, Traffic]) -> tuple[str, ...]:

@@ -86,5 +86,3 @@ async def _hang(container: Container, probes: Probes, awake: Callable[[], bool])
         if failures >= probes.live_failures:
             return f"hangs: {failures} times in a row {probes.live_path} {answer.reason}"
     return await asyncio.Future[str]()
-
-
