@@ -9,7 +9,11 @@
     ├── EvidenceError           what is said of an image is missing, or does not hold
     │   └── SigningKeyError         a key cannot be read or used
     ├── RegistryError           a registry refused, or answered what the protocol does not allow
-    ├── StoreError              the local store cannot be read or written
+    ├── StoreError              a store on this machine cannot be read or written
+    │   ├── StoreLockedError        another process holds it for longer than the deadline
+    │   ├── StoreDamagedError       what it holds is not what was written
+    │   └── StoreTooNewError        a newer Dockyard wrote it
+    ├── AuditError              the audit log, or a checkpoint of it, does not hold
     ├── DeploymentError         what is asked to be deployed is not a valid deployment
     ├── YardError               the yard cannot do what was asked
     │   ├── UnknownInYardError      no deployment, revision, replica or token of that name
@@ -17,6 +21,7 @@
     │   ├── UnauthenticatedError    the yard does not know who asks
     │   ├── ForbiddenError          it knows, and who asks may not do that
     │   ├── PolicyError             a rule of the yard refuses it
+    │   ├── PolicyFileError         the policy cannot be read, so nothing may be deployed
     │   ├── YardNotFoundError       no yard answers there
     │   ├── YardGoneError           it stopped answering in the middle
     │   ├── YardBusyError           it cannot answer now, or not in time
@@ -84,7 +89,23 @@ class RegistryError(DockyardError):
 
 
 class StoreError(DockyardError):
-    """The local store cannot be read or written."""
+    """A store on this machine (of images, of the yard) cannot be read or written."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the store for longer than the deadline."""
+
+
+class StoreDamagedError(StoreError):
+    """What the store holds is not what was written."""
+
+
+class StoreTooNewError(StoreError):
+    """A newer Dockyard wrote the store."""
+
+
+class AuditError(DockyardError):
+    """The audit log, or a checkpoint of it, does not hold."""
 
 
 class DeploymentError(DockyardError):
@@ -117,6 +138,10 @@ class PolicyError(YardError):
     def __init__(self, what: str, *, rule: str, remedy: str = "", detail: str = "") -> None:
         super().__init__(what, remedy=remedy, detail=detail)
         self.rule = rule
+
+
+class PolicyFileError(YardError):
+    """The policy is missing where there was one, cannot be read, or is wrong; so nothing may be deployed."""
 
 
 class YardNotFoundError(YardError):

@@ -27,7 +27,7 @@ from dockyard.cli.evidence import attach_evidence
 from dockyard.cli.goldens import Verdict, record_goldens, run_goldens, table
 from dockyard.cli.progress import Bars
 from dockyard.errors import DockyardError, LockError, ProjectError
-from dockyard.oci.reference import tagged
+from dockyard.oci.reference import repository_of, tagged
 from dockyard.spec.load import ProjectFolder, load_project
 
 _TITLES = {"python": "Python", "base": "base", "debian": "Debian packages", "python-package": "Python packages"}
@@ -122,7 +122,7 @@ def _test(built: Sequence[Built], timeout: float, engine: str) -> Sequence[Verdi
             "the lock has no platform that this machine can run, so the goldens cannot be run",
             remedy="Update on such a machine, or take the risk: --unsafe-skip-goldens.",
         )
-    name = f"{places.repository_of(own.name)}:update"
+    name = f"{repository_of(own.name)}:update"
     tested = run_goldens(own.image, name, timeout, engine)
     if tested.verdicts is not None:
         record_goldens(own.image, name, tested.verdicts, tested.engine)

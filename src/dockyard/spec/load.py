@@ -1,7 +1,7 @@
-"""Reads dockyard.toml and deployment files: the only place that turns those files into a `Project` or `Deployment`.
+"""Reads dockyard.toml, deployment files and policies: the only place that turns those files into values of `spec`.
 
 Called by every verb that works on a project, by `dockyard deploy`, and by the yard's API for what it is sent. Each
-mistake is a ProjectError or DeploymentError that names the file, the path of the key, and the mend.
+mistake is a ProjectError, DeploymentError or PolicyFileError that names the file, the path of the key, and the mend.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 
-from dockyard.errors import DeploymentError, DockyardError, ProjectError
+from dockyard.errors import DeploymentError, DockyardError, PolicyFileError, ProjectError
 from dockyard.spec.deployment import Deployment, StrategyKind
+from dockyard.spec.policy import Policy
 from dockyard.spec.project import CLASS_REFERENCE, AnyModel, Project
 
 FILE_NAME = "dockyard.toml"
@@ -54,6 +55,24 @@ def load_deployment(file: Path, given: Mapping[str, Any] | None = None) -> Deplo
     """
     data = _read(file, DeploymentError, "Name a deployment file; its keys are in docs/reference/deployment.md.")
     return parse_deployment(_merged(data, given or {}), str(file))
+
+
+def load_policy(file: Path, *, required: bool = False) -> Policy:
+    """The policy in a TOML file; the default where there is none and none is `required`. Else PolicyFileError."""
+    if not required and not file.exists() and not file.is_symlink():
+        return Policy()
+    data = _read(file, PolicyFileError, "Put it back; it was there when the yard last deployed something.")
+    try:
+        policy = msgspec.convert(data, Policy)
+    except msgspec.ValidationError as error:
+        raise explained(str(error), data, Policy, str(file), PolicyFileError) from error
+    for index, exception in enumerate(policy.exceptions):
+        if bool(exception.deployment) == bool(exception.image):
+            raise PolicyFileError(
+                f"{file}: exceptions[{index}] must name either a deployment or an image",
+                remedy='Write deployment = "NAME" or image = "sha256:...".',
+            )
+    return policy
 
 
 def parse_deployment(data: dict[str, Any], source: str) -> Deployment:
