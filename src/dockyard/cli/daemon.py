@@ -6,12 +6,13 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
-from dockyard.errors import YardError
+from dockyard.errors import DockyardError, YardError
 from dockyard.oci.files import store_errors
 
 READY_DEADLINE_S = 30.0
@@ -55,8 +56,10 @@ def _become_daemon(output: int, serve: Callable[[], None]) -> None:
         os.dup2(output, 2)
         serve()
         code = 0
-    except BaseException as error:
+    except DockyardError as error:
         click.echo(f"error: {error}", err=True)
+    except BaseException:  # the log is the only place left to tell it
+        traceback.print_exc()
     finally:
         os._exit(code)
 

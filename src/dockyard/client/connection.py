@@ -181,7 +181,7 @@ class Connection:
 class _Line(msgspec.Struct, frozen=True):
     """A line of an answer that goes on; see `yard.api_streams`."""
 
-    item: msgspec.Raw | None = None
+    item: msgspec.Raw = msgspec.Raw()
     beat: float | None = None
     error: Failure | None = None
     end: dict[str, Any] | None = None

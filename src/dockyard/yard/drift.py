@@ -84,7 +84,7 @@ def _routes(snapshot: DeploymentSnapshot, parts: Parts) -> Iterator[DriftItem]:
     wanted: Mapping[int, int] = {number: weight for number, weight in traffic.weights.items() if weight}
     routed = next((each.shares for each in accepted.services if each.name == name), {})
     if wanted != routed:
-        why = parts.reconciler.seen.gateway_error or "the gateway has not accepted it yet"
+        why = parts.reconciler.refused or "the gateway has not accepted it yet"
         yield DriftItem(deployment=name, what="gateway", asked=str(wanted), found=str(routed), mend=why)
 
 

@@ -1,4 +1,4 @@
-"""One yard for each home: a lock that the kernel lets go of however its holder ends. `run` holds it, `down` asks who does.
+"""One yard for each home: a lock that the kernel lets go of however its holder ends. `run` holds it, `down` reads it.
 
 The lock file has the holder's process id, which is read only while the lock is held.
 """

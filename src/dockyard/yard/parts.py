@@ -10,6 +10,7 @@ from dockyard.spec.home import Home
 from dockyard.yard.admission import Admission
 from dockyard.yard.audit import AuditLog
 from dockyard.yard.host import Host
+from dockyard.yard.looking import Looking
 from dockyard.yard.reconcile import Reconciler
 from dockyard.yard.store import Store
 
@@ -25,4 +26,5 @@ class Parts:
     reconciler: Reconciler
     gateway: Gateway
     admission: Admission
+    looking: Looking
     started: float = field(default_factory=time.time)

@@ -1,8 +1,8 @@
 """The yard's loop: observe, plan, act, until it is told to stop.
 
 `cli.up` runs it; `service` and `fleet` wake it when something has changed, and the plan says when time alone will.
-Traffic comes first: only once the gateway has accepted where requests go are the steps carried out, so nothing is stopped
-that may still be asked.
+Traffic comes first: only once the gateway has accepted where requests go are the steps carried out, so that nothing is
+stopped that may still be asked.
 """
 
 from __future__ import annotations
@@ -10,62 +10,58 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from dockyard.engines.base import Engine
-from dockyard.errors import DockyardError, EngineError, GatewayError
+from dockyard.errors import DockyardError, EngineError, GatewayError, StoreError
 from dockyard.gateway.base import Gateway
 from dockyard.spec.labels import MODEL_NAME
 from dockyard.yard.act import Actor
 from dockyard.yard.adopt import adopt
 from dockyard.yard.fleet import Fleet
 from dockyard.yard.host import Host
+from dockyard.yard.metrics import Metrics
 from dockyard.yard.observe import Routed, world_of
 from dockyard.yard.plan import plan
+from dockyard.yard.receipts import Receipts
 from dockyard.yard.records import DeploymentSnapshot
-from dockyard.yard.state import Phase, Plan, Traffic
+from dockyard.yard.state import Advance, Phase, Plan, RolloutPhase, Traffic
 from dockyard.yard.store import Store
 from dockyard.yard.traffic import snapshot_of
 
 REST_S = 5.0
 """How long the loop sleeps at most, when nothing happens."""
 DRAIN_POLL_S = 0.05
+FAULT_PAUSE_S = 1.0
 STEP_POLL_S = 0.5
 """When a step is under way already, or failed and is to be tried again."""
-_COUNTED = {Phase.DRAINING, Phase.FREEZING}
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Seen:
-    """What the loop tells of itself, for metrics: seconds spent, rounds, and the last gateway error."""
-
-    rounds: int = 0
-    plan_seconds: float = 0.0
-    round_seconds: float = 0.0
-    steps: dict[str, int] = field(default_factory=dict)
-    gateway_error: str = ""
+_COUNTED = {Phase.DRAINING, Phase.FREEZING}
 
 
 class Reconciler:
     """Makes what runs be what is asked for."""
 
-    def __init__(self, host: Host, store: Store, gateway: Gateway, observers: tuple[Callable[[Plan], None], ...] = ()):
+    def __init__(self, host: Host, store: Store, gateway: Gateway, receipts: Receipts) -> None:
         self._host = host
         self._store = store
         self._gateway = gateway
-        self._observers = observers
+        self._receipts = receipts
+        self._metrics: Metrics | None = None
         self._changed = asyncio.Event()
         self._told = frozenset[tuple[str, str]]()
         self._models: dict[tuple[str, int], str] = {}
         self.routed = Routed(store.now())
         self.fleet = Fleet(host, store, self.wake)
         self.traffic: Mapping[str, Traffic] = {}
-        self.seen = Seen()
+        self.refused = ""
+        """Why the gateway does not take the traffic that is wanted; empty when it does."""
         self._actor = Actor(host, store, self.fleet)
+
+    def counted_by(self, metrics: Metrics) -> None:
+        """Let this count rounds, plans and steps."""
+        self._metrics = metrics
 
     def wake(self) -> None:
         """Something has changed: plan again now."""
@@ -78,7 +74,7 @@ class Reconciler:
             await asyncio.wait(adopting, timeout=REST_S)
             while True:
                 self._changed.clear()
-                pause = await self._round()
+                pause = await self._safe_round()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), pause)
 
@@ -106,22 +102,34 @@ class Reconciler:
             )
         self.wake()
 
+    async def _safe_round(self) -> float:
+        """One round. A fault of ours must not end the yard: it is logged and told, and the next round is soon."""
+        try:
+            return await self._round()
+        except StoreError as error:
+            _log.error("the store cannot be used: %s", error)
+        except Exception as error:
+            _log.exception("a round broke off")
+            self._store.events.add("yard.fault", f"a round broke off: {error!r}")
+        return FAULT_PAUSE_S
+
     async def _round(self) -> float:
         """One round; the seconds to sleep if nothing changes."""
         begun = time.perf_counter()
         deployments = self._store.snapshot()
         counts = await self._in_flight(deployments)
         world = world_of(deployments, self.routed, counts, self._host.memory)
-        planned = time.perf_counter()
+        planning = time.perf_counter()
         decided = plan(world, self._store.now())
-        self.seen.plan_seconds = time.perf_counter() - planned
+        planned = time.perf_counter()
         accepted = await self._direct(deployments, decided)
+        for deployment in deployments:
+            await self._receipts.look(deployment, decided.traffic.get(deployment.deployment.name))
         changed = await self._carry_out(decided) if accepted else False
         self._tell(decided)
-        for observer in self._observers:
-            observer(decided)
-        self.seen.rounds += 1
-        self.seen.round_seconds = time.perf_counter() - begun
+        if self._metrics is not None:
+            self._metrics.planned(planned - planning)
+            self._metrics.reconciled(time.perf_counter() - begun)
         if changed:
             return 0.0
         return self._pause(decided, deployments, accepted=accepted)
@@ -130,10 +138,19 @@ class Reconciler:
         """Act on every step; whether anything has changed by that already."""
         changed = False
         for step in decided.steps:
-            kind = type(step).__name__
-            self.seen.steps[kind] = self.seen.steps.get(kind, 0) + 1
+            if self._metrics is not None:
+                self._metrics.stepped(step)
             changed |= await self._actor.act(step)
+            if isinstance(step, Advance) and step.phase in {RolloutPhase.DONE, RolloutPhase.FAILED}:
+                await self._ended(step.deployment)
         return changed
+
+    async def _ended(self, deployment: str) -> None:
+        """Write the receipt of the rollout that has just ended."""
+        ended = self._store.rollouts(deployment, limit=1)[0]
+        written = await self._receipts.end(ended)
+        if self._metrics is not None:
+            self._metrics.rolled_out(written.outcome)
 
     async def _in_flight(self, deployments: tuple[DeploymentSnapshot, ...]) -> Mapping[str, int]:
         """Requests in each replica that waits for its last ones to finish; nobody else's matter to the plan."""
@@ -161,11 +178,11 @@ class Reconciler:
         try:
             await self._gateway.apply(wanted)
         except GatewayError as error:
-            if error.what != self.seen.gateway_error:
+            if error.what != self.refused:
                 self._store.events.add("gateway.refused", error.what, detail=str(error))
-            self.seen.gateway_error = error.what
+            self.refused = error.what
             return False
-        self.seen.gateway_error = ""
+        self.refused = ""
         self.routed.accept(wanted, self._store.now())
         self._changed.set()
         return True

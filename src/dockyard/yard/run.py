@@ -7,15 +7,12 @@ and go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
-from dockyard.errors import YardConflictError
 from dockyard.gateway.base import Gateway
-from dockyard.oci.files import store_errors
 from dockyard.spec.home import Home
 from dockyard.supply.keys import PublicKey
 from dockyard.yard.admission import Admission
@@ -25,7 +22,9 @@ from dockyard.yard.audit import AuditLog
 from dockyard.yard.host import Host
 from dockyard.yard.judging import Judge
 from dockyard.yard.lock import alone
+from dockyard.yard.looking import Looking
 from dockyard.yard.parts import Parts
+from dockyard.yard.receipts import Receipts
 from dockyard.yard.reconcile import Reconciler
 from dockyard.yard.service import Service
 from dockyard.yard.state import Phase
@@ -69,15 +68,25 @@ async def opened(
         audit = AuditLog.open(store, home.yard)
         proxy = await gateway()
         stack.push_async_callback(proxy.close)
-        reconciler = Reconciler(host, store, proxy)
+        receipts = Receipts(store, audit, proxy)
+        reconciler = Reconciler(host, store, proxy, receipts)
+        looking = Looking(home.yard, store, reconciler.fleet, proxy)
+        stack.callback(looking.close)
+        reconciler.counted_by(looking.metrics)
         judge = Judge(host, store, audit, policy, trusted)
-        parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge))
-        work = asyncio.create_task(reconciler.run(), name="reconciler")
+        parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
+        work = asyncio.create_task(_work(reconciler, looking), name="yard")
         stack.push_async_callback(_stopped, work, reconciler)
         addresses = await stack.enter_async_context(serving(Service(parts), listeners))
         store.events.add("yard.started", f"the yard answers on {addresses[0]}")
         yield Yard(parts, addresses, home.yard, work)
         store.events.add("yard.stopped", "the yard was told to stop; replicas and gateway go on")
+
+
+async def _work(reconciler: Reconciler, looking: Looking) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reconciler.run(), name="reconciler")
+        group.create_task(looking.sampler.run(), name="sampler")
 
 
 async def _stopped(work: asyncio.Task[None], reconciler: Reconciler) -> None:

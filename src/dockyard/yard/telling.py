@@ -29,7 +29,7 @@ from dockyard.yard.urls import preview_urls, urls
 LOOK_S = 0.2
 _ERRORS = {"replica.crashed", "rollout.failed", "gateway.refused", "yard.fault", "engine.gone"}
 _WARNINGS = {"replica.stop-failed", "yard.step-failed"}
-_RECENT_S = 600.0
+_SUCCESSES = {"rollout.done", "replica.ready"}
 
 
 class Telling:
@@ -226,11 +226,11 @@ class Telling:
         )
 
     def _problem(self, snapshot: DeploymentSnapshot) -> told.Problem | None:
-        """The last crash or failed rollout, while the deployment suffers from it or it is fresh."""
-        name = snapshot.deployment.name
-        suffers = any(each.phase is Phase.CRASHED for each in snapshot.replicas) or snapshot.deployment.active is None
-        for event in reversed(self._store.events.newest(deployment=name, limit=50)):
-            if event.kind in _ERRORS and (suffers or self._store.now() - event.time < _RECENT_S):
+        """The last crash or failed rollout, unless something has succeeded since."""
+        for event in reversed(self._store.events.newest(deployment=snapshot.deployment.name, limit=50)):
+            if event.kind in _SUCCESSES:
+                return None
+            if event.kind in _ERRORS:
                 return told.Problem(
                     at=event.time, what=event.text, replica=event.replica, log=tuple(event.detail.splitlines()[-20:])
                 )

@@ -35,6 +35,8 @@ def snapshot_of(
 def _service(deployment: DeploymentSnapshot, traffic: Traffic, tcp_of: TcpOf, model_of: ModelOf) -> Service:
     """The settings of routing are those of the revision with the most traffic, or else of the newest."""
     name = deployment.deployment.name
+    if not deployment.revisions:
+        return Service(name=name, weights={}, endpoints={})
     shown = max(deployment.revisions, key=lambda number: (traffic.weights.get(number, 0), number))
     routing = deployment.revisions[shown].settings.routing
     records = {each.id: each for each in deployment.replicas}
