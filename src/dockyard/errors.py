@@ -26,7 +26,6 @@
     │   ├── YardGoneError           it stopped answering in the middle
     │   ├── YardBusyError           it cannot answer now, or not in time
     │   └── YardVersionError        it speaks another version of the API
-    ├── GatewayError            the gateway refused a configuration, or does not answer
     ├── EngineError             an engine refused or failed
     │   ├── EngineNotFoundError     no engine answers here
     │   ├── ContainerNotFoundError  no container of that name
@@ -160,10 +159,6 @@ class YardBusyError(YardError):
 
 class YardVersionError(YardError):
     """The yard speaks another version of the API than this client."""
-
-
-class GatewayError(DockyardError):
-    """The gateway refused a configuration, or does not answer."""
 
 
 class EngineError(DockyardError):
