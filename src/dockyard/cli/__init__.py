@@ -48,6 +48,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "test": ("Run an image's goldens inside the image.", "test"),
     "up": ("Run the yard, which keeps deployments running on this host.", "up"),
     "down": ("Stop the yard with everything that it runs.", "down"),
+    "restore": ("Restore a yard that has lost its state.", "restore"),
     "ps": ("List containers.", "ps"),
     "logs": ("Show a container's log.", "logs"),
     "stop": ("Stop a container and remove it.", "stop"),
