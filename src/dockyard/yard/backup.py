@@ -43,9 +43,10 @@ _NAMES = re.compile(
 )
 _FILE_LIMIT = 64 << 30
 _MEMBERS_LIMIT = 10_000
-_IN_USE = (
-    "SELECT deployment, number, image_digest, image_name FROM revisions WHERE state IN ('pending', 'active', 'kept')"
-)
+_IN_USE = """
+SELECT deployment, number, image_digest, image_name FROM revisions
+WHERE state IN ('pending', 'active', 'kept') ORDER BY deployment, number
+"""
 
 
 class _Item(msgspec.Struct, frozen=True):
