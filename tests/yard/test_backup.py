@@ -11,14 +11,20 @@ from pathlib import Path
 import pytest
 
 from dockyard.errors import AuditError, DockyardError, StoreDamagedError, StoreError
+from dockyard.oci.layout import Layout
+from dockyard.spec.deployment import Deployment
 from dockyard.spec.home import Home
 from dockyard.spec.status import Scope
 from dockyard.supply.keys import PrivateKey
+from dockyard.supply.sign import sign_all
+from dockyard.supply.verify import verify
 from dockyard.yard.audit import AuditLog, Entry
 from dockyard.yard.auth import Credentials, Tokens
 from dockyard.yard.backup import check_backup, restore, write_backup
+from dockyard.yard.records import NewRevision
 from dockyard.yard.state import Advance, RolloutPhase
 from dockyard.yard.store import Store
+from tests.oci.samples import sample_image
 from tests.yard.conftest import ADA, revision
 
 
@@ -117,6 +123,24 @@ def test_a_backup_is_made_while_the_yard_writes(yard, home, tmp_path):
     again = Store.open(tmp_path / "other" / "yard" / "yard.db")
     assert again.deployment("iris").wanted == 1, "what was not committed is not in it"
     again.close()
+
+
+def test_a_host_without_a_network_has_the_same_images_and_verdicts_again(yard, home, tmp_path):
+    store, _ = yard
+    layout, key = Layout.create(home.images), PrivateKey.generate()
+    image = sample_image(layout, "wine:1")
+    sign_all(layout, image.manifest, "wine", key)
+    sample_image(layout, "unused:1", code=b"other")
+    asked = Deployment(name="wine", image=f"wine@{image.digest}")
+    store.add_revision(NewRevision(asked, image.digest, "wine:1", 1), ADA)
+    write_backup(home, tmp_path / "backup", with_images=True)
+    other = Home(tmp_path / "other")
+    checked = restore(tmp_path / "backup", other)
+    assert {one.deployment: one.included for one in checked.images} == {"iris": False, "wine": True}
+    again = Layout.open(other.images)
+    assert [named.name for named in again.images()] == ["wine:1"]
+    assert verify(again, image.digest, [key.public]) == verify(layout, image.digest, [key.public])
+    assert not (other.yard / "images.tar").exists()
 
 
 def test_nothing_is_written_over_a_yard(backup, home):
