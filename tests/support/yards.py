@@ -60,7 +60,7 @@ class RunningYard:
                 stderr=log,
                 start_new_session=True,
             )
-        until(lambda: self._answers(), "the yard does not answer", START_DEADLINE)
+        until(self._answers, "the yard does not answer", START_DEADLINE)
 
     def kill(self) -> None:
         """SIGKILL, as from a crash."""

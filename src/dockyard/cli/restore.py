@@ -1,125 +1,81 @@
-"""`dockyard restore`: a yard out of a backup, or out of the containers that still run when there is none."""
+"""`dockyard restore`: a yard out of its backup, or only the check of one; or, without a backup, out of what still runs."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from dockyard.cli import places
-from dockyard.cli.up import engines_here
-from dockyard.engines.base import Container, Engine, State
-from dockyard.errors import GatewayError, YardConflictError, YardError
-from dockyard.gateway.envoy import SNAPSHOT
-from dockyard.gateway.snapshot import Snapshot
-from dockyard.oci.files import store_errors
-from dockyard.spec.home import Home
+from dockyard.cli import places, rebuilding
+from dockyard.supply.audit_verifier import keys_in, said
 from dockyard.yard.backup import Checked, check_backup, restore
-from dockyard.yard.labels import read_labels
-from dockyard.yard.lock import alone, holder
-from dockyard.yard.rebuild import FoundReplica, rebuild
-from dockyard.yard.state import Phase
-from dockyard.yard.store import FILE_NAME, Store
+from dockyard.yard.lock import holder
 
-_PHASES = {State.RUNNING: Phase.READY, State.FROZEN: Phase.FROZEN}
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--verify", "only_check", is_flag=True, help="Check the backup, and change nothing.")
-@click.option("--key", "keys", multiple=True, help="A key of the audit log, as it was kept elsewhere.")
-@click.option("--from-engine", is_flag=True, help="Make the state anew from containers that run. History is lost.")
-def command(file: Path | None, only_check: bool, keys: tuple[str, ...], from_engine: bool) -> None:
-    """Restore a yard that has lost its state, from the backup FILE or from its containers."""
-    if (file is None) == (not from_engine):
+@click.argument("file", type=_FILE, required=False)
+@click.option("--verify", "only_check", is_flag=True, help="Check all of it, and restore nothing.")
+@click.option("--key", type=_FILE, help="The yard's audit.pub, kept elsewhere. By default the one in the backup.")
+@click.option("--checkpoint", "kept", type=_FILE, multiple=True, help="A checkpoint kept elsewhere; may be repeated.")
+@click.option("--from-engine", is_flag=True, help="No FILE: read the containers that run. History is lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    file: Path | None, only_check: bool, key: Path | None, kept: tuple[Path, ...], from_engine: bool, as_json: bool
+) -> None:
+    """Restore the yard in FILE, written by `dockyard backup`, to this home, which must have none. Needs no network.
+
+    Every file, the store and the audit log are checked first; when one does not hold, nothing is written.
+    """
+    if (file is None) != from_engine:
         raise click.UsageError("Name a backup, or say --from-engine.")
-    home = places.home()
     if file is None:
-        names = asyncio.run(_from_engine(home))
-        click.echo(f"{len(names)} deployments are known again: {', '.join(names) or 'none'}")
+        names = asyncio.run(rebuilding.from_engine(places.home()))
+        click.echo(f"known again: {', '.join(names) or 'nothing, for no container of a yard runs here'}")
         return
+    if not only_check and (pid := holder(places.home().yard)) is not None:
+        raise rebuilding.runs_already(pid)
+    keys = keys_in(key.read_text(encoding="utf-8")) if key else []
+    checkpoints = [path.read_text(encoding="utf-8") for path in kept]
     if only_check:
-        _tell(check_backup(file, keys=keys), "holds")
+        checked = check_backup(file, keys=keys, kept=checkpoints)
+    else:
+        checked = restore(file, places.home(), keys=keys, kept=checkpoints)
+    if as_json:
+        click.echo(json.dumps(_as_json(checked, restored=not only_check), indent=2))
         return
-    if (pid := holder(home.yard)) is not None:
-        raise _runs(pid)
-    _tell(restore(file, home, keys=keys), "is restored; `dockyard up` starts it")
+    click.echo(f"{file} is whole: yard {checked.manifest.yard}, written by Dockyard {checked.manifest.dockyard}")
+    click.echo(said(checked.audit))
+    for line in _missing(checked):
+        click.echo(line)
+    if not only_check:
+        click.echo(f"restored to {places.home().yard}; start it with `dockyard up`")
 
 
-def _tell(checked: Checked, what: str) -> None:
-    manifest, audit = checked.manifest, checked.audit
-    click.echo(f"The backup of yard {manifest.yard} {what}.")
-    click.echo(f"  {len(manifest.files)} files with the hashes that were noted, {audit.entries} audit entries")
-    present = {str(each.image.digest) for each in places.store().images()}
-    for each in checked.images:
-        here = "" if each.digest in present else "  (not in the store here: import or pull it)"
-        click.echo(f"  {each.deployment} revision {each.revision} needs {each.name}@{each.digest}{here}")
+def _missing(checked: Checked) -> Sequence[str]:
+    lines = [
+        f"not in the backup: {one.name} {one.digest} ({one.deployment}, revision {one.revision})"
+        for one in checked.images
+        if not one.included
+    ]
+    return [*lines, "pull or import these images before you start the yard"] if lines else []
 
 
-async def _from_engine(home: Home) -> tuple[str, ...]:
-    """Put the old state aside, if there is any, and make a new one."""
-    if (pid := holder(home.yard)) is not None:
-        raise _runs(pid)
-    engines, _ = await engines_here(home, "auto")
-    try:
-        found = [each for engine in engines.values() for each in await _replicas(engine)]
-    finally:
-        for engine in engines.values():
-            await engine.close()
-    with alone(home.yard):
-        _put_aside(home)
-        store = Store.open(home.yard / FILE_NAME)
-        try:
-            return rebuild(store, found, _active(home))
-        finally:
-            store.close()
-
-
-async def _replicas(engine: Engine) -> list[FoundReplica]:
-    found = []
-    for container in await engine.list():
-        replica = _replica(engine, container)
-        if replica is not None:
-            found.append(replica)
-    return found
-
-
-def _replica(engine: Engine, container: Container) -> FoundReplica | None:
-    try:
-        labels = read_labels(container.labels, container.name)
-    except YardError as error:
-        click.echo(f"left alone: {error.what}", err=True)
-        return None
-    if labels is None:
-        return None
-    folder = container.socket.parent if container.socket else places.home().containers / container.name
-    phase = _PHASES.get(container.state, Phase.CRASHED)
-    return FoundReplica(labels, engine.name, container.id, folder, phase)
-
-
-def _active(home: Home) -> Mapping[str, int]:
-    """The revision with the most traffic of each deployment, by what the gateway accepted last."""
-    try:
-        snapshot = Snapshot.from_json((home.yard / "gateway" / SNAPSHOT).read_bytes())
-    except (FileNotFoundError, GatewayError):
-        return {}
-    return {each.name: max(each.shares, key=each.shares.__getitem__) for each in snapshot.services if each.shares}
-
-
-def _put_aside(home: Home) -> None:
-    stamp = time.strftime("%Y%m%dT%H%M%S")
-    with store_errors(home.yard):
-        for path in sorted(home.yard.glob(f"{FILE_NAME}*")):
-            aside = path.with_name(f"{path.name}.lost-{stamp}")
-            path.rename(aside)
-            click.echo(f"{path} is now {aside.name}", err=True)
-
-
-def _runs(pid: int) -> YardConflictError:
-    return YardConflictError(
-        f"a yard runs here (process {pid})",
-        remedy="Stop it first: `dockyard down` stops its replicas, too; `kill` not.",
-    )
+def _as_json(checked: Checked, *, restored: bool) -> dict[str, object]:
+    images = [
+        {"deployment": one.deployment, "revision": one.revision, "digest": one.digest, "name": one.name}
+        | {"included": one.included}
+        for one in checked.images
+    ]
+    return {
+        "restored": restored,
+        "yard": checked.manifest.yard,
+        "dockyard": checked.manifest.dockyard,
+        "files": sorted(checked.manifest.files),
+        "audit": {"origin": checked.audit.origin, "entries": checked.audit.entries, "root": checked.audit.root.hex()},
+        "images": images,
+    }

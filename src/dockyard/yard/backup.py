@@ -1,9 +1,10 @@
 """A yard in one file, and a yard out of it: `dockyard backup` and `dockyard restore`.
 
 A tar of the store, the audit log as auditors read it, the policy, all public keys, the list of images that must be
-there again, and a manifest with every file's hash. No private key is in it: the restored yard makes a new one for its
-log, and says so there. `write_backup` reads beside the running yard and may run in another thread; the service signs a
-checkpoint first. `restore` puts everything on an empty home, or nothing.
+there again, and a manifest with every file's hash; the images themselves too if asked, then a restore needs no network.
+No private key is in it: the restored yard makes a new one for its log, and says so there. `write_backup` reads beside
+the running yard and may run in another thread; the service signs a checkpoint first. `restore` puts everything on an
+empty home, or nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import msgspec
 
 from dockyard import __version__
 from dockyard.errors import AuditError, StoreDamagedError, StoreError
+from dockyard.oci.bundle import read_bundle, write_bundle
 from dockyard.oci.digest import digest_of_file
 from dockyard.oci.files import PartialFile, as_store_error, store_errors, sync_folder
+from dockyard.oci.layout import Layout
 from dockyard.oci.tar import TarReader
 from dockyard.spec.home import Home
 from dockyard.supply.audit_verifier import DoesNotHoldError, Report, check, keys_in
@@ -37,15 +40,17 @@ POLICY = "policy.toml"
 MANIFEST = "manifest.json"
 AUDIT = "audit.log"
 IMAGES = "images.json"
+BUNDLE = "images.tar"
 FORMAT = 1
 _NAMES = re.compile(
-    r"(yard/[A-Za-z0-9._-]{1,100}|(yard/)?keys/(trusted/)?[A-Za-z0-9._@-]{1,100}\.pub|[a-z]+\.(json|log))"
+    r"(yard/[A-Za-z0-9._-]{1,100}|(yard/)?keys/(trusted/)?[A-Za-z0-9._@-]{1,100}\.pub|[a-z]+\.(json|log|tar))"
 )
 _FILE_LIMIT = 64 << 30
 _MEMBERS_LIMIT = 10_000
-_IN_USE = (
-    "SELECT deployment, number, image_digest, image_name FROM revisions WHERE state IN ('pending', 'active', 'kept')"
-)
+_IN_USE = """
+SELECT deployment, number, image_digest, image_name FROM revisions
+WHERE state IN ('pending', 'active', 'kept') ORDER BY deployment, number
+"""
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -63,12 +68,13 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class BackedUpImage(msgspec.Struct, frozen=True):
-    """An image that a deployment needs."""
+    """An image that a deployment needs; `included`: it is in the backup itself."""
 
     deployment: str
     revision: int
     digest: str
     name: str
+    included: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,11 @@ class Checked:
     images: tuple[BackedUpImage, ...]
 
 
-def write_backup(home: Home, target: Path) -> Manifest:
-    """Write a backup of the yard in `home` to `target`, whole or not at all. StoreError when the disk refuses."""
+def write_backup(home: Home, target: Path, *, with_images: bool = False) -> Manifest:
+    """Write a backup of the yard in `home` to `target`, whole or not at all. StoreError when the disk refuses.
+
+    `with_images`: those of the local store that deployments need, with all that is attached to them.
+    """
     store = home.yard / FILE_NAME
     if not store.exists():
         raise StoreError(f"there is no yard at {home.yard}", remedy="Name its home with DOCKYARD_HOME.")
@@ -89,7 +98,11 @@ def write_backup(home: Home, target: Path) -> Manifest:
         (stage / "yard").mkdir()
         with reading(store) as connection:
             copy(connection, store, stage / "yard" / FILE_NAME)
-        yard = _extract(stage)
+        yard, images = _extract(stage)
+        included = _bundle(home, stage, images) if with_images else frozenset()
+        images = [msgspec.structs.replace(one, included=one.digest in included) for one in images]
+        with store_errors(stage):
+            (stage / IMAGES).write_bytes(msgspec.json.format(msgspec.json.encode(images)))
         for name, source in _public_files(home).items():
             with store_errors(source):
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +133,8 @@ def restore(source: Path, home: Home, *, keys: Sequence[str] = (), kept: Sequenc
             )
     with _staged(home.root) as stage:
         checked = _unpack_and_check(source, stage, keys, kept)
+        if (stage / BUNDLE).exists():
+            read_bundle(stage / BUNDLE, Layout.create(home.images))
         with store_errors(home.root):
             _place_keys(stage, home)
             home.yard.mkdir(exist_ok=True)
@@ -138,8 +153,19 @@ def _public_files(home: Home) -> dict[str, Path]:
     return {str(path.relative_to(home.root)): path for path in found}
 
 
-def _extract(stage: Path) -> str:
-    """Write the audit log and the list of images out of the copied store; the yard's id."""
+def _bundle(home: Home, stage: Path, images: Sequence[BackedUpImage]) -> frozenset[str]:
+    """Write those images that the local store has into a bundle; their digests."""
+    if not home.images.exists():
+        return frozenset()
+    layout, needed = Layout.open(home.images), {one.digest for one in images}
+    names = {named.name: named.image.digest for named in layout.images() if named.image.digest in needed}
+    if names:
+        write_bundle(names, layout, stage / BUNDLE, {})
+    return frozenset(names.values())
+
+
+def _extract(stage: Path) -> tuple[str, list[BackedUpImage]]:
+    """Write the audit log out of the copied store; the yard's id, and the images that its deployments need."""
     with reading(stage / "yard" / FILE_NAME) as connection, translated(stage):
         newest = connection.execute("SELECT size, note FROM audit_checkpoints ORDER BY size DESC LIMIT 1").fetchone()
         if newest is None:
@@ -151,10 +177,8 @@ def _extract(stage: Path) -> str:
             file.writelines(bytes(row["leaf"]) + b"\n" for row in leaves)
             file.write(b"\n" + newest["note"].encode())
         images = [BackedUpImage(*row) for row in connection.execute(_IN_USE)]
-        with store_errors(stage):
-            (stage / IMAGES).write_bytes(msgspec.json.format(msgspec.json.encode(images)))
         yard = connection.execute("SELECT value FROM notes WHERE name = 'yard'").fetchone()
-        return str(yard[0])
+        return str(yard[0]), images
 
 
 def _items(stage: Path) -> Iterator[tuple[str, _Item]]:
