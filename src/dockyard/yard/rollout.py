@@ -253,7 +253,9 @@ def _overdue(draft: Draft, rollout: Rollout) -> bool:
     if rollout.phase is RolloutPhase.ABORTING and old is not None:
         new, old = old, new
     times = [rollout.progress]
-    times += [each.since for each in draft.live(new) if not each.crashes]
+    for replica in draft.live(new):
+        starts_now = replica.phase is Phase.CREATED and draft.memory.free >= draft.revision(replica).memory
+        times += [draft.now if starts_now else replica.since] if not replica.crashes else []
     if rollout.holding:
         leaving = (each for each in draft.all(old) if each.phase is Phase.DRAINING)
         times += [each.since + draft.revision(each).drain_s for each in leaving]
