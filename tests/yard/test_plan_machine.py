@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dockyard.spec.deployment import StrategyKind
 from dockyard.yard.plan import plan
@@ -33,16 +33,23 @@ class Disturbed(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.yard = Yard(memory=9 * GIB)
+        self.yard = Yard()
         self.yard.judges.append(self.keeps_its_floor)
         self.floors: dict[str, int] = {}
+
+    @initialize(spare=st.sampled_from([0, 1, 3, 60]), replicas=st.integers(1, 4), strategy=STRATEGIES)
+    def begin(self, spare: int, replicas: int, strategy: dict[str, object]) -> None:
+        """Most of what is interesting happens to a deployment that runs."""
+        self.yard.memory = (replicas + spare) * GIB
+        self.yard.deploy("shop", replicas=replicas, **strategy | {"preview": False})
+        self.yard.run(10.0)
 
     # What people do.
 
     @rule(
         name=st.sampled_from(NAMES),
         replicas=st.integers(0, 4),
-        memory=st.sampled_from([GIB, GIB, 2 * GIB]),
+        memory=st.sampled_from([GIB, GIB, GIB, GIB // 2, 2 * GIB]),
         strategy=STRATEGIES,
         broken=st.sampled_from([False, False, True]),
     )
@@ -115,11 +122,11 @@ class Disturbed(RuleBasedStateMachine):
 
     # Time.
 
-    @rule(seconds=st.sampled_from([0.0, 0.05, 0.3, 1.0, 3.0, 10.0, 60.0]))
+    @rule(seconds=st.sampled_from([0.05, 0.3, 1.0, 3.0, 3.0, 10.0, 60.0]))
     def run(self, seconds: float) -> None:
         self.yard.run(seconds)
 
-    @rule(seconds=st.sampled_from([1.0, 100.0, 1000.0]))
+    @rule(seconds=st.sampled_from([1.0, 3.0, 100.0, 1000.0]))
     def jump(self, seconds: float) -> None:
         self.yard.jump(seconds)
 

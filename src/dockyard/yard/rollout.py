@@ -294,13 +294,13 @@ def _make_room(draft: Draft, rollout: Rollout, new: int, replicas: int) -> None:
     """Memory for more replicas of one side: what is leaving, what is kept, else the other side itself makes room."""
     need = replicas * draft.deployment.revisions[new].memory
     missing = draft.memory.missing(need)
-    spare = rollout.source if new == rollout.target else None
-    if missing <= 0 or reclaim(draft, missing) or reclaim_spare(draft, spare, missing):
+    forward = new == rollout.target
+    if missing <= 0 or reclaim(draft, missing) or (forward and reclaim_spare(draft, rollout.source, missing)):
         draft.note(f"revision {new} waits for {format_bytes(need)} of memory: {draft.memory.figures()}")
-    elif rollout.source is not None and _may_hold(_strategy(draft, rollout)):
+    elif draft.live(rollout.source if forward else rollout.target) and _may_hold(_strategy(draft, rollout)):
         why = f"memory does not fit both revisions, {draft.memory.figures()}: one stops before the other starts"
         draft.advance(rollout.phase, why, holding=True)
-    elif new == rollout.target and _may_go_back(draft, rollout):
+    elif forward and _may_go_back(draft, rollout):
         draft.advance(RolloutPhase.ABORTING, _no_room(draft, rollout, need))
     else:
         draft.note(f"revision {new} lacks {format_bytes(need)} of memory: {draft.memory.figures()}")
