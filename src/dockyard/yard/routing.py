@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dockyard.yard.draft import Draft
 from dockyard.yard.state import Phase, Replica, Traffic
 
-_DRAINS = frozenset({Phase.DRAINING, Phase.FREEZING})
+_COUNTED = frozenset({Phase.READY, Phase.DRAINING, Phase.FREEZING})
 
 
 def share(draft: Draft, carriers: Sequence[int], *, preview: int | None = None) -> None:
@@ -59,9 +59,11 @@ def _percent(counts: Mapping[int, int]) -> dict[int, int]:
 
 
 def _draining(draft: Draft, endpoints: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+    """Whoever could have a request in flight and is no endpoint: as long as the gateway knows a replica, it counts
+    them and lets them finish. What is ready and waits for its turn, or for a way back, is known to it in advance."""
     draining: dict[int, list[str]] = {}
     for replica in draft.deployment.replicas:
-        if replica.phase in _DRAINS or (replica.routed and replica.id not in endpoints.get(replica.revision, ())):
+        if (replica.phase in _COUNTED or replica.routed) and replica.id not in endpoints.get(replica.revision, ()):
             draining.setdefault(replica.revision, []).append(replica.id)
     return {revision: tuple(found) for revision, found in draining.items()}
 
