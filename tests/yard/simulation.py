@@ -1,15 +1,18 @@
-"""A yard without containers, on a virtual clock: carries plans out on a world of values, with every delay that real ones
-have. Starts take time and fail, the gateway accepts late, requests finish late, steps are lost when the yard restarts.
+"""A yard without containers, on a virtual clock: carries plans out on a world of values, with the delays of real ones.
 
-The planner's tests drive it. `judge` is what holds for every plan, whatever the world looks like.
+Starts take time and fail, the gateway accepts late, requests finish late, orders are lost when the yard restarts. The
+planner's tests drive it; every plan that is made is judged by `tests.yard.promises`.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+
+import msgspec
 
 from dockyard.spec.deployment import Probes, Strategy
 from dockyard.yard.plan import plan
@@ -35,12 +38,10 @@ from dockyard.yard.state import (
     Thaw,
     World,
 )
+from tests.yard.promises import RUNS, Judge, endpoints_of, judge
 
 GIB = 1 << 30
 STABLE_S = 60.0
-HOLDS_MEMORY = {Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.FREEZING, Phase.FROZEN, Phase.CRASHED}
-RUNS = HOLDS_MEMORY - {Phase.CRASHED}
-OVER = (RolloutPhase.DONE, RolloutPhase.FAILED)
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Yard:
         self.deployments: dict[str, DeploymentState] = {}
         self.plans: list[Plan] = []
         self.told: list[str] = []
-        self.judge: Callable[[World, Plan], None] = judge
+        self.judges: list[Judge] = [judge]
         self._queue: list[tuple[float, int, int, Callable[[], None]]] = []
         self._number = itertools.count(1)
         self._life = 0
@@ -88,7 +89,7 @@ class Yard:
         old = self.deployments.get(name)
         number = 1 + max(old.revisions, default=0) if old else 1
         revision = Revision(
-            number, RevisionState.PENDING, memory, Strategy(**strategy), Probes(), self.now, drain_s=30.0
+            number, RevisionState.PENDING, memory, msgspec.convert(strategy, Strategy), Probes(), self.now, drain_s=30.0
         )
         self.deployments[name] = DeploymentState(
             name=name,
@@ -134,7 +135,7 @@ class Yard:
             if each.phase is Phase.STARTING:
                 self._launch(each.id)
             if not each.routed and each.in_flight:
-                self._after(self.delays.request, lambda id=each.id: self._finish_requests(id))
+                self._after(self.delays.request, partial(self._finish_requests, each.id))
 
     # What a test asks.
 
@@ -147,8 +148,8 @@ class Yard:
         found = [each for deployment in chosen for each in deployment.replicas]
         return [each for each in found if revision in (None, each.revision)]
 
-    def replica(self, id: str) -> Replica:
-        return next(each for each in self.replicas() if each.id == id)
+    def replica(self, name: str) -> Replica:
+        return next(each for each in self.replicas() if each.id == name)
 
     def phases(self, revision: int, name: str = "shop") -> list[str]:
         return sorted(str(each.phase) for each in self.replicas(name, revision))
@@ -160,7 +161,7 @@ class Yard:
         return dict(self.plans[-1].traffic[name].weights)
 
     def endpoints(self, name: str = "shop") -> set[str]:
-        return {id for ids in self.plans[-1].traffic[name].endpoints.values() for id in ids}
+        return endpoints_of(self.plans[-1].traffic[name])
 
     # Time.
 
@@ -198,8 +199,8 @@ class Yard:
         for _ in range(100):
             world = self.world
             self.plans.append(plan(world, self.now))
-            self.judge(world, self.plans[-1])
-            judge_drains(world, self.plans[-1], self.now)
+            for each in self.judges:
+                each(world, self.plans[-1], self.now)
             if not self._act(self.plans[-1]):
                 return
         raise AssertionError(f"plans go round in circles: {self.plans[-2:]}")
@@ -222,14 +223,13 @@ class Yard:
     # Acting.
 
     def _act(self, plan: Plan) -> bool:
-        endpoints = frozenset(
-            id for traffic in plan.traffic.values() for ids in traffic.endpoints.values() for id in ids
-        )
+        endpoints = frozenset(each for traffic in plan.traffic.values() for each in endpoints_of(traffic))
         if endpoints != self._sent:
             self._sent = endpoints
             self._accepts_at = max(self._accepts_at, self.now + self.delays.accept)
             self._after(self._accepts_at - self.now, lambda: self._accept(endpoints), survives=True)
-        return any([self._do(step) for step in plan.steps])
+        changed = [self._do(step) for step in plan.steps]
+        return any(changed)
 
     def _do(self, step: Step) -> bool:
         """Whether it changed anything: a replica about which an order is under way is left to that."""
@@ -237,23 +237,18 @@ class Yard:
             return False
         match step:
             case Start(deployment, revision) | Create(deployment, revision):
-                id = f"{deployment}-{revision}-{next(self._number)}"
-                phase = Phase.STARTING if isinstance(step, Start) else Phase.CREATED
-                new = Replica(id, revision, phase, self.now)
-                self._change(deployment, replicas=(*self.deployments[deployment].replicas, new))
-                if phase is Phase.STARTING:
-                    self._launch(id)
-            case Restart(_, id):
-                self._set(id, phase=Phase.STARTING)
-                self._launch(id)
-            case Move(_, id, phase):
-                self._set(id, phase=phase)
-            case Stop(_, id):
-                self._order(id, self.delays.stop, lambda: self._remove(id))
-            case Freeze(_, id):
-                self._order(id, self.delays.freeze, lambda: self._set(id, phase=Phase.FROZEN))
-            case Thaw(_, id):
-                self._order(id, self.delays.freeze, lambda: self._set(id, phase=Phase.READY))
+                self._add(deployment, revision, Phase.STARTING if isinstance(step, Start) else Phase.CREATED)
+            case Restart(_, replica):
+                self._set(replica, phase=Phase.STARTING)
+                self._launch(replica)
+            case Move(_, replica, phase):
+                self._set(replica, phase=phase)
+            case Stop(_, replica):
+                self._order(replica, self.delays.stop, partial(self._remove, replica))
+            case Freeze(_, replica):
+                self._order(replica, self.delays.freeze, partial(self._set, replica, phase=Phase.FROZEN))
+            case Thaw(_, replica):
+                self._order(replica, self.delays.freeze, partial(self._set, replica, phase=Phase.READY))
             case Advance():
                 self._advance(step)
             case Mark(deployment, revision, state):
@@ -261,6 +256,12 @@ class Yard:
             case Forget(deployment):
                 del self.deployments[deployment]
         return True
+
+    def _add(self, deployment: str, revision: int, phase: Phase) -> None:
+        new = Replica(f"{deployment}-{revision}-{next(self._number)}", revision, phase, self.now)
+        self._change(deployment, replicas=(*self.deployments[deployment].replicas, new))
+        if phase is Phase.STARTING:
+            self._launch(new.id)
 
     def _order(self, replica: str, seconds: float, event: Callable[[], None]) -> None:
         self._busy.add(replica)
@@ -322,16 +323,20 @@ class Yard:
             if each.routed != (each.id in endpoints):
                 self._set(each.id, routed=not each.routed, routed_since=self.now)
                 if each.routed:
-                    self._after(self.delays.request, lambda id=each.id: self._finish_requests(id))
+                    self._after(self.delays.request, partial(self._finish_requests, each.id))
                 else:
                     self._serve(each.id)
 
     def _serve(self, replica: str) -> None:
+        """Requests come as long as it is routed; what waited for it since before is answered."""
         if self.replica(replica).routed:
             self._set(replica, in_flight=3)
+        else:
+            self._after(self.delays.request, partial(self._finish_requests, replica))
 
     def _finish_requests(self, replica: str) -> None:
-        if self._exists(replica) and not self.replica(replica).routed:
+        now = next((each for each in self.replicas() if each.id == replica), None)
+        if now is not None and not now.routed and now.phase in RUNS:
             self._set(replica, in_flight=0)
 
     # The values.
@@ -363,78 +368,10 @@ class Yard:
         self._change(name, rollout=replace(rollout, **changes))
 
 
-def under_way(deployment: DeploymentState) -> Rollout | None:
-    """The rollout that is not over."""
-    rollout = deployment.rollout
-    return None if rollout is None or rollout.phase in OVER else rollout
-
-
-def judge(world: World, plan: Plan) -> None:
-    """What holds for every plan."""
-    for deployment in world.deployments:
-        _judge_traffic(deployment, plan)
-        _judge_stops(deployment, plan)
-    about = [step.replica for step in plan.steps if isinstance(step, (Restart, Move, Stop, Freeze, Thaw))]
-    assert len(about) == len(set(about)), f"two steps about one replica: {plan.steps}"
-    _judge_memory(world, plan)
-
-
-def _judge_traffic(deployment: DeploymentState, plan: Plan) -> None:
-    traffic = plan.traffic[deployment.name]
-    replicas = {each.id: each for each in deployment.replicas}
-    leaving = {
-        s.replica for s in plan.steps if isinstance(s, Stop) or (isinstance(s, Move) and s.phase is Phase.DRAINING)
-    }
-    assert sum(traffic.weights.values()) == (100 if traffic.weights else 0), traffic
-    assert set(traffic.weights) == set(traffic.endpoints), traffic
-    for revision, ids in traffic.endpoints.items():
-        for id in ids:
-            assert id in replicas, f"{id} does not exist"
-            assert id not in leaving, f"{id} has traffic and leaves"
-            assert replicas[id].revision == revision
-            if replicas[id].phase is not Phase.READY:
-                _judge_waiting(deployment, replicas[id], {i for ids in traffic.endpoints.values() for i in ids})
-
-
-def _judge_waiting(deployment: DeploymentState, replica: Replica, endpoints: Iterable[str]) -> None:
-    """Requests may wait at the socket of a replica that is not ready in two cases, and never while one is ready."""
-    assert replica.phase in (Phase.CREATED, Phase.STARTING, Phase.CRASHED), f"traffic to {replica}"
-    ready = [each for each in deployment.replicas if each.id in endpoints and each.phase is Phase.READY]
-    assert not ready, f"requests wait at {replica.id} although {ready} are ready"
-    rollout = under_way(deployment)
-    swapped_in = rollout is not None and rollout.holding and replica.revision == rollout.target
-    had_traffic = replica.revision == deployment.active or replica.routed
-    assert had_traffic or swapped_in, f"traffic to {replica}, which never was ready"
-
-
-def _judge_stops(deployment: DeploymentState, plan: Plan) -> None:
-    replicas = {each.id: each for each in deployment.replicas}
-    for step in plan.steps:
-        if isinstance(step, Stop) and step.deployment == deployment.name:
-            replica = replicas[step.replica]
-            assert not replica.routed, f"{replica} is stopped while it is routed"
-            assert replica.phase not in (Phase.READY, Phase.STARTING, Phase.FREEZING), f"{replica} is not drained"
-
-
-def _judge_memory(world: World, plan: Plan) -> None:
-    sizes = {(d.name, number): each.memory for d in world.deployments for number, each in d.revisions.items()}
-    owners = {each.id: (d.name, each.revision) for d in world.deployments for each in d.replicas}
-    held = sum(
-        sizes[d.name, each.revision] for d in world.deployments for each in d.replicas if each.phase in HOLDS_MEMORY
-    )
-    created = {each.id for d in world.deployments for each in d.replicas if each.phase is Phase.CREATED}
-    starts = [sizes[s.deployment, s.revision] for s in plan.steps if isinstance(s, Start)]
-    starts += [sizes[owners[s.replica]] for s in plan.steps if isinstance(s, Restart) and s.replica in created]
-    assert not starts or held + sum(starts) <= world.memory, f"{held} held, {starts} started, {world.memory} there"
-
-
-def judge_drains(world: World, plan: Plan, now: float) -> None:
-    """A replica with requests in flight is stopped at its drain deadline at the soonest, unless nothing of it runs."""
-    for deployment in world.deployments:
-        replicas = {each.id: each for each in deployment.replicas}
-        for step in plan.steps:
-            if isinstance(step, Stop) and step.deployment == deployment.name:
-                replica = replicas[step.replica]
-                limit = replica.since + deployment.revisions[replica.revision].drain_s
-                idle = replica.in_flight == 0 or replica.phase not in RUNS
-                assert idle or now >= limit, f"{replica} is stopped with requests in flight"
+def running(replicas: int = 1, *, memory: int = 64 * GIB, **strategy: object) -> Yard:
+    """A yard with one deployment, `shop`, whose first revision is active."""
+    yard = Yard(memory)
+    yard.deploy(replicas=replicas, **strategy)
+    yard.run(30)
+    assert yard.state(1) is RevisionState.ACTIVE
+    return yard

@@ -253,7 +253,9 @@ def _overdue(draft: Draft, rollout: Rollout) -> bool:
     if rollout.phase is RolloutPhase.ABORTING and old is not None:
         new, old = old, new
     times = [rollout.progress]
-    times += [each.since for each in draft.live(new) if not each.crashes]
+    for replica in draft.live(new):
+        starts_now = replica.phase is Phase.CREATED and draft.memory.free >= draft.revision(replica).memory
+        times += [draft.now if starts_now else replica.since] if not replica.crashes else []
     if rollout.holding:
         leaving = (each for each in draft.all(old) if each.phase is Phase.DRAINING)
         times += [each.since + draft.revision(each).drain_s for each in leaving]
@@ -292,13 +294,13 @@ def _make_room(draft: Draft, rollout: Rollout, new: int, replicas: int) -> None:
     """Memory for more replicas of one side: what is leaving, what is kept, else the other side itself makes room."""
     need = replicas * draft.deployment.revisions[new].memory
     missing = draft.memory.missing(need)
-    spare = rollout.source if new == rollout.target else None
-    if missing <= 0 or reclaim(draft, missing) or reclaim_spare(draft, spare, missing):
+    forward = new == rollout.target
+    if missing <= 0 or reclaim(draft, missing) or (forward and reclaim_spare(draft, rollout.source, missing)):
         draft.note(f"revision {new} waits for {format_bytes(need)} of memory: {draft.memory.figures()}")
-    elif rollout.source is not None and _may_hold(_strategy(draft, rollout)):
+    elif draft.live(rollout.source if forward else rollout.target) and _may_hold(_strategy(draft, rollout)):
         why = f"memory does not fit both revisions, {draft.memory.figures()}: one stops before the other starts"
         draft.advance(rollout.phase, why, holding=True)
-    elif new == rollout.target and _may_go_back(draft, rollout):
+    elif forward and _may_go_back(draft, rollout):
         draft.advance(RolloutPhase.ABORTING, _no_room(draft, rollout, need))
     else:
         draft.note(f"revision {new} lacks {format_bytes(need)} of memory: {draft.memory.figures()}")

@@ -20,6 +20,8 @@ def hold_at(draft: Draft, revision: int, count: int) -> None:
         reclaim(draft, draft.memory.missing(short * memory))
         draft.note(f"{short} of {count} replicas of revision {revision} wait for memory: {draft.memory.figures()}")
     shrink(draft, revision, count)
+    if draft.ready(revision):
+        _let_go_of_created(draft, revision)
 
 
 def bring_up(draft: Draft, revision: int, count: int, *, most: int | None = None, holding: bool = False) -> int:
@@ -62,6 +64,13 @@ def _heal(draft: Draft, replica: Replica) -> None:
         _start_created(draft, replica, revision.memory)
     elif replica.phase is Phase.STARTING and draft.due(healing.start_lost_at(replica, revision.probes)):
         draft.move(replica, Phase.CRASHED, "nobody is waiting for its start any more")
+
+
+def _let_go_of_created(draft: Draft, revision: int) -> None:
+    """Nobody waits at a created replica's socket while another one serves: it need not keep memory from others."""
+    for replica in draft.live(revision):
+        if replica.phase is Phase.CREATED and draft.memory.free < draft.revision(replica).memory:
+            dismiss(draft, replica, "there is no memory for it")
 
 
 def _start_created(draft: Draft, replica: Replica, memory: int) -> None:
