@@ -34,6 +34,7 @@ from berth.log import Log
 from berth.metrics import Metrics
 from berth.protocols.site import Site, mount
 from berth.repository import Repository
+from berth.selftest import prove
 from berth.tracing import Tracer
 from berth.upgrade import Upgrade
 from berth.workers.template import Template
@@ -136,6 +137,8 @@ async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int
     loop, log = asyncio.get_running_loop(), outside.log
     parts = _assemble(config, outside)
     await parts.loader.load_at_start()
+    if config.selftest:
+        await _selftest(config, parts)
     _settle_memory()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -169,6 +172,19 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
     health.why_dead = lambda: repository.why_dead
     health.why_unready = lambda: repository.why_unready
     return _Parts(health, metrics, log, repository, loader, application, answers, site)
+
+
+async def _selftest(config: Config, parts: _Parts) -> None:
+    """The goldens are the first model's; what is loaded later has been asked nothing."""
+    if not config.model.at_start:
+        parts.log.event("warning", "selftest skipped", model=config.model.name, reason="it is not loaded at the start")
+        return
+    served = parts.repository.find(config.model.name, config.model.version)
+    try:
+        await prove(served, config.goldens, config.limits.request_timeout, parts.log.event)
+    except BaseException:
+        await parts.loader.close(0.0)
+        raise
 
 
 def _make_grpc(parts: _Parts, module: Any) -> Any:

@@ -312,6 +312,9 @@ class Engine(Protocol):
     async def remove(self, container_id: str) -> None:
         """Kill it if it runs and leave nothing of it: no container, mount or secret, and no socket that it owns."""
 
+    async def warnings(self) -> tuple[str, ...]:
+        """What of its own settings will cost requests one day: sentences for its operator, each with the remedy."""
+
     async def close(self) -> None:
         """Let go of connections. Containers go on running."""
 

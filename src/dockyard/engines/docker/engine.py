@@ -42,6 +42,10 @@ _NAME_TAKEN = "that name is already in use"
 _NOT_RUNNING = "can only kill running containers"
 _NO_PROGRAM = "Check that the image has this program for this machine's architecture."
 _NO_GPUS = "Check that this host has these GPUs (`nvidia-smi -L`) and the NVIDIA Container Toolkit."
+_NO_LIVE_RESTORE = (
+    "Docker stops all containers when its daemon restarts, at an upgrade for one: "
+    'put {"live-restore": true} into /etc/docker/daemon.json and reload it (`systemctl reload docker`).'
+)
 _AT_ONCE = 16
 
 
@@ -140,6 +144,14 @@ class DockerEngine:
         async with self._session.asking("to remove a container", container_id):
             await self._session.container(container_id).delete(force=True, v=True)
         await asyncio.to_thread(label.remove_leftovers, container.labels)
+
+    async def warnings(self) -> tuple[str, ...]:
+        """Whether containers survive the daemon. Podman has none."""
+        if is_podman(await self._session.version()):
+            return ()
+        async with self._session.asking("for its settings"):
+            info = await self._session.client.system.info()
+        return () if info.get("LiveRestoreEnabled") else (_NO_LIVE_RESTORE,)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -20,6 +20,7 @@ from dockyard.errors import EngineError
 
 REQUEST_DEADLINE = 30.0
 NOT_FOUND, CONFLICT = 404, 409
+_UNREACHABLE = 900  # the client's own, where there is no answer
 
 
 class Session:
@@ -65,6 +66,11 @@ class Session:
         except DockerError as error:
             if error.status == NOT_FOUND and container_id:
                 raise unknown_container(container_id) from error
+            if error.status == _UNREACHABLE:
+                raise EngineError(
+                    f"Docker at {self.address} does not answer when asked {what}",
+                    remedy="Check that it runs (`docker version`, `systemctl status docker`); start it if it does not.",
+                ) from error
             raise EngineError(
                 f"Docker at {self.address} refused {what}", detail=error.message.strip(), remedy="Its words say why."
             ) from error

@@ -157,6 +157,10 @@ class RuncEngine:
         await self._destroy(folder)
         await asyncio.to_thread(label.remove_leftovers, labels)
 
+    async def warnings(self) -> tuple[str, ...]:
+        """None: there is no daemon that could take its containers along."""
+        return ()
+
     async def close(self) -> None:
         """Nothing is held open."""
 
