@@ -154,6 +154,8 @@ def running_yard(home: Home, environment: Mapping[str, str], *options: str) -> I
         yield yard
     finally:
         done = yard.line("down", "--grace", "1")
+        if yard.process is not None:
+            yard.process.wait(10)
         shutil.rmtree(home.yard, ignore_errors=True)
         assert done.returncode == 0, done.stderr
 

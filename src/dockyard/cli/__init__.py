@@ -52,7 +52,6 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "ps": ("List containers.", "ps"),
     "logs": ("Show a container's log.", "logs"),
     "stop": ("Stop a container and remove it.", "stop"),
-    "restore": ("Bring a yard back from its backup.", "restore"),
 }
 
 
