@@ -104,7 +104,7 @@ class Connection:
                     raise error_of(500, told.error)
                 if told.end is not None:
                     return
-                if told.item is not None:
+                if told.item:
                     yield decoded(bytes(told.item), kind)
         raise _gone("the yard ended the answer in the middle")
 
