@@ -115,7 +115,7 @@ def _resolved(source: BaseSource, workshop: Workshop, before: Lock | None, optio
                 f"the base {base} is not here, and what is in it decides what is resolved",
                 remedy=f"Fetch it with `dockyard pull {base}`, or build.",
             ) from error
-    return resolve(source, workshop, before, options, draft_lock(source, workshop))
+    return resolve(source, workshop, before, options, draft_lock(source, workshop, before, options))
 
 
 def _of_layer(layer: BuiltLayer) -> PlannedLayer:

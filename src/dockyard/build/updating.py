@@ -28,7 +28,8 @@ class Update:
 def find_update(workshop: Workshop, before: Lock, options: Options) -> Update:
     """Resolve anew; LockError when that fails."""
     source = source_of(workshop, request_of(workshop.project))
-    lock = resolve(source, workshop, before, replace(options, upgrade=True), draft_lock(source, workshop))
+    newest = replace(options, upgrade=True)
+    lock = resolve(source, workshop, before, newest, draft_lock(source, workshop, before, newest))
     return Update(workshop, lock, tuple(lock_changes(before, lock)))
 
 

@@ -20,7 +20,7 @@ from dockyard.build.planner import Plan, PlannedLayer, make_plan
 from dockyard.build.workshop import Workshop
 from dockyard.cli import places
 from dockyard.cli.build import platforms_option
-from dockyard.cli.progress import Bars
+from dockyard.cli.progress import shown
 from dockyard.errors import ImageError
 from dockyard.oci.digest import Digest
 from dockyard.oci.image import Image, Platform
@@ -77,9 +77,8 @@ def command(
     tagged(name or model.name)
     options = Options(name or f"{model.name}:{model.version}", upgrade=upgrade)
     layout, cache = places.store(), places.home().cache
-    console = Console(stderr=True)
-    with Bars(console) as bars:
-        workshops = [Workshop(project, layout, cache, bars, one) for one in platforms]
+    with shown() as progress:
+        workshops = [Workshop(project, layout, cache, progress, one) for one in platforms]
         told = [_tell(workshop, options, against) for workshop in workshops]
     if as_json:
         documents = [_as_json(one) for one in told]

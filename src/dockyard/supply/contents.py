@@ -12,6 +12,7 @@ import fnmatch
 import io
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -29,6 +30,7 @@ from dockyard.oci.tar import Member, TarReader
 _FORMAT = 1
 _FILE_LIMIT = 4 << 20
 _BUFFER = 1 << 20
+_THREADS = 4
 _LICENSE = re.compile(r"^License:[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _SOURCE = re.compile(r"(?P<name>\S+)(?:\s+\((?P<version>[^)]+)\))?")
 
@@ -89,7 +91,8 @@ class _Record(msgspec.Struct, frozen=True):
 
 def contents_of(layout: Layout, image: Image, cache: Path) -> Contents:
     """What is inside an image; `cache` remembers layers. ImageError when a layer is damaged."""
-    found = [_of_layer(layout, layer, cache) for layer in image.layer_blobs]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda layer: _of_layer(layout, layer, cache), image.layer_blobs))
     python = {one.name: one for contents in found for one in contents.python}
     system = {one.name: one for contents in found for one in contents.system}
     told = [contents.os for contents in found if contents.os is not None]
