@@ -68,7 +68,8 @@ def _unread(folder: Path, files: Sequence[str]) -> Iterator[str]:
 def _imported_tests(path: str, text: bytes) -> Iterator[str]:
     """The folders of tests that a module imports from."""
     for match in _TESTS.finditer(text):
-        name = (match["inner"] or match["outer"] + b".tests").decode("utf-8", "replace")
+        outer = (match["outer"] or b"").decode("utf-8", "replace")
+        name = (match["inner"] or b"").decode("utf-8", "replace") or f"{outer}{'' if outer.endswith('.') else '.'}tests"
         inner = name.lstrip(".")
         dots, parents = len(name) - len(inner), PurePosixPath(path).parents
         place = parents[min(dots, len(parents)) - 1] if dots else PurePosixPath()
