@@ -20,7 +20,7 @@ from dockyard.build.changes import Cause
 from dockyard.build.lock import read_locks
 from dockyard.build.progress import Progress
 from dockyard.build.target import host_architecture
-from dockyard.build.updating import Update, build_updates, find_update, keep
+from dockyard.build.updating import Update, build_updates, drop, find_update, keep
 from dockyard.build.workshop import Workshop
 from dockyard.cli import compose, places
 from dockyard.cli.evidence import attach_evidence
@@ -31,6 +31,9 @@ from dockyard.oci.reference import tagged
 from dockyard.spec.load import ProjectFolder, load_project
 
 _TITLES = {"python": "Python", "base": "base", "debian": "Debian packages", "python-package": "Python packages"}
+_NO_VULNERABILITIES = (
+    "Which known vulnerabilities go away with that is not known: no vulnerability data is imported here."
+)
 _KEPT = "dockyard.lock and the image's names are as they were."
 
 
@@ -106,7 +109,11 @@ def _take(
     with shown() as progress:
         drawn = [replace(one, workshop=replace(one.workshop, progress=progress)) for one in updates]
         built = build_updates(drawn, options, attach_evidence)
-    verdicts = () if skip else _test(built, timeout, engine)
+    try:
+        verdicts = () if skip else _test(built, timeout, engine)
+    except BaseException:
+        drop(updates, built)
+        raise
     # From here on it is done or not at all: what is left takes milliseconds.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -149,11 +156,14 @@ def _show(updates: Sequence[Update]) -> None:
                 click.echo(f"  {title}")
             for change in changes:
                 click.echo(f"    {change.what}  {change.before or 'none'} -> {change.after or 'none'}")
+    if any(update.changes for update in updates):
+        click.echo(_NO_VULNERABILITIES)
 
 
 def _as_json(updates: Sequence[Update], built: Sequence[Built], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return {
         "changes": {update.workshop.platform: list(map(_change, update.changes)) for update in updates},
+        "vulnerabilities": None,  # no data is imported, so nothing can be said
         "updated": bool(built),
         "images": {str(one.image.config.platform): one.image.digest for one in built},
         "goldens": msgspec.to_builtins(verdicts),

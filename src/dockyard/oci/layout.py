@@ -252,6 +252,24 @@ class Layout:
                         freed += size
         return freed
 
+    def forget(self, image: Image) -> None:
+        """Remove an image that has no name, and what is attached to it; its layers stay until `sweep` takes them.
+
+        Nothing happens when a name leads to it, itself or in an index.
+        """
+        with self._locked():
+            attached = artifacts_of(self, image.digest)
+            gone = {image.digest, *(artifact.digest for artifact in attached)}
+            kept = [entry for entry in self._read_index() if entry.get("digest") not in gone]
+            if image.digest in {entry.digest for entry in self._walk(self.entries())}:
+                return
+            self._write_index(kept)
+            used = set(self._reachable())
+            documents = (blob for artifact in attached for blob in artifact.blobs)
+            for blob in (image.manifest, image.config_descriptor, *documents):
+                if blob.digest not in used:
+                    self.blobs.path(parse_digest(blob.digest)).unlink(missing_ok=True)
+
     def _age(self, digest: Digest) -> float:
         """Seconds since a blob was written."""
         return time.time() - self.blobs.path(digest).stat().st_mtime
