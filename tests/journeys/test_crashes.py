@@ -17,6 +17,7 @@ import pytest
 from dockyard.build.builder import Built
 from dockyard.build.lock import write_locks
 from dockyard.build.target import host_architecture
+from dockyard.oci.digest import digest_of_file
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.support.projects import CommandLine, write_adder
@@ -43,11 +44,11 @@ def home_in(folder: Path, shared: Home) -> Home:
 
 
 def check_whole(line: CommandLine, name: str, digest: str) -> None:
-    """The image is there and every byte of it right, before and after `gc`; and nothing is left lying about."""
-    for words in (("verify", name), ("gc", "--older-than", "0"), ("verify", name)):
-        done = line(*words)
-        assert done.returncode == 0, done.stderr
+    """After `gc` the image is there, every byte of the store is right, and nothing is left lying about."""
+    done = line("gc", "--older-than", "0")
+    assert done.returncode == 0, done.stderr
     layout = Layout.open(line.home.images)
+    assert [digest for digest in layout.blobs if digest_of_file(layout.blobs.path(digest)) != digest] == []
     assert {named.image.digest for named in layout.images()} == {digest}
     assert [*layout.blobs.partials.iterdir()] == []
     assert [path for path in line.home.cache.rglob("work-*") if "packages" not in path.parts] == []
