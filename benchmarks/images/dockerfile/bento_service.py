@@ -10,6 +10,7 @@ import onnxruntime
 
 HERE = Path(__file__).parent
 LENGTH, BLOCK, NOTHING = 1024, 4096, 256
+File = Annotated[Path, bentoml.validators.ContentType("application/octet-stream")]
 
 
 @bentoml.service
@@ -21,7 +22,7 @@ class FileType:
         self.labels = json.loads((HERE / "labels.json").read_text())
 
     @bentoml.api
-    def predict(self, file: Annotated[Path, bentoml.validators.ContentType("application/octet-stream")]) -> dict[str, object]:
+    def predict(self, file: File) -> dict[str, object]:
         data = file.read_bytes()
         tokens = np.full((1, 2 * LENGTH), NOTHING, dtype=np.int32)
         first = np.frombuffer(data[:BLOCK].lstrip()[:LENGTH], dtype=np.uint8)
