@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.images.contenders import ADDED, DEADLINE_S, EXAMPLE, append, scan, train
+from benchmarks.images.contenders import ADDED, DEADLINE_S, append, put_model, scan
 from benchmarks.images.debian_image import BASE
 from benchmarks.images.engine import Engine
 from benchmarks.serving.environments import cache, environment
@@ -45,11 +45,7 @@ class BentoML:
         return f"BentoML {_VERSION}: `bentoml build`, and its Dockerfile on the same base; {self.engine.version()}"
 
     def reset(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "model.onnx").exists():
-            shutil.copyfile(EXAMPLE / "train.py", self.folder / "train.py")
-            train(self.folder)
-            (self.folder / "train.py").unlink()
+        put_model(self.folder)
         shutil.copyfile(_SERVICE, self.folder / "service.py")
         (self.folder / "bentofile.yaml").write_text(_BENTOFILE)
         shutil.rmtree(self._home, ignore_errors=True)

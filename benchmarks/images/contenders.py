@@ -166,11 +166,7 @@ class Dockerfile:
         return f"dockyard-benchmark-{self.name}:1"
 
     def reset(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "model.onnx").exists():
-            shutil.copyfile(EXAMPLE / "train.py", self.folder / "train.py")
-            train(self.folder)
-            (self.folder / "train.py").unlink()
+        put_model(self.folder)
         shutil.copyfile(_SERVER, self.folder / "serve.py")
         (self.folder / "requirements.txt").write_text("onnxruntime\nnumpy\nfastapi\nuvicorn[standard]\n")
         (self.folder / "Dockerfile").write_text(dockerfile(self.installer, buildkit=self.engine.buildkit))
@@ -230,6 +226,15 @@ def scan(image: str) -> None:
     environment = {**os.environ, "SYFT_REGISTRY_INSECURE_USE_HTTP": "true", "SYFT_CHECK_FOR_APP_UPDATE": "false"}
     command = [str(syft), "scan", image, "--quiet", "-o", "cyclonedx-json"]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=DEADLINE_S)
+
+
+def put_model(folder: Path) -> None:
+    """Make a folder with the model in it, and nothing else of the example."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "model.onnx").exists():
+        shutil.copyfile(EXAMPLE / "train.py", folder / "train.py")
+        train(folder)
+        (folder / "train.py").unlink()
 
 
 def train(folder: Path) -> None:

@@ -23,7 +23,7 @@ from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.oci.samples import sample_image
 from tests.support.projects import CommandLine
-from tests.support.registry import RunningRegistry, running_registry
+from tests.support.registry import RunningRegistry, end, running_registry
 
 PROXIES = ("https_proxy", "http_proxy", "all_proxy", "no_proxy")
 
@@ -159,12 +159,7 @@ def forward_proxy(folder: Path, *words: str) -> Iterator[tuple[str, Path]]:
         _wait_for(port, process)
         yield f"127.0.0.1:{port}", log
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        end(process)
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -70,7 +70,8 @@ class DependencyBuilder:
         return tuple(layers) if layers and self.workshop.layers.find(f"{key}-end") else ()
 
     @property
-    def _trimming(self) -> Trimming:
+    def trimming(self) -> Trimming:
+        """What is left out of wheels."""
         build = self.workshop.project.project.build
         return Trimming(build.trim, build.leave_out)
 
@@ -83,7 +84,7 @@ class DependencyBuilder:
             platform=target.wheel_platform,
             python=target.python,
             compiler=base_key,
-            trimming=[self._trimming.usual, *self._trimming.more],
+            trimming=[self.trimming.usual, *self.trimming.more],
             **more,
         )
 
@@ -96,7 +97,7 @@ class DependencyBuilder:
     def _trim(self, folder: Path, owned: Mapping[str, Collection[str]], parts: Sequence[Part]) -> None:
         for files in owned.values():
             if any(part.holds(path) for part in parts for path in files):
-                trim(folder, files, self._trimming)
+                trim(folder, files, self.trimming)
 
     def _packed(self, folder: Path, part: Part, key: str) -> BuiltLayer:
         def content() -> Content:

@@ -31,6 +31,12 @@ class Trimming:
     usual: bool = True
     more: tuple[str, ...] = ()
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """In words, for `dockyard plan`."""
+        usual = ("tests", "sources in C", "debug information") if self.usual else ()
+        return (*usual, *self.more)
+
 
 def trim(folder: Path, files: Collection[str], trimming: Trimming) -> None:
     """Leave out of one distribution's `files` below `folder` what `trimming` says, and mend its RECORD.

@@ -146,6 +146,7 @@ def _show(console: Console, told: _Told) -> None:
     more = f", {len(lock.system)} more on top" if lock.system else ""
     console.print(
         f"resolved {_STATES[plan.lock_state]}: {base}{more}, Python {lock.python}, {len(lock.wheels)} wheels\n"
+        f"left out of wheels: {escape(', '.join(plan.left_out) or 'nothing')}\n"
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("layer", "size", ""):
@@ -214,6 +215,7 @@ def _as_json(told: _Told) -> dict[str, Any]:
         "base_image": plan.lock.base_image,
         "packages": {one.name: one.version for one in (*plan.lock.base, *plan.lock.system)},
         "wheels": {one.name: one.version for one in plan.lock.wheels},
+        "left_out": list(plan.left_out),
         "layers": [_layer_as_json(layer) for layer in plan.layers],
         "last_image": told.previous.digest if told.previous else None,
         "changes": [
