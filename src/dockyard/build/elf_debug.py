@@ -37,10 +37,11 @@ def _debug_spans(content: bytes) -> Iterator[tuple[int, int]]:
         raise ValueError("section headers of an unknown size")
     sections = [_HEADER.unpack_from(content, table + size * number) for number in range(count)]
     loaded = _loaded_spans(content)
-    for title, kind, flags, _, start, length, *_ in sections:
+    for number, (title, kind, flags, _, start, length, *_) in enumerate(sections):
         at = sections[names][4] + title
         name = content[at : content.index(b"\0", at)]
-        if flags & _LOADED or kind == _NOTHING_IN_FILE or not (name.startswith(b".debug_") or name in _SYMBOLS):
+        is_debug = number != names and (name.startswith(b".debug_") or name in _SYMBOLS)
+        if not is_debug or flags & _LOADED or kind == _NOTHING_IN_FILE:
             continue
         end = start + length
         if (end > table and start < table + size * count) or end > len(content):

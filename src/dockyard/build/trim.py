@@ -66,9 +66,7 @@ def _unread(folder: Path, files: Sequence[str]) -> Iterator[str]:
     needed = {name for path, text in modules.items() for name in _imported_tests(path, text)}
     yield from (path for path in tests if not any(path.startswith(f"{name}/") for name in needed))
     if not any(_NAMES_SOURCES.search(text) for text in modules.values()):
-        yield from (
-            path for path in files if path.endswith(_SOURCES) and path not in left and ".dist-info/" not in path
-        )
+        yield from (path for path in files if path.endswith(_SOURCES) and path not in left)
 
 
 def _imported_tests(path: str, text: bytes) -> Iterator[str]:
