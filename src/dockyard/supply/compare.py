@@ -7,16 +7,12 @@ digests are not read. Source of the file listing: the layers themselves, the upp
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
 
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
-from dockyard.oci.media import codec_of
-from dockyard.oci.meter import Limits, Meter
-from dockyard.oci.tar import TarReader
+from dockyard.oci.reading import reading_layer
 from dockyard.supply.contents import Contents
 from dockyard.supply.face import FILE_LIMIT, face_of
 
@@ -122,10 +118,7 @@ def _files(image: Image, layout: Layout, shared: Set[str]) -> _Files:
 
 
 def _list(layout: Layout, layer: LayerBlob, root: str, found: _Files) -> None:
-    what = f"layer {layer.diff_id}"
-    with layout.blobs.open(layer.descriptor.digest) as stream:
-        meter = Meter(stream, codec_of(layer.descriptor.media_type), Limits(), what)
-        reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, 1 << 20)), what)
+    with reading_layer(layout, layer) as reader:
         for member in reader:
             running = hashlib.sha256(f"{member.kind} {member.mode:o} {member.target} {member.mtime} ".encode())
             keep = bool(root) and member.name.startswith(f"{root}/") and member.size <= FILE_LIMIT
@@ -137,4 +130,3 @@ def _list(layout: Layout, layer: LayerBlob, root: str, found: _Files) -> None:
             found.digests[member.name] = running.hexdigest()[:16]
             if keep and member.name.endswith((".py", ".json", ".onnx")):
                 found.kept[member.name] = bytes(content)
-        meter.verify(layer.diff_id)
