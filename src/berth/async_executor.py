@@ -89,6 +89,9 @@ class AsyncExecutor:
         """Iterate over what predict yields."""
         self._spawn(self._stream(call, sink))
 
+    def collect(self) -> None:
+        """Nothing: many calls are under way at once, and none waits for another's end."""
+
     async def close(self, patience: float) -> None:
         """Wait so many seconds for what runs, and end the thread."""
         done = asyncio.run_coroutine_threadsafe(self._finish(patience), self._running)

@@ -134,6 +134,12 @@ class Batcher:
         self._learn(seconds)
         self._metrics.ran(seconds, runs)
 
+    def hurry(self) -> None:
+        """Begin now what would begin at the end of this turn of the loop."""
+        if self._planned is not None and not self._max_delay:
+            self._planned.cancel()
+            self._dispatch()
+
     def submit(self, work: Work) -> None:
         """Queue a work; it runs with whatever else arrives in this turn of the loop."""
         model = self._model

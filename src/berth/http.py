@@ -12,14 +12,15 @@ import enum
 import time
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, Protocol, cast
 
 import httptools
 
-from berth.answers import REQUEST_ID, Exchange
+from berth.answers import NO_ROUTE, REQUEST_ID, Exchange
 from berth.application import Application
 from berth.config import Limits
-from berth.protocols.base import JSON, Express, Head, Headers, Response
+from berth.protocols.base import JSON, Express, Head, Headers, Refusal, Response
 
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
@@ -27,8 +28,10 @@ MAX_PIPELINE = 64
 BULK = 65_536  # bytes of a body that are worth going around the parser
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 2048
+BUSY = 503
 HTTP2 = b"PRI"  # how HTTP/2's preface begins, and no request
 FRESH_S = 1.0  # how long a stopping server waits for the first request of a connection
+LONG_S = 0.1  # a turn of the event loop after which who was told to come back later is not heard again in it
 LINGER_S = 2.0  # how long a refused upload is still read, so that its sender sees the refusal and no reset
 
 _REASONS = {
@@ -119,6 +122,9 @@ class Server:
         self.connections: set[Managed] = set()
         self.take_over: Callable[[Connection, asyncio.Transport, bytes], None] | None = None  # for HTTP/2
         self.draining = False
+        self._resting: list[Connection] = []
+        self._turn_ends = 0.0  # 0: nobody was turned away in this turn
+        self._loop = asyncio.get_running_loop()
         self.now = asyncio.get_running_loop().time()
 
     def tick(self, now: float) -> None:
@@ -127,6 +133,27 @@ class Server:
         self.heads.tick()
         for connection in list(self.connections):
             connection.check_time(now)
+
+    def must_rest(self, connection: Connection) -> bool:
+        """Whether nothing more is to be read in this turn of the loop from a connection that was turned away.
+
+        When thousands ask again at once, there is always somebody to be read from, and the loop's turn would not end;
+        timers, new connections and results wait for that.
+        """
+        now = perf_counter()
+        if not self._turn_ends:
+            self._turn_ends = now + LONG_S
+            self._loop.call_soon(self._end_turn)
+        elif now > self._turn_ends:
+            self._resting.append(connection)
+            return True
+        return False
+
+    def _end_turn(self) -> None:
+        self._turn_ends = 0.0
+        resting, self._resting = self._resting, []
+        for connection in resting:
+            connection.wake()
 
     def close_idle(self) -> None:
         """Close every connection that waits for no answer."""
@@ -140,10 +167,15 @@ class Server:
 
 
 class _HttpHead(Head):
-    """First lines with what this transport made of them; `plain`: the answer needs no header out of the ordinary."""
+    """First lines with what this transport made of them.
+
+    `plain`: the answer needs no header out of the ordinary; `refused` are the bytes of a `refusal`, for floods.
+    """
 
     body_bytes: int = 0
     plain: bool = False
+    refusal: Refusal | None = None
+    refused: bytes = b""
 
 
 class _HttpExchange(Exchange):
@@ -201,6 +233,7 @@ class Connection(asyncio.Protocol):
         self._since = server.now + FRESH_S  # in the future until something has come
         self._head_bytes = 0
         self._reading = True
+        self._resting = False  # told to come back later a moment ago
         self._writable = True
         self._unsent, self._moved = 0, 0.0  # what the caller has not taken of its answers, and when that last changed
         self._on_room: list[Callable[[], object]] = []
@@ -380,14 +413,25 @@ class Connection(asyncio.Protocol):
         """A whole request whose first lines are known: by the express lane if there is one and it is free."""
         if self._express is not None:
             self._express.run()
-        express = head.express
-        if express is None or self._exchanges or not head.plain or self._server.draining:
-            self._accept(_HttpExchange(head, body))
-        elif express.take(self, head, body):
-            self._express = express
+        plain = head.plain and not self._exchanges and not self._server.draining
+        if plain and head.express is not None and head.express.take(self, head, body):
+            self._express = head.express
             self._since = self._server.now
-        else:
+        elif not plain or not self._turned_away(head):
             self._accept(_HttpExchange(head, body))
+
+    def _turned_away(self, head: _HttpHead) -> bool:
+        """Whether a request was refused for lack of room, at the cost of little more than a write."""
+        refusal = self._application.turned_away(head)
+        if refusal is None:
+            return False
+        if refusal is not head.refusal:
+            response = (head.route or NO_ROUTE).error(refusal.status, refusal.text, refusal.headers)
+            head.refusal, head.refused = refusal, self._format(_HttpExchange(head, b""), response)
+        self._transport.write(head.refused)
+        self._since = self._server.now
+        self._rest()
+        return True
 
     def _accept(self, exchange: _HttpExchange) -> None:
         exchange.connection = self
@@ -446,6 +490,8 @@ class Connection(asyncio.Protocol):
                 data = b"%b%d\r\n\r\n%b" % (first, len(body), body)
         else:
             data = self._format(exchange, response)
+            if response.status == BUSY and not exchange.last:
+                self._rest()
         exchanges = self._exchanges
         if len(exchanges) == 1 and not exchange.last:
             exchanges.clear()
@@ -491,6 +537,16 @@ class Connection(asyncio.Protocol):
             self._regulate()
         self._since = self._server.now
 
+    def _rest(self) -> None:
+        if not self._resting and self._server.must_rest(self):
+            self._resting = True
+            self._regulate()
+
+    def wake(self) -> None:
+        """Read on."""
+        self._resting = False
+        self._regulate()
+
     def on_room(self, callback: Callable[[], object]) -> None:
         """Call back when more of a stream may be sent."""
         self._on_room.append(callback)
@@ -527,7 +583,7 @@ class Connection(asyncio.Protocol):
             lines.append(b"Server-Timing: " + exchange.server_timing)
         if exchange.last:
             lines.append(b"Connection: close")
-        if response.status >= 500 or REQUEST_ID in exchange.headers:
+        if (response.status >= 500 and exchange.number) or REQUEST_ID in exchange.headers:
             lines.append(b"X-Request-Id: %b" % exchange.request_id.encode())
         return b"".join(b"\r\n" + line for line in lines) + b"\r\n\r\n"
 
@@ -615,7 +671,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _regulate(self) -> None:
-        wanted = self._writable and len(self._exchanges) < MAX_PIPELINE
+        wanted = self._writable and not self._resting and len(self._exchanges) < MAX_PIPELINE
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

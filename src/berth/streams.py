@@ -52,6 +52,9 @@ class StreamQueue:
         """How many requests have not begun."""
         return sum(not work.done for work in self._waiting)
 
+    def hurry(self) -> None:
+        """Nothing: a stream begins as soon as it may."""
+
     def submit(self, work: Work) -> None:
         """Start a stream, or queue it; Refusal (400) for several calls at once."""
         if len(work.calls) != 1:

@@ -19,6 +19,9 @@ class Queue(Protocol):
 
     metrics: ModelMetrics
 
+    def turned_away(self, timeout: float | None) -> Any:
+        """The Refusal of whoever comes now with so many seconds to wait; None when there may be room and time."""
+
     def submit(self, work: Work) -> None:
         """Take a work in; its answer comes later. Refusal when there is no room."""
 

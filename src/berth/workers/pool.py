@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from berth.workers.template import Template
 from berth.workers.worker import State, Worker
 
 MIB = 1024 * 1024
+COLLECT_S = 0.001
 TICK_S = 1.0
 BACK_OFF_S = 0.05  # after the first process that proved nothing; doubled for each further one
 BACK_OFF_LIMIT_S = 30.0
@@ -79,6 +81,7 @@ class WorkerPool:
         self._restart: asyncio.TimerHandle | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._next_replacement = 0.0
+        self._collected = 0.0
         self._closing = False
         self._started: asyncio.Future[Description] | None = None
         self._empty = asyncio.Event()
@@ -181,6 +184,15 @@ class WorkerPool:
             return
         self._waiting.append(Stream(call, sink, ended))
         self._pump()
+
+    def collect(self) -> None:
+        """Look whether a worker has answered; at most once a millisecond, for it is a system call each."""
+        now = time.monotonic()
+        if now - self._collected < COLLECT_S:
+            return
+        self._collected = now
+        for worker in list(self._workers):
+            worker.look()
 
     def _submit_warily(self, submission: Submission) -> None:
         """What has ended workers fails, what may have runs alone, the rest together."""

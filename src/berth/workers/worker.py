@@ -170,6 +170,11 @@ class Worker:
         if self._piece is not None and self._limit and time.monotonic() - self._began > self._limit:
             self.end(f"took longer than {self._limit:g} s")
 
+    def look(self) -> None:
+        """Take what it has answered, if it has."""
+        if self.state is State.BUSY:
+            self._channel.look()
+
     def give_back(self) -> None:
         """Return what large messages left in the arena; only when idle."""
         if self.state is State.IDLE:
