@@ -26,7 +26,8 @@ from berth.answers import RUN, Answers
 from berth.application import Application
 from berth.config import Config
 from berth.health import Health, State
-from berth.http import Connection, Server
+from berth.http import Connection
+from berth.http_server import Server
 from berth.info import Info
 from berth.listeners import Listeners, open_listeners
 from berth.loading import Loader, fork_template
