@@ -74,6 +74,18 @@ class Exchange(Request):
         return f"{RUN}-{self.number:x}"
 
     @property
+    def trace_headers(self) -> dict[str, str]:
+        """What continues the request's trace elsewhere, after W3C Trace Context; empty when it is of none."""
+        span, context = self.span, self.head.trace
+        if span is not None:
+            parent, state = f"00-{span.trace_id}-{span.span_id}-01", span.state
+        elif context is not None:
+            parent, state = f"00-{context.trace_id}-{context.parent_id}-{context.sampled:02d}", context.state
+        else:
+            return {}
+        return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
+
+    @property
     def trace_id(self) -> str:
         """The trace that the request belongs to; empty when it is of none."""
         if self.span is not None:

@@ -73,6 +73,9 @@ class _Waiting:
     def __call__(self, index: int) -> bool:
         return not self._whole(self._works[index]).done
 
+    def traces(self) -> list[dict[str, str]]:
+        return [self._whole(work).trace_headers for work in self._works for _ in work.calls]
+
     @property
     def deadline(self) -> float:
         return max((work.deadline for work in map(self._whole, self._works) if not work.done), default=0.0)

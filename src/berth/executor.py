@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from berth.calls import running_until
+from berth.calls import running_from, running_until
 from berth.errors import CallError, InputError
 from berth.model import Model
 
@@ -124,7 +124,12 @@ def _run(model: Model, groups: Sequence[Group]) -> tuple[list[Outcome], int]:
             return [failed] * len(groups), 1
     middle = len(groups) // 2
     first, first_runs = _run(model, groups[:middle])
-    second, second_runs = _run(model, groups[middle:])
+    began = running_from.get()
+    running_from.set(began + sum(map(len, groups[:middle])))
+    try:
+        second, second_runs = _run(model, groups[middle:])
+    finally:
+        running_from.set(began)
     return first + second, 1 + first_runs + second_runs
 
 

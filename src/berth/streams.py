@@ -99,6 +99,10 @@ class _Crossing:
         """Until when the caller waits for the next item."""
         return 0.0 if self._work.done else self._work.deadline
 
+    def traces(self) -> list[dict[str, str]]:
+        """Of the one request that streams."""
+        return [self._work.trace_headers]
+
     @property
     def full(self) -> bool:
         """Whether `item` would wait."""

@@ -77,3 +77,10 @@ class Work(msgspec.Struct, eq=False):
     items: list[Any] = []
     done: bool = False
     exchange: Any = None
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """Of its request; empty when that is gone, or is of no trace."""
+        exchange = self.exchange
+        headers: dict[str, str] = {} if exchange is None else exchange.trace_headers
+        return headers

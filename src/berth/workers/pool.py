@@ -11,7 +11,7 @@ import asyncio
 import functools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from berth.calls import Question, Told
 from berth.errors import ModelError
 from berth.executor import Done, Failed, Group, Outcome, Sink
 from berth.model import Model
+from berth.process import Usage, usage
 from berth.workers.batches import Piece, Stream, Submission, Wanted, failure
 from berth.workers.process import Description, LoadFailure
 from berth.workers.quarantine import ENOUGH, Quarantine
@@ -112,6 +113,13 @@ class WorkerPool:
             return ""
         why = self.why_dead or "no worker process has loaded the model"
         return f"{why}; the last one {self._last_failure}" if self._last_failure else why
+
+    def facts(self) -> Iterator[tuple[int, int, Usage]]:
+        """Of each worker: its number, how many requests it runs, and what its process uses."""
+        for worker in self._workers:
+            used = usage(worker.pid) if worker.serving else None
+            if used is not None:
+                yield worker.number, worker.in_flight, used
 
     # Life.
 
