@@ -17,7 +17,7 @@ from berth.protocols.base import JSON
 
 LONG_S = 0.1  # a turn of the event loop after which who was told to come back later is not heard again in it
 
-_REASONS = {
+REASONS = {
     200: b"OK",
     400: b"Bad Request",
     404: b"Not Found",
@@ -62,7 +62,7 @@ class Heads:
         if head is None:
             head = b"HTTP/1.1 %d %b\r\nDate: %b\r\nServer: berth\r\nContent-Type: %b\r\nContent-Length: " % (
                 status,
-                _REASONS.get(status, b"Status"),
+                REASONS.get(status, b"Status"),
                 self._date,
                 content_type,
             )
