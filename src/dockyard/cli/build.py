@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ from dockyard.oci.archive import write_archive
 from dockyard.oci.image import Platform
 from dockyard.oci.layout import Layout, copy_entry
 from dockyard.oci.reference import tagged
-from dockyard.spec.load import load_project
+from dockyard.spec.load import ProjectFolder, load_project
 from dockyard.spec.resources import format_bytes
 
 platforms_option = click.option(
@@ -70,13 +71,8 @@ def command(
     model = project.project.model
     tagged(name or model.name)  # a name that no engine accepts is told before the work
     options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade, fix=fix)
-    layout = places.store()
     console = Console(stderr=True)
-    with Bars(console) as bars:
-        workshops = [Workshop(project, layout, places.home().cache, bars, one) for one in platforms]
-        attach: Attach = attach_evidence if evidence else lambda *_: None
-        several = len(workshops) > 1
-        built = build_index(workshops, options, attach) if several else (build(workshops[0], options, attach),)
+    built = build_project(project, options, platforms, console, attach_evidence if evidence else lambda *_: None)
     if as_json:
         told = [_as_json(one) for one in built]
         click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
@@ -84,11 +80,26 @@ def command(
         for one in built:
             _summary(console, one)
     if output is not None:
-        _write_output(console, options.name, layout, output)
+        _write_output(console, options.name, places.store(), output)
     if load:
         _load(options.name)
     if not as_json:
         console.print(f"\nNext: [bold]dockyard run {options.name}[/]", highlight=False)
+
+
+def build_project(
+    project: ProjectFolder,
+    options: Options,
+    platforms: Sequence[str],
+    console: Console,
+    attach: Attach = attach_evidence,
+) -> tuple[Built, ...]:
+    """The project's image for each of the architectures, in the store; `deploy` builds with it too."""
+    with Bars(console) as bars:
+        workshops = [Workshop(project, places.store(), places.home().cache, bars, one) for one in platforms]
+        if len(workshops) > 1:
+            return tuple(build_index(workshops, options, attach))
+        return (build(workshops[0], options, attach),)
 
 
 def _summary(console: Console, built: Built) -> None:
