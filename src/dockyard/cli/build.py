@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from dockyard.oci.archive import write_archive
 from dockyard.oci.image import Platform
 from dockyard.oci.layout import Layout, copy_entry
 from dockyard.oci.reference import tagged
-from dockyard.spec.load import load_project
+from dockyard.spec.load import ProjectFolder, load_project
 from dockyard.spec.resources import format_bytes
 
 platforms_option = click.option(
@@ -68,12 +69,7 @@ def command(
     model = project.project.model
     tagged(name or model.name)  # a name that no engine accepts is told before the work
     options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade, fix=fix)
-    layout = places.store()
-    with shown() as progress:
-        workshops = [Workshop(project, layout, places.home().cache, progress, one) for one in platforms]
-        attach: Attach = attach_evidence if evidence else lambda *_: None
-        several = len(workshops) > 1
-        built = build_index(workshops, options, attach) if several else (build(workshops[0], options, attach),)
+    built = build_project(project, options, platforms, attach_evidence if evidence else lambda *_: None)
     if as_json:
         told = [_as_json(one) for one in built]
         click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
@@ -81,11 +77,22 @@ def command(
         for one in built:
             _summary(one)
     if output is not None:
-        _write_output(options.name, layout, output)
+        _write_output(options.name, places.store(), output)
     if load:
         _load(options.name)
     if not as_json:
         _say(f"\nNext: {click.style(f'dockyard run {options.name}', bold=True)}")
+
+
+def build_project(
+    project: ProjectFolder, options: Options, platforms: Sequence[str], attach: Attach = attach_evidence
+) -> tuple[Built, ...]:
+    """The project's image for each of the architectures, in the store; `deploy` builds with it too."""
+    with shown() as progress:
+        workshops = [Workshop(project, places.store(), places.home().cache, progress, one) for one in platforms]
+        if len(workshops) > 1:
+            return tuple(build_index(workshops, options, attach))
+        return (build(workshops[0], options, attach),)
 
 
 def _summary(built: Built) -> None:

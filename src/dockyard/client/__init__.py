@@ -9,7 +9,7 @@ taken up again behind the caller's back: a follow that breaks ends with a YardGo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -83,17 +83,17 @@ class Client:
         """Prometheus' text format."""
         return await self._connection.read("GET", "/metrics", self._patience.read)
 
-    def rollout(self, name: str, number: int | None = None) -> AsyncIterator[RolloutUpdate]:
+    def rollout(self, name: str, number: int | None = None) -> AsyncGenerator[RolloutUpdate, None]:
         """Follow a rollout to its receipt: the one under way (or the last), or that of a number."""
         return self._connection.lines(_path(name, "rollout"), RolloutUpdate, {"number": number})
 
-    def events(self, since: int = 0, *, deployment: str = "", follow: bool = False) -> AsyncIterator[Event]:
+    def events(self, since: int = 0, *, deployment: str = "", follow: bool = False) -> AsyncGenerator[Event, None]:
         """What happened after event number `since`."""
         return self._connection.lines("/v1/events", Event, {"since": since, "deployment": deployment, "follow": follow})
 
     def logs(
         self, name: str, *, replica: str = "", tail: int | None = None, follow: bool = False
-    ) -> AsyncIterator[LogLine]:
+    ) -> AsyncGenerator[LogLine, None]:
         """What a deployment's replicas write."""
         query = {"replica": replica, "tail": tail, "follow": follow}
         return self._connection.lines(_path(name, "logs"), LogLine, query)
@@ -136,7 +136,7 @@ class Client:
         """Entries of the audit log; a negative `since` counts from the end."""
         return await self._get("/v1/audit", tuple[AuditEntry, ...], since=since, limit=limit)
 
-    def export_audit(self) -> AsyncIterator[bytes]:
+    def export_audit(self) -> AsyncGenerator[bytes, None]:
         """The whole audit log, as a verifier reads it."""
         return self._connection.file("GET", "/v1/audit/export", {})
 
@@ -153,7 +153,7 @@ class Client:
         path = f"/v1/tokens/{quote(name, safe='')}"
         return await self._connection.ask("DELETE", path, Token, self._patience.change, query={"why": why})
 
-    def backup(self, *, images: bool = True, why: str = "") -> AsyncIterator[bytes]:
+    def backup(self, *, images: bool = True, why: str = "") -> AsyncGenerator[bytes, None]:
         """Everything that a restore needs, as the bytes of one file."""
         return self._connection.file("POST", "/v1/backup", {"images": images, "why": why})
 

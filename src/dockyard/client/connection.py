@@ -5,7 +5,7 @@ Called by the client's verbs alone; aiohttp is not known anywhere else outside t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -95,7 +95,7 @@ class Connection:
         async with self._call(method, path, seconds, query=query, body=body) as answer:
             return await answer.read()
 
-    async def lines(self, path: str, kind: type[_Answer], query: Mapping[str, Any]) -> AsyncIterator[_Answer]:
+    async def lines(self, path: str, kind: type[_Answer], query: Mapping[str, Any]) -> AsyncGenerator[_Answer, None]:
         """The items of an answer that goes on; YardGoneError when it breaks, or falls silent."""
         async with self._call("GET", path, None, query=query) as answer:
             async for line in self._each_line(answer):
@@ -104,8 +104,8 @@ class Connection:
                     raise error_of(500, told.error)
                 if told.end is not None:
                     return
-                if told.item:
-                    yield decoded(bytes(told.item), kind)
+                if item := bytes(told.item):
+                    yield decoded(item, kind)
         raise _gone("the yard ended the answer in the middle")
 
     async def _each_line(self, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -119,7 +119,7 @@ class Connection:
             if len(rest) > _LINE_LIMIT:
                 raise YardError("the yard sent a line that is longer than any it should send")
 
-    async def file(self, method: str, path: str, query: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def file(self, method: str, path: str, query: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """An answer that is a file, as it comes; YardGoneError when it is not whole."""
         async with self._call(method, path, None, query=query) as answer:
             async for part in answer.content.iter_chunked(_CHUNK):

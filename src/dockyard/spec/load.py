@@ -26,6 +26,7 @@ FILE_NAME = "dockyard.toml"
 DEPLOYMENT_FILE_NAME = "deployment.toml"
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<path>[^`]*)`)?")
 _WRONG = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_NAME_A_FILE = "Name a deployment file; its keys are in docs/reference/deployment.md."
 _NEEDED = {
     "Project": "Every project needs [model] with a name.",
     "Deployment": "Every deployment needs name and image.",
@@ -53,8 +54,8 @@ def load_deployment(file: Path, given: Mapping[str, Any] | None = None) -> Deplo
 
     `image` may be left out of the file if `given` has it. DeploymentError if the file is missing or wrong.
     """
-    data = _read(file, DeploymentError, "Name a deployment file; its keys are in docs/reference/deployment.md.")
-    return parse_deployment(_merged(data, given or {}), str(file))
+    data = _read(file, DeploymentError, _NAME_A_FILE)
+    return parse_deployment(merged(data, given or {}), str(file))
 
 
 def load_policy(file: Path, *, required: bool = False) -> Policy:
@@ -73,6 +74,11 @@ def load_policy(file: Path, *, required: bool = False) -> Policy:
                 remedy='Write deployment = "NAME" or image = "sha256:...".',
             )
     return policy
+
+
+def keys_of(file: Path) -> frozenset[str]:
+    """The keys at the top of a deployment file; DeploymentError if it is missing or no TOML."""
+    return frozenset(_read(file, DeploymentError, _NAME_A_FILE))
 
 
 def parse_deployment(data: dict[str, Any], source: str) -> Deployment:
@@ -128,12 +134,12 @@ def _check_targets(deployment: Deployment, source: str) -> None:
         seen.add(mount.target)
 
 
-def _merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """`given` on top of `data`, table by table."""
     both = dict(data)
     for key, value in given.items():
         below = both.get(key)
-        both[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+        both[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
     return both
 
 
