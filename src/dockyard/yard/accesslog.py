@@ -1,8 +1,8 @@
 """The gateway's access log: JSON lines that Envoy writes, kept in bounds by the yard, and read from the end.
 
-Envoy only appends. The yard renames a file that has grown too long and asks Envoy to open a new one (`POST /reopen_logs`
-of its admin interface, a callable here). `sampler`'s neighbour in the yard's loop calls `rotate`; `dockyard logs
---access` calls `tail` through the API.
+Envoy only appends. The yard renames a file that has grown too long and asks Envoy to open a new one (`POST
+/reopen_logs` of its admin interface, a callable here). The yard calls `rotate` now and then; `dockyard logs --access`
+calls `tail` through the API.
 """
 
 from __future__ import annotations

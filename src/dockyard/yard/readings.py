@@ -17,6 +17,7 @@ from dockyard.yard.latency import Buckets
 
 _CLUSTER = "envoy_cluster_name"
 _DOTTED = re.compile(r"envoy_cluster_([0-9]+)_(\w+)")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _CLUSTER_NAME = re.compile(r"([a-z0-9-]+)[./_]([0-9]{1,9})")
 
 _COMPLETED = "envoy_cluster_upstream_rq_xx"
@@ -54,20 +55,24 @@ class Reading:
 
 
 def plain(sample: Sample) -> tuple[Sample, RevisionName | None]:
-    """A sample of Envoy's with the cluster's name where it belongs, and the revision that it is about.
+    """A sample of Envoy's under its plain name, and the revision that it is about, which its labels no longer say.
 
-    Envoy takes what follows a cluster's first dot for part of the metric's name: of cluster `iris.2` it tells
+    The gateway has Envoy label its clusters by deployment and revision. Without that, Envoy takes what follows the
+    first dot of a cluster's name for part of the metric's: of `iris.2` it tells
     `envoy_cluster_2_upstream_rq_total{envoy_cluster_name="iris"}`.
     """
-    cluster = sample.labels.get(_CLUSTER)
-    if cluster is None:
-        return sample, None
+    labels = dict(sample.labels)
+    cluster = labels.get(_CLUSTER, "")
+    deployment, number = labels.get("deployment", ""), labels.get("revision", "")
     if dotted := _DOTTED.fullmatch(sample.name):
-        number, rest = dotted.groups()
-        cluster = f"{cluster}.{number}"
-        sample = Sample(f"envoy_cluster_{rest}", {**sample.labels, _CLUSTER: cluster}, sample.value)
-    found = _CLUSTER_NAME.fullmatch(cluster)
-    return sample, RevisionName(found[1], int(found[2])) if found else None
+        deployment, number = cluster, dotted[1]
+    elif not deployment and (found := _CLUSTER_NAME.fullmatch(cluster)):
+        deployment, number = found.groups()
+    if not deployment or not _NUMBER.fullmatch(number):
+        return sample, None
+    for name in (_CLUSTER, "deployment", "revision"):
+        labels.pop(name, None)
+    return Sample(plain_name(sample.name), labels, sample.value), RevisionName(deployment, int(number))
 
 
 def plain_name(name: str) -> str:

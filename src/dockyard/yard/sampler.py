@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -93,19 +93,25 @@ class Counts:
 class _Memory(Generic[_T]):
     """What was read of each subject last, and when. What could not be read is compared with what was read before."""
 
-    def __init__(self, row: Callable[[_T, _T, float], Row]) -> None:
+    def __init__(self, row: Callable[[_T, _T, float], Row], newborn: _T | None = None) -> None:
+        """`newborn`: what to compare a subject with that was not there the last time; None: with nothing."""
         self._row = row
+        self._newborn = newborn
         self._seen: dict[Subject, tuple[float, _T]] = {}
+        self._last: float | None = None
 
     def rows(self, now: Mapping[Subject, _T], moment: float, seconds: float) -> dict[Subject, Row]:
-        """What happened at each subject that was read before, brought to `seconds` when that is longer ago."""
+        """What happened at each subject since it was read last, brought to `seconds` when that is longer ago."""
         found = {}
         for subject, what in now.items():
-            then, before = self._seen.get(subject, (moment, what))
-            if moment > then:
-                found[subject] = self._row(before, what, moment - then) * (seconds / (moment - then))
+            before = self._seen.get(subject)
+            if before is None and self._newborn is not None and self._last is not None:
+                before = (self._last, self._newborn)
+            if before is not None and (elapsed := moment - before[0]) > 0:
+                found[subject] = self._row(before[1], what, elapsed) * (seconds / elapsed)
         self._seen |= {subject: (moment, what) for subject, what in now.items()}
         self._seen = {subject: seen for subject, seen in self._seen.items() if seen[0] > moment - FORGET}
+        self._last = moment
         return found
 
 
@@ -124,8 +130,9 @@ class Sampler:
         self._series = series
         self._clock = clock
         self._moment = moment
-        self._readings: _Memory[Reading] = _Memory(points.of_requests)
-        self._usages: _Memory[Usage] = _Memory(points.of_usage)
+        self._revisions = _Memory(points.of_requests, Reading())
+        self._replicas = _Memory(points.of_requests)
+        self._usages = _Memory(points.of_usage)
         self._last: float | None = None
         self.counts = Counts()
         self.pages = Pages()
@@ -164,7 +171,7 @@ class Sampler:
         )
         self.counts.unanswered += sum(page.exists for page in asked.values()) - len(texts)
         self.pages = Pages(gateway, _short_enough(texts), targets)
-        found = await asyncio.to_thread(_read, gateway, texts)
+        found = await asyncio.to_thread(_read, gateway, targets, texts)
         tick = self._tick(targets, found, {subject: used[pid] for subject, pid in alive.items() if pid in used})
         if tick is not None:
             await asyncio.to_thread(self._series.record, tick)
@@ -178,17 +185,17 @@ class Sampler:
             _log.warning("the gateway did not tell its metrics: %s", error)
             return ""
 
-    def _tick(
-        self, targets: Sequence[Target], found: Mapping[Subject, Reading], used: Mapping[Subject, Usage]
-    ) -> Tick | None:
+    def _tick(self, targets: Sequence[Target], found: _Found, used: Mapping[Subject, Usage]) -> Tick | None:
         """What happened since the last time; None when this is the first."""
         moment, last = self._moment(), self._last
         self._last = moment
         seconds = moment - last if last is not None else 0.0
-        parts = (self._readings.rows(found, moment, seconds), self._usages.rows(used, moment, seconds))
+        parts = [self._replicas.rows(found.replicas, moment, seconds), self._usages.rows(used, moment, seconds)]
+        if found.revisions is not None:
+            parts.append(self._revisions.rows(found.revisions, moment, seconds))
         if seconds <= 0:
             return None
-        subjects = {*found, *(each.subject for each in targets)}
+        subjects = {each.subject for each in targets}.union(*parts)
         rows = {
             subject: points.together([part[subject] for part in parts if subject in part] or [points.unknown()])
             for subject in subjects
@@ -196,15 +203,26 @@ class Sampler:
         return Tick(self._clock(), moment, seconds, _with_parents(rows, targets, seconds))
 
 
-def _read(gateway: str, texts: Mapping[Subject, str]) -> dict[Subject, Reading]:
-    """All readings of a tick. Runs in a thread: the gateway's text alone may be megabytes."""
-    revisions = readings.of_gateway(gateway_figures(gateway))
-    found = {Subject(*revision): reading for revision, reading in revisions.items()}
-    for subject, text in texts.items():
-        reading = readings.of_replica(read(text, wanted=readings.BERTH))
-        if reading is not None:
-            found[subject] = reading
-    return found
+@dataclass(frozen=True)
+class _Found:
+    """The readings of a tick; `revisions` is None when the gateway did not answer."""
+
+    revisions: Mapping[Subject, Reading] | None
+    replicas: Mapping[Subject, Reading]
+
+
+def _read(gateway: str, targets: Iterable[Target], texts: Mapping[Subject, str]) -> _Found:
+    """Read all pages. Runs in a thread: the gateway's alone may be megabytes.
+
+    Of a revision that had no request yet the gateway says nothing, which means that it counted nothing.
+    """
+    revisions = None
+    if gateway:
+        revisions = {Subject(each.deployment, each.revision): Reading() for each in targets}
+        for name, reading in readings.of_gateway(gateway_figures(gateway)).items():
+            revisions[Subject(*name)] = reading
+    own = {subject: readings.of_replica(read(text, wanted=readings.BERTH)) for subject, text in texts.items()}
+    return _Found(revisions, {subject: reading for subject, reading in own.items() if reading is not None})
 
 
 class _GatewayNames:

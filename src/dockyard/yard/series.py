@@ -96,7 +96,7 @@ class Series:
         step = max(step, _FINE if fine else MINUTE, (until - since) / MAX_POINTS)
         table = self._table(subject, _FINE if fine else _ROLLED, since, until)
         count = max(0, int(np.ceil((until - since) / step)))
-        places = np.minimum(((table[:, 0] - since) / step).astype(int), count - 1)
+        places = np.ceil((table[:, 0] - since) / step).astype(int) - 1
         values: list[float | None] = [None] * count
         for place in np.unique(places):
             part = table[places == place]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +44,7 @@ SELECT chunk.at, chunk.data FROM minute CROSS JOIN chunk
 ON chunk.span = :span AND chunk.at = minute.at AND chunk.subject =
   (SELECT id FROM subject WHERE deployment = :deployment AND revision = :revision AND replica = :replica)
 """
+_ENDS = "SELECT (SELECT min(at) FROM chunk WHERE span = ?), (SELECT max(at) FROM chunk WHERE span = ?)"
 _SUBJECT = """
 INSERT INTO subject (deployment, revision, replica, seen) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET seen = excluded.seen RETURNING id
@@ -69,9 +70,10 @@ class SeriesFile:
 
         def put(connection: sqlite3.Connection) -> bool:
             for span, seconds in kept.items():
-                ends = (span, at - seconds, at)
-                connection.execute("DELETE FROM chunk WHERE span = ? AND (at < ? OR at > ?)", ends)
+                connection.execute("DELETE FROM chunk WHERE span = ? AND at < ?", (span, at - seconds))
+                connection.execute("DELETE FROM chunk WHERE span = ? AND at > ?", (span, at))
             connection.execute("DELETE FROM subject WHERE seen < ?", (at - max(kept.values()),))
+            self._make_room(connection, kept)
             for span, blobs in chunks.items():
                 for subject, data in blobs.items():
                     (number,) = connection.execute(_SUBJECT, (*subject, at)).fetchone()
@@ -97,7 +99,7 @@ class SeriesFile:
             self._disconnect()
 
     def _attempt(self, action: Callable[[sqlite3.Connection], _T], otherwise: _T, *, writes: bool = False) -> _T:
-        """Do it in one transaction; once more if the file had to be begun anew or its oldest chunks had to go."""
+        """Do it in one transaction; once more if the file had to be begun anew."""
         with self._lock:
             for _ in range(2):
                 try:
@@ -105,37 +107,23 @@ class SeriesFile:
                     with _transaction(connection) if writes else contextlib.nullcontext():
                         return action(connection)
                 except sqlite3.Error as error:
-                    if not self._mended(error):
+                    if not self._begun_anew(error):
                         return otherwise
                 except OSError:
                     return otherwise
             return otherwise
 
-    def _mended(self, error: sqlite3.Error) -> bool:
-        """Whether it is worth another try."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            return self._begin_anew(str(error))
-        return code == sqlite3.SQLITE_FULL and self._made_room()
-
-    def _made_room(self) -> bool:
-        """Let the oldest tenth go, if it is our own bound that was reached and not the disk's end."""
-        connection = self._connection
-        if connection is None:
-            return False
-        with contextlib.suppress(sqlite3.Error):
-            (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            if pages < self._pages:
-                return False
-            with _transaction(connection):
-                for (span,) in connection.execute("SELECT DISTINCT span FROM chunk").fetchall():
-                    first, last = connection.execute(
-                        "SELECT min(at), max(at) FROM chunk WHERE span = ?", (span,)
-                    ).fetchone()
-                    ends = (span, first + max(60, (last - first) // 10))
-                    connection.execute("DELETE FROM chunk WHERE span = ? AND at < ?", ends)
-            return True
-        return False
+    def _make_room(self, connection: sqlite3.Connection, spans: Iterable[int]) -> None:
+        """Let the oldest tenth go when only a tenth of the bound is left."""
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        if pages - free < self._pages * 0.9:
+            return
+        for span in spans:
+            first, last = connection.execute(_ENDS, (span, span)).fetchone()
+            if first is not None:
+                ends = (span, first + max(60, (last - first) // 10))
+                connection.execute("DELETE FROM chunk WHERE span = ? AND at < ?", ends)
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -164,8 +152,10 @@ class SeriesFile:
             raise _another(version)
         connection.executescript(_SCHEMA)
 
-    def _begin_anew(self, why: str) -> bool:
-        """Move the file aside, in place of one that was moved there before."""
+    def _begun_anew(self, error: sqlite3.Error) -> bool:
+        """Move a damaged file aside, in place of one that was moved there before; whether that was done."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return False
         self._disconnect()
         aside = self._path.with_name(f"{self._path.name}.damaged")
         try:
@@ -174,7 +164,8 @@ class SeriesFile:
                 path.unlink(missing_ok=True)
         except OSError:
             return False
-        self._tell(DAMAGED, f"the time series in {self._path} could not be read ({why}): moved to {aside}, begun anew")
+        text = f"the time series in {self._path} could not be read ({error}); it was moved to {aside} and begun anew"
+        self._tell(DAMAGED, text)
         return True
 
     def _disconnect(self) -> None:
