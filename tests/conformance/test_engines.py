@@ -554,6 +554,10 @@ class TestAccess:
         assert (folder / "token").read_bytes() == b"precious"
         await yard.engine.remove(container.id)
         assert secrets_of(spec.name) == []
+        again = await yard.engine.start(spec)
+        (folder,) = secrets_of(spec.name)
+        assert (folder / "token").read_bytes() == b"precious"
+        await yard.engine.remove(again.id)
 
     async def test_a_start_that_fails_leaves_no_secret(self, yard: Yard, tmp_path: Path) -> None:
         container = await yard.engine.start(yard.spec("waits", "wait"))

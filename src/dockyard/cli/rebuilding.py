@@ -84,7 +84,8 @@ def _put_aside(home: Home) -> None:
 
 
 def runs_already(pid: int) -> YardConflictError:
+    """The error of restoring under a yard that runs."""
     return YardConflictError(
         f"a yard runs here (process {pid})",
-        remedy="Stop it first: `dockyard down` stops its replicas, too; `kill` not.",
+        remedy="Stop it first: `dockyard down`, which stops its replicas too, or `kill`, which leaves them.",
     )

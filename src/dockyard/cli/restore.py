@@ -1,4 +1,4 @@
-"""`dockyard restore`: a yard out of its backup, or only the check of one; or, without a backup, out of what still runs."""
+"""`dockyard restore`: a yard out of its backup, or only the check of one; or, without any, out of what still runs."""
 
 from __future__ import annotations
 

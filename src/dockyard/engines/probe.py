@@ -7,6 +7,7 @@ come is an outcome like any other, with its reason, not an error.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,10 @@ async def probe(address: Path | TcpAddress, path: str, deadline: float) -> Answe
         return Answer(0, f"no answer within {deadline:g} s")
     except asyncio.IncompleteReadError:
         return Answer(0, "hung up without an answer")
-    except (OSError, asyncio.LimitOverrunError) as error:
-        return Answer(0, getattr(error, "strerror", None) or str(error))
+    except OSError as error:
+        return Answer(0, os.strerror(error.errno) if error.errno else str(error))
+    except asyncio.LimitOverrunError:
+        return Answer(0, "answered something endless, which is not HTTP")
     version, _, rest = line.partition(" ")
     status = rest[:3]
     if not version.startswith("HTTP/1.") or not status.isdigit():
