@@ -265,7 +265,7 @@ def _check_log(source: Path, stage: Path, keys: Sequence[str], kept: Sequence[st
             return check(file, known, kept)
     except DoesNotHoldError as error:
         raise AuditError(
-            f"the audit log in {source} does not hold: {error}", remedy="Restore an older backup, whose log holds."
+            f"the audit log in {source} does not hold: {error}", remedy="Restore another backup, whose log holds."
         ) from error
 
 
