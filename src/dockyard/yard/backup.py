@@ -232,10 +232,10 @@ def _unpack(source: Path, stage: Path) -> None:
     with store_errors(source):
         stream = source.open("rb")
     with stream:
-        reader = TarReader(stream, str(source))
-        for count, member in enumerate(reader):
+        reader = TarReader(stream, str(source), _MEMBERS_LIMIT)
+        for member in reader:
             allowed = member.kind == "file" and member.size <= _FILE_LIMIT and _NAMES.fullmatch(member.name)
-            if not allowed or count >= _MEMBERS_LIMIT or ".." in member.name or (stage / member.name).exists():
+            if not allowed or ".." in member.name or (stage / member.name).exists():
                 raise _damaged(source, f"it has {member.name[:100]!r}, which no backup has")
             with store_errors(stage):
                 (stage / member.name).parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +265,7 @@ def _check_log(source: Path, stage: Path, keys: Sequence[str], kept: Sequence[st
             return check(file, known, kept)
     except DoesNotHoldError as error:
         raise AuditError(
-            f"the audit log in {source} does not hold: {error}", remedy="Restore an older backup, whose log holds."
+            f"the audit log in {source} does not hold: {error}", remedy="Restore another backup, whose log holds."
         ) from error
 
 

@@ -163,9 +163,8 @@ class Event:
     detail: str = ""
 
 
-@functools.lru_cache(maxsize=8192)
 def decode_settings(text: str) -> Deployment:
-    """Settings as they were stored. Equal texts give the very same value: it is frozen."""
+    """Settings as they were stored."""
     return msgspec.json.decode(text, type=Deployment)
 
 
@@ -179,6 +178,8 @@ def deployment_of(row: Row) -> DeploymentRecord:
     return DeploymentRecord(row["name"], row["wanted"], row["active"], row["created"], row["deleted"])
 
 
+# A row that did not change gives the very same record: a loop reads ten thousand of them every second or two.
+@functools.lru_cache(maxsize=8192)
 def revision_of(row: Row) -> RevisionRecord:
     """A row of `revisions`."""
     return RevisionRecord(
@@ -196,6 +197,7 @@ def revision_of(row: Row) -> RevisionRecord:
     )
 
 
+@functools.lru_cache(maxsize=32768)
 def replica_of(row: Row) -> ReplicaRecord:
     """A row of `replicas`."""
     return ReplicaRecord(
