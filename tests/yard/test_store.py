@@ -73,8 +73,8 @@ def test_records_become_what_the_planner_decides_on(store, clock):
     now = clock.time
     assert store.begin_rollout("iris", 1, ADA).planning() == Rollout(1, None, 1, RolloutPhase.STARTING, now, now)
     store.add_replica("a", "iris", 1, engine="runc", folder=FOLDER)
-    assert store.replica("a").planning(routed=True, in_flight=3) == Replica(
-        "a", 1, Phase.STARTING, now, routed=True, in_flight=3
+    assert store.replica("a").planning(routed=True, in_flight=3, routed_since=4.0) == Replica(
+        "a", 1, Phase.STARTING, now, routed=True, in_flight=3, routed_since=4.0
     )
     assert store.revision("iris", 1).planning() == Revision(
         1, RevisionState.PENDING, 1 << 30, Strategy(max_surge=2), Probes(live_failures=9), now
