@@ -13,13 +13,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, TypeVar
 
 from dockyard.client import Client
@@ -27,6 +24,7 @@ from dockyard.client.address import YardAddress
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.home import Home
 from dockyard.spec.status import DeploymentStatus, Receipt
+from tests.support.load import free_port
 from tests.support.projects import CommandLine
 
 START_DEADLINE = 30.0
@@ -160,60 +158,12 @@ def running_yard(home: Home, environment: Mapping[str, str], *options: str) -> I
         assert done.returncode == 0, done.stderr
 
 
-class Load:
-    """Threads that ask the same thing as fast as they can, on connections kept alive and on fresh ones."""
-
-    def __init__(self, port: int, path: str, body: object, *, kept: int = 3, fresh: int = 1) -> None:
-        self._port, self._path, self._body = port, path, json.dumps(body)
-        self._over = threading.Event()
-        kinds = [True] * kept + [False] * fresh
-        self._threads = [threading.Thread(target=self._work, args=(keeps,)) for keeps in kinds]
-        self.failures: list[str] = []
-        self.answers: Counter[str] = Counter()
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _work(self, keeps: bool) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
-        headers = {"Content-Type": "application/json"} | ({} if keeps else {"Connection": "close"})
-        while not self._over.is_set():
-            try:
-                connection.request("POST", self._path, self._body, headers)
-                answer = connection.getresponse()
-                text = answer.read().decode()
-                if answer.status == 200:
-                    self.answers[text] += 1
-                else:
-                    self.failures.append(f"{answer.status} {text[:200]}")
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(repr(error))
-                connection.close()
-        connection.close()
-
-
 def until(holds: Callable[[], object], what: str, deadline: float = 20.0) -> None:
     """Wait until something holds."""
     end = time.monotonic() + deadline
     while not holds():
         assert time.monotonic() < end, what
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A TCP port that nobody uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def alive(pid: int) -> bool:

@@ -46,12 +46,11 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "predict": ("Ask a model: an image, a running container or a URL.", "predict"),
     "batch": ("Run the rows of a file or folder through an image.", "batch"),
     "test": ("Run an image's goldens inside the image.", "test"),
-    "up": ("Run the yard, which keeps deployments running on this host.", "up"),
-    "down": ("Stop the yard with everything that it runs.", "down"),
-    "restore": ("Restore a yard that has lost its state.", "restore"),
     "ps": ("List containers.", "ps"),
     "logs": ("Show the log of a deployment or a container.", "logs"),
     "stop": ("Stop a container and remove it.", "stop"),
+    "up": ("Run the yard, which keeps deployments running on this host.", "up"),
+    "down": ("Stop the yard with everything that it runs.", "down"),
     "deploy": ("Deploy a project, an image or a deployment file on a yard.", "deploy"),
     "status": ("Show deployments.", "status"),
     "history": ("Show the revisions of a deployment.", "history"),
@@ -67,6 +66,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "audit": ("Read, export and check the audit log.", "audit"),
     "token": ("Make, list and revoke tokens.", "token"),
     "backup": ("Write all that a yard needs into one file.", "backup"),
+    "restore": ("Restore a yard that has lost its state.", "restore"),
 }
 
 
