@@ -73,7 +73,7 @@ def deploy(inputs: dict[str, object]) -> Load:
             dockyard("deploy", "breast-cancer:2", "--name", NAME, "--strategy", "blue-green", "--why", "version 2")
             dockyard("rollback", NAME, "--why", "version 1 was nicer")
         dockyard("history", NAME)
-        dockyard("delete", NAME)
+        dockyard("delete", NAME, "--yes")
     finally:
         dockyard("down")
     return load

@@ -20,6 +20,7 @@ from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentRecord, NewRevision, Origin, RevisionRecord
 from dockyard.yard.state import RevisionState
 
+_ALWAYS_TOLD = {"image", "replicas"}
 _BACK_TO = {RevisionState.KEPT, RevisionState.RETIRED}
 
 
@@ -263,7 +264,9 @@ def _differences(
 ) -> tuple[Difference, ...]:
     """The keys that change, by dotted path. A failed revision differs from all: deploying it again is a new try."""
     if record is None or current is None:
-        return tuple(Difference(key=key, after=value) for key, value in _flat(asked) if value not in ({}, [], "", None))
+        usual = dict(_flat(Deployment(name=asked.name, image=asked.image)))
+        told = [(key, value) for key, value in _flat(asked) if key in _ALWAYS_TOLD or value != usual.get(key)]
+        return tuple(Difference(key=key, after=value) for key, value in told)
     settings = msgspec.structs.replace(current.settings, replicas=record.wanted)
     before, after = dict(_flat(settings)), dict(_flat(asked))
     changed = tuple(
