@@ -1,0 +1,1 @@
+"""What deployments cost requests: rollouts and crashes under load, the gateway, the planner."""
