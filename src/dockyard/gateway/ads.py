@@ -9,6 +9,7 @@ Envoy, while one replaces another, is told the same; only the answers of the one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any
 import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
-from dockyard.errors import GatewayError, PortTakenError
+from dockyard.errors import DockyardError, GatewayError, PortTakenError
 from dockyard.gateway.base import GatewaySettings
 from dockyard.gateway.resources import Kind, Packed, Resources, resources_of
 from dockyard.gateway.snapshot import Snapshot
 
 DEADLINE_S = 10.0
+RESTORE_DEADLINE_S = 2.0
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _ALL_BY_DEFAULT = {Kind.CLUSTERS, Kind.LISTENERS}
 
@@ -77,19 +79,23 @@ class Ads:
     async def publish(self, snapshot: Snapshot, deadline_s: float = DEADLINE_S) -> None:
         """Make Envoy route this, and return once it does.
 
-        GatewayError with Envoy's own words when it refuses, or when it does not answer in time; PortTakenError when it
-        cannot listen. Then it is told again what it was told before.
+        GatewayError when the snapshot contradicts itself, with Envoy's own words when it refuses, or when it does not
+        answer in time; PortTakenError when it cannot listen. Then it is told again what it was told before.
         """
+        snapshot.consistent()
         async with self._turn:
             before, told = self._accepted, dict(self._told)
             try:
                 async with asyncio.timeout(deadline_s):
                     await self._move(before, snapshot)
             except TimeoutError as error:
-                await self._restore(told)
+                self._restore(told)
                 raise _silent(deadline_s, connected=self._stream is not None) from error
-            except BaseException:
-                await self._restore(told)
+            except BaseException as error:
+                self._restore(told)
+                if isinstance(error, DockyardError):
+                    with contextlib.suppress(DockyardError):
+                        await self.settled(RESTORE_DEADLINE_S)
                 raise
             self._accepted = snapshot
 
@@ -135,7 +141,7 @@ class Ads:
         async with self._news:
             await self._news.wait_for(answered)
 
-    async def _restore(self, told: dict[Kind, Packed]) -> None:
+    def _restore(self, told: dict[Kind, Packed]) -> None:
         self._told = told
         if self._stream is not None:
             self._stream.wake.set()

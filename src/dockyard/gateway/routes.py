@@ -50,7 +50,7 @@ def routes_of(snapshot: Snapshot) -> RouteConfiguration:
         name=ROUTES,
         virtual_hosts=[*hosts, _any_host(services)],
         ignore_port_in_host_matching=True,
-        response_headers_to_remove=["server"],
+        response_headers_to_remove=["server", "x-envoy-upstream-service-time"],
         most_specific_header_mutations_wins=True,
     )
 

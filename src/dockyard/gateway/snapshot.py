@@ -98,7 +98,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     def widened(self, before: Snapshot) -> Snapshot:
         """Everything that served in either: what is safe to have while routes still lead where they led before.
 
-        What both have is as it is here. A replica that served before serves still, even if it drains here.
+        What both have is as it is here. A replica that served before serves still, even if it drains here. Not for
+        `consistent`: a replica that moved is in two places.
         """
         known = {service.name: service for service in before.services}
         ours = {service.name for service in self.services}
