@@ -359,7 +359,9 @@ class Store:
     def _living(self, name: str) -> DeploymentRecord:
         record = self.deployment(name)
         if record.deleted is not None:
-            raise _being_deleted(name)
+            raise YardConflictError(
+                f"{name} is being deleted", remedy="Wait until its replicas are gone, then deploy it."
+            )
         return record
 
     def _make_deployment(self, name: str, wanted: int, now: float) -> None:
@@ -397,9 +399,3 @@ class Store:
             return
         if self.revision(name, rollout.source).state is RevisionState.ACTIVE:
             self.mark(name, rollout.source, RevisionState.KEPT, f"revision {rollout.target} took over")
-
-
-def _being_deleted(name: str) -> YardConflictError:
-    return YardConflictError(
-        f"{name} is being deleted", remedy="Wait until its replicas are gone, then deploy it anew."
-    )
