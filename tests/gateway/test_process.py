@@ -93,16 +93,15 @@ async def test_an_envoy_that_ends_while_nobody_owns_it_is_started_anew_from_the_
     short_path: Path,
 ) -> None:
     chosen = settings(short_path)
-    async with replicas(short_path, "a") as (a,):
-        async with running(chosen) as gateway:
-            await gateway.apply(snapshot(service("iris", a)))
-            pid = gateway.pid
-            await gateway.close()
-            os.kill(pid, signal.SIGKILL)
-            await until(lambda: not Process.found(chosen.folder), "it has ended")
-            async with running(chosen) as again:
-                assert again.pid != pid
-                assert (await ask(again.address, PATH)).status == 200
+    async with replicas(short_path, "a") as (a,), running(chosen) as gateway:
+        await gateway.apply(snapshot(service("iris", a)))
+        pid = gateway.pid
+        await gateway.close()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not Process.found(chosen.folder), "it has ended")
+        async with running(chosen) as again:
+            assert again.pid != pid
+            assert (await ask(again.address, PATH)).status == 200
 
 
 async def test_the_last_good_configuration_serves_without_anybody(short_path: Path) -> None:

@@ -183,7 +183,9 @@ async def test_unused_connections_to_replicas_are_closed_after_the_idle_time(
 
 async def _connections(gateway: EnvoyGateway) -> int:
     lines = (await gateway.metrics()).splitlines()
-    found = [line for line in lines if line.startswith("envoy_cluster_upstream_cx_active") and 'deployment="iris"' in line]
+    found = [
+        line for line in lines if line.startswith("envoy_cluster_upstream_cx_active") and 'deployment="iris"' in line
+    ]
     return int(found[0].split()[-1])
 
 
@@ -195,9 +197,11 @@ async def test_metrics_carry_deployment_and_revision(gateway: EnvoyGateway, shor
             while "envoy_cluster_upstream_rq_time_bucket" not in (text := await gateway.metrics()):
                 await asyncio.sleep(0.1)  # histograms are summed up once a second
     labels = 'deployment="my-iris-2",revision="1"'
-    found = [line for line in text.splitlines() if line.startswith("envoy_cluster_upstream_rq_total") and labels in line]
+    found = [
+        line for line in text.splitlines() if line.startswith("envoy_cluster_upstream_rq_total") and labels in line
+    ]
     assert [line.split()[-1] for line in found] == ["1"]
-    assert re.search(f"envoy_cluster_upstream_rq_time_bucket{{[^}}]*{labels},le=\"20\"}} 1", text)
+    assert re.search(f'envoy_cluster_upstream_rq_time_bucket{{[^}}]*{labels},le="20"}} 1', text)
 
 
 @pytest.mark.parametrize("bytes_", [70_000, 200_000])

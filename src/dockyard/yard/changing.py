@@ -148,7 +148,14 @@ class Changing:
         except DockyardError as error:
             rule = getattr(error, "rule", "")
             entry = Entry(
-                cause.actor.name, "deploy", asked.name, Outcome.REFUSED, cause.why, rule or error.what, None, asked
+                cause.actor.name,
+                "deploy",
+                asked.name,
+                Outcome.REFUSED,
+                cause.why,
+                rule or error.what,
+                None,
+                _masked(asked),
             )
             self._parts.audit.append(entry)
             raise
@@ -160,13 +167,18 @@ class Changing:
         name, current = proposal.deployment, self._current(before)
         kept = image_name(name, self._next_number(name))
         self._parts.host.images.add(admitted.image, kept)
+        was = _masked(current.settings) if current else None
         new = NewRevision(admitted.settings, admitted.digest, admitted.image_name, admitted.memory)
         try:
             with self._store.together():
                 revision = self._store.add_revision(new, _origin(cause))
                 rollout = self._store.begin_rollout(name, revision.number, _origin(cause))
                 self._note(
-                    cause, proposal.kind, name, before=current.settings if current else None, after=admitted.settings
+                    cause,
+                    proposal.kind,
+                    name,
+                    before=_masked(current.settings) if current else None,
+                    after=_masked(admitted.settings),
                 )
         except BaseException:
             self._parts.host.images.remove(kept)
@@ -253,6 +265,11 @@ class Changing:
 def image_name(deployment: str, revision: int) -> str:
     """The name under which the image store keeps a revision's image from being swept."""
     return f"yard.dockyard/{deployment}:{revision}"
+
+
+def _masked(settings: Deployment) -> Deployment:
+    """The settings without the values of variables: people put secrets there, and the audit log keeps for ever."""
+    return msgspec.structs.replace(settings, environment=dict.fromkeys(settings.environment, "***"))
 
 
 def _origin(cause: Cause) -> Origin:

@@ -15,6 +15,7 @@ from dockyard.yard.auth import Credentials, Denied, TokenRecord, Tokens
 from dockyard.yard.backup import write_backup
 from dockyard.yard.operations import Actor, Cause, Peer, Refusal
 from dockyard.yard.parts import Parts
+from dockyard.yard.repeated import Repeated
 
 _PIECE = 1 << 20
 
@@ -26,6 +27,7 @@ class Governing:
         self._parts = parts
         self._store = parts.store
         self._tokens = Tokens(parts.store)
+        self._refusals = Repeated()
 
     async def authenticate(self, peer: Peer) -> Actor:
         """Who that is; UnauthenticatedError for a stranger, and for a token that does not hold."""
@@ -38,12 +40,15 @@ class Governing:
         return Actor(caller.name, caller.scope)
 
     async def refused(self, refusal: Refusal) -> None:
-        """Note a call that was turned away."""
+        """Note a call that was turned away; the same one over and over is noted once a minute, with how often."""
         who = refusal.actor.name if refusal.actor else f"unknown, from {refusal.peer.address}"
+        action = f"{refusal.method} {refusal.path}"
+        repeated = self._refusals.count((who, action, refusal.why), self._store.now())
+        if repeated is None:
+            return
         needed = f"scope {refusal.needed}" if refusal.needed else ""
-        self._parts.audit.append(
-            Entry(who, f"{refusal.method} {refusal.path}", "", Outcome.REFUSED, refusal.why, needed)
-        )
+        why = f"{refusal.why} ({repeated} times before, unnoted)" if repeated else refusal.why
+        self._parts.audit.append(Entry(who, action, "", Outcome.REFUSED, why, needed))
 
     async def audit(self, since: int, limit: int) -> tuple[AuditEntry, ...]:
         """Entries with a number above `since`, the oldest first; a negative `since` counts from the end."""
@@ -86,7 +91,8 @@ class Governing:
         self._parts.audit.append(Entry(cause.actor.name, "backup", why=cause.why))
         with tempfile.TemporaryDirectory(dir=self._parts.home.yard, prefix="backup-") as folder:
             file = Path(folder) / "backup.tar"
-            await asyncio.to_thread(write_backup, self._parts.home, file)
+            self._parts.audit.checkpoint()
+            await asyncio.to_thread(write_backup, self._parts.home, file, with_images=images)
             with file.open("rb") as source:
                 while piece := source.read(_PIECE):
                     yield piece

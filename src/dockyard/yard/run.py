@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dockyard.errors import YardError
 from dockyard.gateway.base import Gateway
 from dockyard.spec.home import Home
 from dockyard.supply.keys import PublicKey
@@ -21,6 +22,7 @@ from dockyard.yard.api_listen import Listener
 from dockyard.yard.audit import AuditLog
 from dockyard.yard.host import Host
 from dockyard.yard.judging import Judge
+from dockyard.yard.labels import YARD
 from dockyard.yard.lock import alone
 from dockyard.yard.looking import Looking
 from dockyard.yard.parts import Parts
@@ -29,6 +31,8 @@ from dockyard.yard.reconcile import Reconciler
 from dockyard.yard.service import Service
 from dockyard.yard.state import Phase
 from dockyard.yard.store import FILE_NAME, Store
+
+CHECKPOINT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ async def opened(
         stack.enter_context(alone(home.yard))
         store = Store.open(home.yard / FILE_NAME)
         stack.callback(store.close)
+        if store.fresh:
+            await _check_new(host, home, store)
         audit = AuditLog.open(store, home.yard)
         proxy = await gateway()
         stack.push_async_callback(proxy.close)
@@ -75,7 +81,7 @@ async def opened(
         reconciler.counted_by(looking.metrics)
         judge = Judge(host, store, audit, policy, trusted)
         parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
-        work = asyncio.create_task(_work(reconciler, looking), name="yard")
+        work = asyncio.create_task(_work(reconciler, looking, audit), name="yard")
         stack.push_async_callback(_stopped, work, reconciler)
         addresses = await stack.enter_async_context(serving(Service(parts), listeners))
         store.events.add("yard.started", f"the yard answers on {addresses[0]}")
@@ -83,8 +89,35 @@ async def opened(
         store.events.add("yard.stopped", "the yard was told to stop; replicas and gateway go on")
 
 
-async def _work(reconciler: Reconciler, looking: Looking) -> None:
+async def _check_new(host: Host, home: Home, store: Store) -> None:
+    """YardError when replicas of this home's yard run and the store is new: it was lost, and they would be lost too."""
+    found = [each for engine in host.engines.values() for each in await engine.list()]
+    ours = [each for each in found if each.socket is not None and YARD in each.labels and _is_below(home, each.socket)]
+    if not ours:
+        return
+    store.close()
+    for file in home.yard.glob(f"{FILE_NAME}*"):
+        file.unlink()
+    raise YardError(
+        f"the yard's state in {home.yard} is lost, and {len(ours)} of its replicas still run",
+        remedy="Bring it back with `dockyard restore FILE`, or without a backup: `dockyard restore --from-engine`.",
+    )
+
+
+def _is_below(home: Home, socket: Path) -> bool:
+    return socket.is_relative_to(home.containers)
+
+
+async def _checkpoints(audit: AuditLog) -> None:
+    """Sign how far the audit log is, now and then."""
+    while True:
+        await asyncio.sleep(CHECKPOINT_S)
+        audit.checkpoint()
+
+
+async def _work(reconciler: Reconciler, looking: Looking, audit: AuditLog) -> None:
     async with asyncio.TaskGroup() as group:
+        group.create_task(_checkpoints(audit), name="checkpoints")
         group.create_task(reconciler.run(), name="reconciler")
         group.create_task(looking.sampler.run(), name="sampler")
 
