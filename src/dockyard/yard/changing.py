@@ -173,13 +173,7 @@ class Changing:
             with self._store.together():
                 revision = self._store.add_revision(new, _origin(cause))
                 rollout = self._store.begin_rollout(name, revision.number, _origin(cause))
-                self._note(
-                    cause,
-                    proposal.kind,
-                    name,
-                    before=_masked(current.settings) if current else None,
-                    after=_masked(admitted.settings),
-                )
+                self._note(cause, proposal.kind, name, before=was, after=_masked(admitted.settings))
         except BaseException:
             self._parts.host.images.remove(kept)
             raise
