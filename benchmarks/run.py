@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.containers import start
+from benchmarks.deploy import plan
 from benchmarks.images import build, large_push
 from benchmarks.images import compare as images
 from benchmarks.provenance import commit, machine
@@ -25,6 +26,7 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "build": lambda runs: build.measure(runs=runs),
     "start": lambda runs: start.measure(runs=runs),
     "serving": lambda runs: tiny.measure(runs=runs),
+    "plan": lambda runs: plan.measure(runs=runs),
     "images": lambda runs: images.measure(runs=runs),
     "large-push": lambda _: large_push.measure(),
 }
@@ -44,6 +46,9 @@ FIGURES = (
     ("Resident memory when idle, runc", ("start", "runc", "median_idle_resident_mib"), "MiB", "<= 70"),
     ("Tiny ONNX, V2 JSON, 64 connections", ("serving", "median_requests_per_second"), "requests/s", ">= 25000"),
     ("99th percentile of it", ("serving", "median_p99_ms"), "ms", "<= 10"),
+    ("Plan of 1,000 deployments, 10,000 replicas, at rest", ("plan", "rest", "median_ms", "1000"), "ms", "<= 200"),
+    ("The same in the middle of rollouts", ("plan", "rollouts", "median_ms", "1000"), "ms", "<= 200"),
+    ("Growth of one deployment's part, 100 to 4,000", ("plan", "rollouts", "growth"), "times", "<= 1.3"),
     ("Dockerfile's code edit over Dockyard's", ("images", "ratios", "median_code_edit_s"), "times", ">= 5"),
     (
         "The same until a registry has image and bill of materials",

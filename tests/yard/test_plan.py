@@ -61,6 +61,7 @@ def test_scaling_down_drains_the_youngest_and_stops_it_once_the_gateway_has_let_
     assert yard.plans[-1].traffic["shop"].draining == {1: (young,)}
     yard.run(14.9)
     assert yard.replica(young).in_flight == 3
+    assert yard.plans[-1].traffic["shop"].draining == {1: (young,)}, "or nobody would count its requests"
     assert not stopped(yard)
     yard.run(0.2)
     assert stopped(yard) == {young}
@@ -87,6 +88,13 @@ def test_a_replica_is_never_stopped_while_the_gateway_still_routes_to_it() -> No
     assert yard.phases(1) == ["draining", "ready"]
 
 
+def test_requests_at_a_replica_without_a_process_are_not_waited_for() -> None:
+    for phase in (Phase.CRASHED, Phase.CREATED):
+        dead = Replica("b", 1, phase, since=0.0, crashes=1, in_flight=3)
+        found = plan(at_rest(Replica("a", 1, Phase.READY, since=0.0, routed=True), dead), 0.0)
+        assert [(type(step), step.replica) for step in found.steps if isinstance(step, Stop)] == [(Stop, "b")]
+
+
 def test_scaling_to_zero_and_back() -> None:
     yard = running(replicas=2)
     yard.scale(0)
@@ -106,6 +114,17 @@ def test_scaling_beyond_memory_starts_what_fits_and_says_what_waits() -> None:
     assert [each.text for each in yard.plans[-1].notes] == [
         "1 of 3 replicas of revision 1 wait for memory: 0 B of 2.1 GB are free"
     ]
+
+
+def test_scaling_up_takes_the_memory_of_kept_replicas_the_oldest_first() -> None:
+    yard = running(replicas=1, memory=3 * GIB)
+    for _ in range(2):
+        yard.deploy()
+        yard.run(30)
+    assert (yard.phases(1), yard.phases(2), yard.phases(3)) == (["frozen"], ["frozen"], ["ready"])
+    yard.scale(2)
+    yard.run(10)
+    assert (yard.phases(1), yard.phases(2), yard.phases(3)) == ([], ["frozen"], ["ready", "ready"])
 
 
 def test_memory_that_others_are_leaving_is_used_when_it_is_free() -> None:

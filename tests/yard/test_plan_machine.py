@@ -208,4 +208,4 @@ class Disturbed(RuleBasedStateMachine):
 
 
 class TestDisturbed(Disturbed.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(settings.get_profile("fixed"), max_examples=60, stateful_step_count=30)
+    settings = settings(settings.get_profile("fixed"), max_examples=200, stateful_step_count=40)

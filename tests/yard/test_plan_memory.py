@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dockyard.yard.state import Phase, RevisionState, RolloutPhase
+from dockyard.spec.deployment import Probes, Strategy
+from dockyard.yard.plan import plan
+from dockyard.yard.state import DeploymentState, Phase, Replica, Revision, RevisionState, RolloutPhase, Stop, World
 from tests.yard.promises import endpoints_of
 from tests.yard.simulation import GIB, Delays, Yard, running
 from tests.yard.test_plan_rollout import KINDS, phase, watch_ready
@@ -31,6 +33,14 @@ def test_a_single_replica_is_swapped_and_requests_wait_at_the_new_ones_socket(ki
 
 
 @KINDS
+def test_a_swap_needs_no_surge(kind: str) -> None:
+    yard = running(replicas=1, memory=GIB)
+    yard.deploy(kind=kind, max_surge=0, max_unavailable=1)
+    yard.run(30)
+    assert (phase(yard), yard.phases(2)) == (RolloutPhase.DONE, ["ready"])
+
+
+@KINDS
 def test_a_swap_that_fails_starts_the_old_one_again_the_same_way(kind: str) -> None:
     yard = running(replicas=1, memory=GIB)
     yard.fates.broken.add(("shop", 2))
@@ -38,8 +48,10 @@ def test_a_swap_that_fails_starts_the_old_one_again_the_same_way(kind: str) -> N
     yard.settle()
     nowhere: list[float] = []
     yard.judges.append(lambda world, plan, now: nowhere.extend([] if endpoints_of(plan.traffic["shop"]) else [now]))
+    yard.run_until(lambda: phase(yard) is RolloutPhase.FAILED)
+    assert yard.phases(1) == ["ready"], "a rollout has failed only when its source serves again"
     yard.run(60)
-    assert (phase(yard), yard.state(2)) == (RolloutPhase.FAILED, RevisionState.FAILED)
+    assert (yard.state(2), yard.weights()) == (RevisionState.FAILED, {1: 100})
     assert (yard.phases(1), yard.phases(2), yard.weights()) == (["ready"], [], {1: 100})
     assert not nowhere, "at these times requests had nowhere to wait"
 
@@ -73,6 +85,15 @@ def test_a_surge_that_fits_is_used_and_nothing_is_held() -> None:
     assert "memory does not fit" not in " ".join(yard.told)
 
 
+def test_a_surge_that_fits_in_part_is_used_in_part() -> None:
+    yard = running(replicas=3, memory=4 * GIB)
+    seen = watch_ready(yard)
+    yard.deploy(max_surge=2)
+    yard.run(60)
+    assert (phase(yard), yard.phases(2)) == (RolloutPhase.DONE, ["ready"] * 3)
+    assert min(seen) == 3
+
+
 @KINDS
 def test_never_hold_fails_the_rollout_at_once_with_the_figures(kind: str) -> None:
     yard = running(replicas=1, memory=GIB)
@@ -80,6 +101,20 @@ def test_never_hold_fails_the_rollout_at_once_with_the_figures(kind: str) -> Non
     yard.run(1)
     assert (phase(yard), yard.phases(1), yard.weights()) == (RolloutPhase.FAILED, ["ready"], {1: 100})
     assert "needs 1.1 GB of memory beside what runs, 0 B of 1.1 GB are free" in yard.told[-1]
+
+
+def test_a_lack_of_memory_does_not_send_the_traffic_back_to_a_source_that_is_ill() -> None:
+    yard = running(replicas=2, memory=3 * GIB)
+    yard.deploy(hold_and_swap="never")
+    yard.run_until(lambda: yard.phases(2) == ["ready"])
+    for each in yard.replicas("shop", 1):
+        yard.crash(each.id)
+    yard.fates.broken.add(("shop", 1))
+    yard.memory = 2 * GIB
+    yard.run(30)
+    assert (yard.weights(), yard.state(2)) == ({2: 100}, RevisionState.PENDING)
+    notes = {each.text for made in yard.plans for each in made.notes}
+    assert "revision 2 lacks 1.1 GB of memory: 0 B of 2.1 GB are free" in notes
 
 
 def test_a_preview_needs_both_at_once_and_is_refused_when_they_do_not_fit() -> None:
@@ -130,15 +165,50 @@ def test_what_was_released_in_a_rollout_gives_way_to_the_rest_of_it(keep: str) -
 
 
 def test_memory_for_which_requests_wait_is_not_given_to_others() -> None:
-    yard = running(replicas=1, memory=2 * GIB)
+    yard = Yard(memory=2 * GIB)
     yard.deploy("blog", replicas=1)
-    yard.run(10)
-    yard.deploy("shop", keep="stopped")
+    yard.deploy("shop", replicas=1)
+    yard.run(30)
+    yard.deploy("shop")
     yard.settle()
     yard.scale(2, "blog")
     yard.run(10)
     assert [str(each.phase) for each in yard.replicas("shop")] == ["ready"]
     assert [str(each.phase) for each in yard.replicas("blog")] == ["ready"]
+
+
+def test_a_created_replica_gives_its_claim_up_once_others_serve_and_there_is_no_memory_for_it() -> None:
+    revision = Revision(1, RevisionState.ACTIVE, GIB, Strategy(), Probes())
+    replicas = (Replica("a", 1, Phase.READY, 0.0, routed=True), Replica("b", 1, Phase.CREATED, 0.0))
+    found = plan(World((DeploymentState("shop", 2, 1, {1: revision}, replicas),), GIB), 0.0)
+    assert [step.replica for step in found.steps if isinstance(step, Stop)] == ["b"]
+
+
+def test_a_created_replica_takes_the_memory_of_kept_ones() -> None:
+    strategy, probes = Strategy(), Probes()
+    revisions = {
+        1: Revision(1, RevisionState.KEPT, GIB, strategy, probes),
+        2: Revision(2, RevisionState.ACTIVE, GIB, strategy, probes),
+    }
+    replicas = (Replica("a", 1, Phase.FROZEN, 0.0), Replica("b", 2, Phase.CREATED, 0.0))
+    found = plan(World((DeploymentState("shop", 1, 2, revisions, replicas),), GIB), 0.0)
+    assert [step.replica for step in found.steps if isinstance(step, Stop)] == ["a"]
+    assert found.traffic["shop"].endpoints == {2: ("b",)}
+
+
+def test_replicas_that_are_rolled_back_to_are_not_taken_for_leaving_although_their_revision_failed_once() -> None:
+    yard = running(replicas=1, memory=3 * GIB)
+    yard.deploy(kind="blue-green", preview=True)
+    yard.run(10)
+    yard.abort()
+    yard.run(10)
+    yard.roll_to(2)
+    yard.run(10)
+    assert (yard.state(2), yard.phases(2), phase(yard)) == (RevisionState.FAILED, ["ready"], RolloutPhase.PREVIEW)
+    yard.deploy("blog", replicas=2)
+    yard.run(1)
+    assert yard.state(1, "blog") is RevisionState.FAILED
+    assert "there are 1.1 GB" in yard.told[-1]
 
 
 def test_draining_the_old_one_does_not_count_against_the_progress_of_a_swap() -> None:

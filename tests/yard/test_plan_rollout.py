@@ -54,6 +54,21 @@ def test_a_first_revision_that_never_starts_is_failed_and_nothing_is_left_of_it(
     assert "ended 3 times in a row" in yard.told[-1]
 
 
+@KINDS
+def test_a_rollout_is_done_only_when_the_gateway_has_accepted_it(kind: str) -> None:
+    yard = Yard(delays=Delays(accept=5.0))
+    yard.deploy(kind=kind)
+    yard.run(6.9)
+    assert phase(yard) is RolloutPhase.SWITCHING
+    yard.run(0.2)
+    assert phase(yard) is RolloutPhase.DONE
+    yard.deploy(kind=kind, keep="warm")
+    yard.run(6.9)
+    assert phase(yard) is RolloutPhase.SWITCHING
+    yard.run(0.2)
+    assert phase(yard) is RolloutPhase.DONE
+
+
 # Rolling.
 
 
@@ -112,7 +127,46 @@ def test_scaling_during_a_rollout_reaches_the_new_number(kind: str) -> None:
     assert (phase(yard), yard.phases(3), yard.weights()) == (RolloutPhase.DONE, ["ready"], {3: 100})
 
 
+def test_an_old_replica_is_frozen_while_the_rollout_still_goes_on() -> None:
+    yard = running(replicas=2)
+    yard.delays = Delays(start=30.0)
+    yard.deploy()
+    yard.run(40)
+    assert (phase(yard), yard.phases(1)) == (RolloutPhase.STARTING, ["frozen", "ready"])
+
+
+def test_a_source_that_crashes_is_healed_while_it_is_needed() -> None:
+    yard = running(replicas=2)
+    yard.delays = Delays(start=30.0)
+    yard.deploy()
+    yard.run(1)
+    yard.crash(yard.replicas("shop", 1)[0].id)
+    yard.settle()
+    assert yard.phases(1) == ["ready", "starting"]
+
+
+def test_what_sleeps_is_woken_when_the_new_side_loses_replicas() -> None:
+    yard = running(replicas=2)
+    yard.delays = Delays(start=30.0)
+    yard.deploy()
+    yard.run(40)
+    yard.fates.broken.add(("shop", 2))
+    yard.crash(yard.replicas("shop", 2)[0].id)
+    yard.run(1)
+    assert (yard.phases(1), len(yard.endpoints())) == (["ready", "ready"], 2)
+
+
 # Blue-green.
+
+
+def test_the_source_of_a_blue_green_rollout_is_healed_and_scaled_until_the_switch() -> None:
+    yard = running(replicas=2)
+    yard.deploy(kind="blue-green", preview=True)
+    yard.run(10)
+    yard.crash(yard.replicas("shop", 1)[0].id)
+    yard.scale(3)
+    yard.run(10)
+    assert (phase(yard), yard.phases(1), len(yard.phases(2))) == (RolloutPhase.PREVIEW, ["ready"] * 3, 3)
 
 
 def test_blue_green_switches_all_traffic_at_once_when_all_are_ready() -> None:
@@ -186,6 +240,20 @@ def test_a_target_that_is_lost_at_the_switch_gives_the_traffic_back_until_it_is_
     assert (phase(yard), yard.weights()) == (RolloutPhase.DONE, {2: 100})
 
 
+def test_a_target_that_is_lost_at_the_switch_together_with_the_source_is_not_made_active() -> None:
+    yard = running(replicas=1)
+    yard.delays = Delays(accept=5.0)
+    yard.deploy(keep="warm")
+    yard.run_until(lambda: phase(yard) is RolloutPhase.SWITCHING)
+    yard.fates.broken.add(("shop", 2))
+    for each in yard.replicas():
+        yard.crash(each.id)
+    yard.settle()
+    assert yard.endpoints() == {each.id for each in yard.replicas("shop", 1)}
+    yard.run(60)
+    assert (phase(yard), yard.phases(1), yard.weights()) == (RolloutPhase.FAILED, ["ready"], {1: 100})
+
+
 # Back.
 
 
@@ -217,6 +285,14 @@ def test_a_rollout_that_gets_no_further_is_rolled_back_at_its_deadline(kind: str
     assert (yard.phases(1), yard.phases(2)) == (["ready", "ready"], [])
 
 
+def test_a_start_after_a_crash_is_no_progress() -> None:
+    yard = running(replicas=1)
+    yard.delays = Delays(start=40.0)
+    yard.fates.broken.add(("shop", 2))
+    yard.deploy(progress_deadline_s=50)
+    assert yard.run_until(lambda: phase(yard) is RolloutPhase.FAILED) < 51
+
+
 def test_every_replica_that_gets_ready_is_progress() -> None:
     yard = running(replicas=4)
     yard.delays = Delays(start=40.0)
@@ -242,7 +318,19 @@ def test_an_abort_in_the_middle_brings_the_source_back_without_serving_with_fewe
     assert min(seen) == 3
 
 
-@pytest.mark.parametrize("kind", ["rolling", "blue-green"])
+def test_an_abort_after_scaling_down_wakes_no_more_than_are_wanted_and_keeps_none_asleep() -> None:
+    yard = running(replicas=3)
+    yard.delays = Delays(accept=20.0)
+    yard.deploy(kind="rolling", keep="frozen")
+    yard.run_until(lambda: phase(yard) is RolloutPhase.SWITCHING)
+    yard.run(10)
+    yard.scale(1)
+    yard.abort()
+    yard.run(60)
+    assert (phase(yard), yard.phases(1), yard.phases(2)) == (RolloutPhase.FAILED, ["ready"], [])
+
+
+@KINDS
 @pytest.mark.parametrize(("keep", "within"), [("warm", 0.0), ("frozen", 0.05), ("stopped", 8.0)])
 def test_a_rollback_is_instant_when_warm_a_thaw_when_frozen_and_a_start_when_stopped(
     kind: str, keep: str, within: float
@@ -278,7 +366,68 @@ def test_a_rollback_to_a_retired_revision_starts_it_again() -> None:
     assert (yard.weights(), yard.state(1)) == ({1: 100}, RevisionState.ACTIVE)
 
 
+def test_a_rollback_does_not_hold_earlier_crashes_against_a_replica_that_is_ready() -> None:
+    yard = running(replicas=1)
+    old = yard.replicas()[0].id
+    for _ in range(4):
+        yard.crash(old)
+        yard.run_until(lambda: yard.replica(old).phase is Phase.READY)
+    yard.deploy(keep="warm")
+    yard.run(20)
+    yard.roll_to(1)
+    yard.run(10)
+    assert (phase(yard), yard.weights()) == (RolloutPhase.DONE, {1: 100})
+
+
+def test_an_abort_at_the_switch_starts_a_source_that_was_not_kept_again() -> None:
+    yard = running(replicas=2)
+    yard.delays = Delays(accept=5.0)
+    yard.deploy(keep="stopped")
+    yard.run_until(lambda: phase(yard) is RolloutPhase.SWITCHING and yard.phases(1) != [])
+    seen = watch_ready(yard)
+    yard.abort()
+    yard.run(60)
+    assert (phase(yard), yard.phases(1), yard.phases(2)) == (RolloutPhase.FAILED, ["ready", "ready"], [])
+    assert min(seen) == 2
+
+
+def test_going_back_may_take_longer_than_the_deadline_as_long_as_it_gets_on() -> None:
+    yard = running(replicas=3)
+    yard.deploy(keep="stopped", progress_deadline_s=50)
+    yard.run_until(lambda: yard.phases(2) == ["ready"] * 3)
+    seen = watch_ready(yard)
+    yard.delays = Delays(start=40.0)
+    yard.abort()
+    yard.run(200)
+    assert (phase(yard), yard.phases(1), yard.phases(2)) == (RolloutPhase.FAILED, ["ready"] * 3, [])
+    assert min(seen) == 3
+
+
 # Who keeps the traffic when both are ill.
+
+
+def test_a_target_without_a_ready_replica_is_given_up_although_the_source_is_ill_too() -> None:
+    yard = running(replicas=1)
+    yard.fates.broken |= {("shop", 1), ("shop", 2)}
+    only = yard.replicas()[0].id
+    yard.crash(only)
+    yard.run(60)
+    yard.deploy()
+    yard.run(1000)
+    assert (phase(yard), yard.state(2)) == (RolloutPhase.FAILED, RevisionState.FAILED)
+    assert (yard.endpoints(), yard.phases(2)) == ({only}, [])
+
+
+def test_requests_wait_at_a_new_replica_that_had_traffic_when_nothing_is_left_of_the_old_side() -> None:
+    yard = running(replicas=2)
+    yard.delays = Delays(start=2.0, accept=0.0, request=0.0, stop=0.0)
+    yard.deploy(keep="stopped", max_unavailable=1, max_surge=0)
+    yard.run_until(lambda: yard.phases(2) == ["ready", "starting"] and not yard.phases(1))
+    served = next(each for each in yard.replicas() if each.phase is Phase.READY)
+    yard.run(0.1)
+    yard.crash(served.id)
+    yard.settle()
+    assert yard.endpoints() == {served.id}
 
 
 def test_no_way_back_onto_a_source_without_a_ready_replica() -> None:

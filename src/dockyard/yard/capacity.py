@@ -24,19 +24,19 @@ class Memory:
         self.total = world.memory
         self.free = world.memory
         self.promised = 0
-        self._leaving: dict[str, int] = {}
+        self._leaving = 0
+        self._leaving_of: dict[str, int] = {}
         for deployment in world.deployments:
             self._enter(deployment)
 
     def _enter(self, deployment: DeploymentState) -> None:
-        self._leaving[deployment.name] = 0
         for replica in deployment.replicas:
             memory = deployment.revisions[replica.revision].memory
             self.free -= _held(replica, memory)
             if replica.phase is Phase.CREATED:
                 self.promised += memory
             if _leaves_anyway(deployment, replica):
-                self._leaving[deployment.name] += _held(replica, memory)
+                self._leave(deployment, replica)
 
     def fits(self, need: int) -> bool:
         """Whether so much can be started now."""
@@ -58,11 +58,16 @@ class Memory:
     def leaves(self, deployment: DeploymentState, replica: Replica) -> None:
         """A replica is sent away by this plan: its share is on its way back."""
         if not _leaves_anyway(deployment, replica):
-            self._leaving[deployment.name] += _held(replica, deployment.revisions[replica.revision].memory)
+            self._leave(deployment, replica)
+
+    def _leave(self, deployment: DeploymentState, replica: Replica) -> None:
+        memory = _held(replica, deployment.revisions[replica.revision].memory)
+        self._leaving += memory
+        self._leaving_of[deployment.name] = self._leaving_of.get(deployment.name, 0) + memory
 
     def missing(self, need: int) -> int:
         """How much is missing when all that is leaving has left; zero or less: it is a matter of waiting."""
-        return need - (self.free - self.promised + sum(self._leaving.values()))
+        return need - (self.free - self.promised + self._leaving)
 
     def most_for(self, deployment: DeploymentState) -> int:
         """How much there could be for a deployment if nothing of its own were running."""
@@ -71,7 +76,7 @@ class Memory:
             memory = deployment.revisions[replica.revision].memory
             own += _held(replica, memory)
             created += memory if replica.phase is Phase.CREATED else 0
-        others = sum(self._leaving.values()) - self._leaving[deployment.name]
+        others = self._leaving - self._leaving_of.get(deployment.name, 0)
         return self.free - self.promised + own + created + others
 
     def figures(self) -> str:

@@ -19,7 +19,7 @@ from dockyard.yard.draft import Draft, by_readiness
 from dockyard.yard.draining import dismiss
 from dockyard.yard.keeping import put_to_sleep, reclaim, reclaim_spare, release, wake
 from dockyard.yard.routing import share
-from dockyard.yard.scaling import bring_up, heal, hold_at, shrink
+from dockyard.yard.scaling import adjust, heal, hold_at
 from dockyard.yard.state import Phase, Replica, Rollout, RolloutPhase
 
 
@@ -49,7 +49,7 @@ def _rolling(draft: Draft, rollout: Rollout) -> None:
     turn = _roll(draft, rollout, rollout.source, rollout.target, _strategy(draft, rollout).keep)
     if turn.short and not turn.moving:
         _make_room(draft, rollout, rollout.target, 1)
-    if not turn.staying and len(draft.ready(rollout.target)) >= draft.deployment.wanted:
+    if len(draft.ready(rollout.target)) >= draft.deployment.wanted:
         draft.advance(RolloutPhase.SWITCHING)
     share(draft, _carriers(draft, rollout))
 
@@ -81,24 +81,33 @@ def _wait_for_promotion(draft: Draft, rollout: Rollout, *, ready: bool) -> None:
 def _switch(draft: Draft, rollout: Rollout, why: str) -> None:
     """All traffic to the target, in one change of the gateway's configuration."""
     draft.advance(RolloutPhase.SWITCHING, why)
-    shrink(draft, rollout.target, draft.deployment.wanted)
-    heal(draft, rollout.target)
+    adjust(draft, rollout.target, draft.deployment.wanted)
     share(draft, [rollout.target])
 
 
 def _finish(draft: Draft, rollout: Rollout) -> None:
     """Wait until the gateway has accepted the switch; back a step if the target is lost meanwhile."""
-    wanted, target = draft.deployment.wanted, rollout.target
-    bring_up(draft, target, wanted)
-    shrink(draft, target, wanted)
-    if wanted and not draft.ready(target) and (draft.ready(rollout.source) or draft.asleep(rollout.source)):
+    source, target = rollout.source, rollout.target
+    adjust(draft, target, draft.deployment.wanted)
+    ready = draft.ready(target)
+    if ready or not draft.deployment.wanted:
+        routed = all(each.routed for each in ready)
+        if routed and not any(each.routed for each in draft.all(source)):
+            draft.advance(RolloutPhase.DONE, rollout.why)
+        share(draft, [target])
+    elif draft.ready(source) or draft.asleep(source):
         draft.advance(RolloutPhase.STARTING, f"revision {target} lost its replicas at the switch")
         share(draft, _carriers(draft, rollout))
-        return
-    routed = all(each.routed for each in draft.ready(target))
-    if routed and not any(each.routed for each in draft.all(rollout.source)):
-        draft.advance(RolloutPhase.DONE, rollout.why)
-    share(draft, [target])
+    else:
+        _heal_both(draft, rollout)
+
+
+def _heal_both(draft: Draft, rollout: Rollout) -> None:
+    """Nobody is left: whoever is ready first has the traffic, or is switched to."""
+    sides = [each for each in (rollout.target, rollout.source) if each is not None]
+    for side in sides:
+        heal(draft, side)
+    share(draft, sides)
 
 
 # Back.
@@ -166,12 +175,11 @@ def _roll(draft: Draft, rollout: Rollout, old: int | None, new: int, keep: Keep)
     staying, leaving = candidates[:needed], candidates[needed:]
     for replica in leaving:
         release(draft, replica, Keep.STOPPED if rollout.holding else keep, f"revision {new} takes over")
-    short = bring_up(draft, new, wanted, most=bounds.most - len(staying), holding=rollout.holding)
-    shrink(draft, new, wanted)
+    short = adjust(draft, new, wanted, most=bounds.most - len(staying), holding=rollout.holding)
     if old == rollout.source:
         _keep_serving(draft, old, staying, needed)
-    on_its_way = draft.starts(new) or any(each.phase is not Phase.READY for each in draft.live(new))
-    return _Turn(len(staying), short, on_its_way or (bool(leaving) and keep is not Keep.WARM))
+    moving = draft.starts(new) or any(each.phase is not Phase.READY for each in draft.live(new))
+    return _Turn(len(staying), short, moving)
 
 
 def _candidates(draft: Draft, rollout: Rollout, old: int | None) -> list[Replica]:
@@ -270,11 +278,10 @@ def _start_all(draft: Draft, rollout: Rollout) -> None:
     wanted, target = draft.deployment.wanted, rollout.target
     missing = wanted - len(draft.live(target)) - len(draft.asleep(target))
     if missing > 0 and not draft.memory.fits(missing * draft.deployment.revisions[target].memory):
-        bring_up(draft, target, wanted, most=0)
+        adjust(draft, target, wanted, most=0)
         _make_room(draft, rollout, target, missing)
     else:
-        bring_up(draft, target, wanted)
-        shrink(draft, target, wanted)
+        adjust(draft, target, wanted)
 
 
 def _lacking_for_all(draft: Draft, rollout: Rollout) -> str:
@@ -295,7 +302,7 @@ def _make_room(draft: Draft, rollout: Rollout, new: int, replicas: int) -> None:
     need = replicas * draft.deployment.revisions[new].memory
     missing = draft.memory.missing(need)
     forward = new == rollout.target
-    if missing <= 0 or reclaim(draft, missing) or (forward and reclaim_spare(draft, rollout.source, missing)):
+    if reclaim(draft, missing) or (forward and reclaim_spare(draft, rollout.source, missing)):
         draft.note(f"revision {new} waits for {format_bytes(need)} of memory: {draft.memory.figures()}")
     elif draft.live(rollout.source if forward else rollout.target) and _may_hold(_strategy(draft, rollout)):
         why = f"memory does not fit both revisions, {draft.memory.figures()}: one stops before the other starts"
@@ -328,9 +335,7 @@ def _carriers(draft: Draft, rollout: Rollout) -> list[int]:
     blue_green = _strategy(draft, rollout).kind is StrategyKind.BLUE_GREEN
     if source is None:
         return [] if blue_green else [target]
-    if blue_green and (draft.ready(source) or not rollout.holding):
-        return [source]
-    return [target, source] if rollout.holding else [source, target]
+    return [source] if blue_green and not rollout.holding else [source, target]
 
 
 def _strategy(draft: Draft, rollout: Rollout) -> Strategy:

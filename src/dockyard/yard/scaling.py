@@ -13,22 +13,23 @@ from dockyard.yard.state import Phase, Replica
 
 
 def hold_at(draft: Draft, revision: int, count: int) -> None:
-    """Have `count` replicas of the revision that serves: no fewer, no more, none asleep."""
-    short = bring_up(draft, revision, count)
+    """Have `count` replicas of the revision that serves; what lacks memory for that is told."""
+    short = adjust(draft, revision, count)
     if short:
         memory = draft.deployment.revisions[revision].memory
         reclaim(draft, draft.memory.missing(short * memory))
         draft.note(f"{short} of {count} replicas of revision {revision} wait for memory: {draft.memory.figures()}")
-    shrink(draft, revision, count)
     if draft.ready(revision):
         _let_go_of_created(draft, revision)
 
 
-def bring_up(draft: Draft, revision: int, count: int, *, most: int | None = None, holding: bool = False) -> int:
-    """Get on towards `count` replicas; start new ones only up to `most`, and return how many of them lack memory.
+def adjust(draft: Draft, revision: int, count: int, *, most: int | None = None, holding: bool = False) -> int:
+    """Get on towards `count` replicas, no fewer, no more, none asleep.
 
-    `holding`: those that lack memory are created, and started as soon as there is some.
+    New ones are started only up to `most`; returns how many of them lack memory. `holding`: those are created, and
+    started as soon as there is some.
     """
+    _shrink(draft, revision, count)
     heal(draft, revision)
     live = len(draft.live(revision))
     sleeping = draft.asleep(revision)[: max(0, count - live)]
@@ -46,7 +47,7 @@ def heal(draft: Draft, revision: int) -> None:
             _heal(draft, replica)
 
 
-def shrink(draft: Draft, revision: int, count: int) -> None:
+def _shrink(draft: Draft, revision: int, count: int) -> None:
     """Send away what is more than `count`: first what does not serve yet, then the youngest."""
     surplus = by_readiness(draft.live(revision))[count:]
     for replica in surplus:
