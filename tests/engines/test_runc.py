@@ -167,11 +167,12 @@ class TestRefusals:
         self, engine: RuncEngine, tiny_image: TinyImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(LayerStore, "overlay", lambda *_: ())
-        (tmp_path / "note").write_text("hello")
+        (tmp_path / "shown").mkdir()
+        (tmp_path / "shown" / "note").write_text("hello")
         reader = replace(CONFIG, entrypoint=("/bin/busybox", "cat", "/data/note"), command=())
         image = make_image(tiny_image.layout, tiny_image.base, "reader:1", "", reader)
         await engine.load(image, tiny_image.layout, "reader:1")
-        mounts = (Mount(source=str(tmp_path), target="/data"),)
+        mounts = (Mount(source=str(tmp_path / "shown"), target="/data"),)
         assert (await run_once(engine, replace(spec_of(image), mounts=mounts))).stdout == b"hello"
 
     async def test_there_is_nothing_to_warn_of(self, engine: RuncEngine) -> None:
