@@ -105,6 +105,7 @@ class Config:
     model_control: bool
     image_digest: str = ""
     answer_info: bool = False
+    selftest: bool = False
     tracing: TraceSettings = field(default_factory=TraceSettings)
     hosted: HostedSettings = field(default_factory=HostedSettings)
 
@@ -153,6 +154,7 @@ def read_config(environment: Mapping[str, str]) -> Config:
         model_control=values["BERTH_MODEL_CONTROL"],
         image_digest=values["BERTH_IMAGE_DIGEST"],
         answer_info=values["BERTH_ANSWER_INFO"],
+        selftest=values["BERTH_SELFTEST"],
         tracing=read_trace_settings(environment),
         hosted=HostedSettings(_route("AIP_HEALTH_ROUTE", environment), _route("AIP_PREDICT_ROUTE", environment)),
     )
@@ -436,5 +438,6 @@ _SETTINGS: dict[str, _Setting] = {
     "BERTH_MODEL_CONTROL": _Setting("off", _switch),
     "BERTH_LOG_LEVEL": _Setting("info", _log_level),
     "BERTH_ANSWER_INFO": _Setting("off", _switch),
+    "BERTH_SELFTEST": _Setting("off", _switch),
     "BERTH_IMAGE_DIGEST": _Setting("", _digest),
 }

@@ -31,6 +31,7 @@
     │   ├── ContainerNotFoundError  no container of that name
     │   ├── PortTakenError          the port asked for is in use
     │   └── StartError              the container ended, or did not get ready, while starting
+    ├── GatewayError            the gateway refused its configuration, or does not answer
     └── PredictionError         a model answered with an error, or not at all
 
 Each one says what failed and where (`what`), and how to mend it (`remedy`); the command line prints both and
@@ -178,6 +179,10 @@ class PortTakenError(EngineError):
 
 class StartError(EngineError):
     """The container ended, or did not become ready, while it was starting."""
+
+
+class GatewayError(DockyardError):
+    """The gateway refused its configuration, ended, or does not answer."""
 
 
 class PredictionError(DockyardError):

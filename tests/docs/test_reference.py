@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from berth import config, http, server
+from berth import config, http_server, server
 from berth import grpc as berth_grpc
 from berth.application import Application
 from berth.log import Log
@@ -121,7 +121,7 @@ def test_berths_calls_are_all_there() -> None:
 
 
 def test_berths_statuses_are_those_that_it_has_words_for() -> None:
-    assert {int(row[0]) for row in rows(BERTH, "Status codes")} <= set(http._REASONS)
+    assert {int(row[0]) for row in rows(BERTH, "Status codes")} <= set(http_server.REASONS)
 
 
 @dataclass

@@ -63,6 +63,15 @@ class Updater:
         images = Layout.open(self.line.home.images).images()
         return {named.image.digest for named in images if named.name.startswith(f"{self.name}:")}
 
+    @property
+    def unnamed(self) -> set[str]:
+        """Manifests in the store that no name leads to: what a failed update must not leave."""
+        layout = Layout.open(self.line.home.images)
+        listed = {named.image.digest for named in layout.images()} | {entry.digest for entry in layout.entries()}
+        small = [digest for digest in layout.blobs if layout.blobs.path(digest).stat().st_size < 100_000]
+        manifests = [one for one in small if b'"layers":[' in layout.blobs.read(one)]
+        return set(manifests) - listed
+
     def locked(self) -> str:
         lock = read_lock(self.folder, PLATFORM)
         assert lock is not None
@@ -99,6 +108,7 @@ def test_a_newer_version_with_which_the_goldens_hold_is_kept(updater: Updater) -
     change = {"kind": "python-package", "what": "dy-answer", "before": "1.0", "after": "2.0"}
     assert told["changes"][PLATFORM] == [change]
     assert told["updated"]
+    assert told["vulnerabilities"] is None
     assert told["goldens"] == [{"golden": "one", "problem": ""}]
     assert updater.locked() == "2.0"
     assert updater.digests == {told["images"][PLATFORM]} != digests
@@ -116,7 +126,9 @@ def test_goldens_that_fail_keep_the_old_lock_and_the_old_image(updater: Updater)
     assert "the goldens do not hold with the new versions" in done.stderr
     assert "0 of 1 goldens hold" in done.stderr
     assert "dockyard.lock and the image's names are as they were" in done.stderr
+    assert "no vulnerability data is imported" in done.stdout
     assert (updater.lock, updater.digests) == (lock, digests)
+    assert updater.unnamed == set()
 
 
 def test_a_build_that_fails_keeps_both(updater: Updater) -> None:
@@ -214,6 +226,10 @@ def test_an_update_that_is_ended_at_any_moment_leaves_a_whole_lock(updater: Upda
         assert ending is signal.SIGKILL or (updater.lock, updater.digests) == (lock, digests)
         delay *= 1.7
     assert ended >= 1
+    if ending is not signal.SIGKILL:
+        assert updater.unnamed == set()
+    assert updater.line("gc", "--older-than", "0").returncode == 0
+    assert updater.unnamed == set()
     assert updater().returncode == 0
     assert updater.locked() == "2.0"
     assert updater.digests.isdisjoint(digests)

@@ -78,9 +78,9 @@ class V2:
         express = served.made(Inference).express if action == "/infer" else None
         # tritonclient's http.aio accepts gzip for every answer, and unfolds it for inference alone.
         plain = method == "GET"
-        metrics = None if plain else served.metrics
+        queue = None if plain else served
         handlers = {method: make(self, served)}
-        return Route(path, name, handlers, express=express, large=name in _LARGE, metrics=metrics, plain=plain)
+        return Route(path, name, handlers, express=express, large=name in _LARGE, queue=queue, plain=plain)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""

@@ -127,7 +127,7 @@ def project_image(folder: Path, *, build: bool) -> str:
         return name
     members = layout.members(before) if before is not None else ()
     platforms = [one.config.platform.architecture for one in members] or [host_architecture()]
-    built = build_project(project, Options(name), platforms, out)
+    built = build_project(project, Options(name), platforms)
     if before is not None and layout.entry(name).digest == before.digest:
         out.print(f"{name} is up to date", style="dim")
     else:

@@ -37,8 +37,7 @@ def attach_evidence(workshop: Workshop, built: Built) -> None:
         PROVENANCE: provenance(_recipe(built, folder), _materials(built)),
         MODEL_CARD: _card(model, folder),
     }
-    for kind, document in documents.items():
-        add_evidence(layout, image.manifest, name, kind, document)
+    add_evidence(layout, image.manifest, name, documents)
 
 
 def _model(built: Built, folder: ProjectFolder) -> ModelFacts:

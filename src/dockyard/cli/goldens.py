@@ -60,7 +60,7 @@ def record_goldens(image: Image, name: str, verdicts: Sequence[Verdict], engine:
         "passedTests": [verdict.golden for verdict in verdicts if not verdict.problem],
         "failedTests": failed,
     }
-    add_evidence(places.store(), image.manifest, repository_of(name), TEST_RESULT, predicate)
+    add_evidence(places.store(), image.manifest, repository_of(name), {TEST_RESULT: predicate})
 
 
 def table(verdicts: Sequence[Verdict]) -> str:

@@ -1,6 +1,6 @@
-"""Whether a deployment is allowed: what is known of its image and its wishes, held against the policy. Pure.
+"""Whether a deployment is allowed: what is known of its image and its wishes, held against the policy.
 
-`facts_of` gathers what is known (all that it takes is in its arguments), `judge` gives the verdict: each rule that
+`keys_of`, `wishes_of` and `facts_of` gather what is known; `judge`, which is pure, gives the verdict: each rule that
 refuses, what was found, and what to do. The yard's service calls both before every deployment and rollback, raises
 `refusal` and writes exceptions that were used to the audit log. What is not known counts as not fulfilled.
 """
@@ -8,16 +8,19 @@ refuses, what was found, and what to do. The yard's service calls both before ev
 from __future__ import annotations
 
 import fnmatch
+import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
-from dockyard.errors import EvidenceError, ImageError, PolicyError
+from dockyard.errors import EvidenceError, ImageError, PolicyError, PolicyFileError, SigningKeyError, StoreError
 from dockyard.oci.digest import Digest
 from dockyard.oci.image import Image, Platform
 from dockyard.oci.layout import Layout
 from dockyard.oci.reference import repository_of
+from dockyard.spec.deployment import Deployment
 from dockyard.spec.policy import Policy, PolicyException, Rule
 from dockyard.supply.keys import PublicKey
 from dockyard.supply.provenance import recorded_inputs
@@ -92,6 +95,24 @@ class Verdict:
     def allowed(self) -> bool:
         """Whether it may be deployed."""
         return not self.refused
+
+
+def keys_of(policy: Policy, folder: Path, trusted: Sequence[PublicKey]) -> tuple[PublicKey, ...]:
+    """The keys whose signatures count: those that the policy in `folder` names, or else all that are trusted here."""
+    try:
+        named = tuple(PublicKey.read(folder / name) for name in policy.signed.keys)
+    except (SigningKeyError, StoreError) as error:
+        raise PolicyFileError(
+            f"a key of the policy cannot be used: {error.what}", remedy="Put the key there, or correct [signed] keys."
+        ) from error
+    return named or tuple(trusted)
+
+
+def wishes_of(deployment: Deployment, image_name: str) -> Wishes:
+    """What a deployment asks of its container. Links in the mounts are followed as they are on this host now."""
+    sources = [mount.source for mount in deployment.mounts]
+    mounts = dict.fromkeys([*sources, *map(os.path.realpath, sources)])
+    return Wishes(deployment.name, image_name, tuple(mounts))
 
 
 def facts_of(layout: Layout, image: Image, wishes: Wishes, keys: Sequence[PublicKey], host: Platform) -> Facts:

@@ -122,6 +122,7 @@ class Database:
 def reading(path: Path, *, patience: float = PATIENCE) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, beside the yard or without it; for backups and for what must not touch anything."""
     with translated(path), contextlib.closing(_connect(path, patience, "?mode=ro")) as connection:
+        connection.execute("PRAGMA trusted_schema = OFF")
         yield connection
 
 

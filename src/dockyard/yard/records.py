@@ -77,6 +77,7 @@ class RevisionRecord:
             strategy=self.settings.strategy,
             probes=self.settings.probes,
             state_since=self.state_since,
+            drain_s=self.settings.routing.timeout_s,
         )
 
 
@@ -95,9 +96,9 @@ class ReplicaRecord:
     created: float
     crashes: int = 0
 
-    def planning(self, *, routed: bool, in_flight: int) -> Replica:
+    def planning(self, *, routed: bool, in_flight: int, routed_since: float) -> Replica:
         """As the planner sees it, with what the gateway says of it."""
-        return Replica(self.id, self.revision, self.phase, self.since, self.crashes, routed, in_flight)
+        return Replica(self.id, self.revision, self.phase, self.since, self.crashes, routed, in_flight, routed_since)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class RolloutRecord:
             promoted=self.promoted,
             aborted=self.aborted,
             holding=self.holding,
+            why=self.phase_why,
         )
 
 
@@ -161,9 +163,8 @@ class Event:
     detail: str = ""
 
 
-@functools.lru_cache(maxsize=8192)
 def decode_settings(text: str) -> Deployment:
-    """Settings as they were stored. Equal texts give the very same value: it is frozen."""
+    """Settings as they were stored."""
     return msgspec.json.decode(text, type=Deployment)
 
 
@@ -177,6 +178,8 @@ def deployment_of(row: Row) -> DeploymentRecord:
     return DeploymentRecord(row["name"], row["wanted"], row["active"], row["created"], row["deleted"])
 
 
+# A row that did not change gives the very same record: a loop reads ten thousand of them every second or two.
+@functools.lru_cache(maxsize=8192)
 def revision_of(row: Row) -> RevisionRecord:
     """A row of `revisions`."""
     return RevisionRecord(
@@ -194,6 +197,7 @@ def revision_of(row: Row) -> RevisionRecord:
     )
 
 
+@functools.lru_cache(maxsize=32768)
 def replica_of(row: Row) -> ReplicaRecord:
     """A row of `replicas`."""
     return ReplicaRecord(

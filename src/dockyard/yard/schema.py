@@ -1,4 +1,4 @@
-"""The yard's tables, as numbered migrations: entry n makes schema n + 1 out of schema n.
+"""The yard's tables, as numbered migrations: entry n makes schema n + 1 out of schema n. And two queries over them.
 
 `database.py` applies them, each in a transaction of its own, and keeps the number in `PRAGMA user_version`. A migration
 that was released never changes; a new one is appended. Times are seconds since 1970, UTC; order never depends on them.
@@ -120,3 +120,23 @@ BEGIN SELECT RAISE(ABORT, 'an audit entry is never removed'); END;
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST,)
+
+NEWEST_TIME = """
+SELECT max(
+    (SELECT coalesce(max(time), 0) FROM (SELECT time FROM events ORDER BY sequence DESC LIMIT 1)),
+    (SELECT coalesce(max(since), 0) FROM replicas),
+    (SELECT coalesce(max(state_since), 0) FROM revisions),
+    (SELECT coalesce(max(max(since, progress)), 0) FROM rollouts)
+)
+"""
+"""The latest time that was written down, or 0."""
+
+RELEVANT_REVISIONS = """
+SELECT * FROM revisions AS r
+WHERE state IN ('pending', 'active', 'kept')
+   OR EXISTS (SELECT 1 FROM replicas AS p WHERE p.deployment = r.deployment AND p.revision = r.number)
+   OR EXISTS (
+       SELECT 1 FROM rollouts AS o
+       WHERE o.deployment = r.deployment AND o.ended IS NULL AND r.number IN (o.source, o.target))
+"""
+"""Those that matter for planning; see `records.DeploymentSnapshot`."""

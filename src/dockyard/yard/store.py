@@ -35,26 +35,11 @@ from dockyard.yard.records import (
     revision_of,
     rollout_of,
 )
+from dockyard.yard.schema import NEWEST_TIME, RELEVANT_REVISIONS
 from dockyard.yard.state import Advance, Phase, RevisionState, RolloutPhase
 
 FILE_NAME = "yard.db"
 _ENDED = {RolloutPhase.DONE, RolloutPhase.FAILED}
-_NEWEST = """
-SELECT max(
-    (SELECT coalesce(max(time), 0) FROM (SELECT time FROM events ORDER BY sequence DESC LIMIT 1)),
-    (SELECT coalesce(max(since), 0) FROM replicas),
-    (SELECT coalesce(max(state_since), 0) FROM revisions),
-    (SELECT coalesce(max(max(since, progress)), 0) FROM rollouts)
-)
-"""
-_RELEVANT = """
-SELECT * FROM revisions AS r
-WHERE state IN ('pending', 'active', 'kept')
-   OR EXISTS (SELECT 1 FROM replicas AS p WHERE p.deployment = r.deployment AND p.revision = r.number)
-   OR EXISTS (
-       SELECT 1 FROM rollouts AS o
-       WHERE o.deployment = r.deployment AND o.ended IS NULL AND r.number IN (o.source, o.target))
-"""
 
 
 class Store:
@@ -73,7 +58,7 @@ class Store:
         StoreLockedError, StoreDamagedError (then restore), StoreTooNewError, or StoreError when the disk refuses.
         """
         database = Database.open(path, patience=patience)
-        row = database.one(_NEWEST)
+        row = database.one(NEWEST_TIME)
         store = cls(database, clock or steady_clock(row[0] if row else 0.0))
         if database.fresh:
             store.set_note("yard", os.urandom(8).hex())
@@ -150,7 +135,7 @@ class Store:
         revisions: dict[str, dict[int, RevisionRecord]] = defaultdict(dict)
         replicas: dict[str, list[ReplicaRecord]] = defaultdict(list)
         with self.together():
-            for revision in map(revision_of, self.database.all(_RELEVANT)):
+            for revision in map(revision_of, self.database.all(RELEVANT_REVISIONS)):
                 revisions[revision.deployment][revision.number] = revision
             for replica in self.replicas():
                 replicas[replica.deployment].append(replica)

@@ -1,0 +1,95 @@
+"""The yard from start to stop, as a runbook: lock, store, audit log, gateway, reconciler, API.
+
+`cli.up` calls it with concrete parts. What it starts is stopped in reverse; replicas and gateway are not its children
+and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dockyard.gateway.base import Gateway
+from dockyard.spec.home import Home
+from dockyard.supply.keys import PublicKey
+from dockyard.yard.admission import Admission
+from dockyard.yard.api import serving
+from dockyard.yard.api_listen import Listener
+from dockyard.yard.audit import AuditLog
+from dockyard.yard.host import Host
+from dockyard.yard.judging import Judge
+from dockyard.yard.lock import alone
+from dockyard.yard.looking import Looking
+from dockyard.yard.parts import Parts
+from dockyard.yard.receipts import Receipts
+from dockyard.yard.reconcile import Reconciler
+from dockyard.yard.service import Service
+from dockyard.yard.state import Phase
+from dockyard.yard.store import FILE_NAME, Store
+
+
+@dataclass(frozen=True)
+class Yard:
+    """A yard that runs. `addresses`: of its API."""
+
+    parts: Parts
+    addresses: tuple[str, ...]
+    folder: Path
+    work: asyncio.Task[None]
+
+    async def ended(self) -> None:
+        """Return never, or raise what broke the reconciler."""
+        await asyncio.shield(self.work)
+
+    @property
+    def running(self) -> int:
+        """How many replicas serve."""
+        return sum(each.phase in {Phase.READY, Phase.DRAINING} for each in self.parts.store.replicas())
+
+
+@asynccontextmanager
+async def opened(
+    host: Host,
+    home: Home,
+    *,
+    gateway: Callable[[], Awaitable[Gateway]],
+    listeners: Sequence[Listener],
+    policy: Path,
+    trusted: Callable[[], Sequence[PublicKey]],
+) -> AsyncIterator[Yard]:
+    """The yard of one home, until the body ends. YardConflictError when another one runs there."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(alone(home.yard))
+        store = Store.open(home.yard / FILE_NAME)
+        stack.callback(store.close)
+        audit = AuditLog.open(store, home.yard)
+        proxy = await gateway()
+        stack.push_async_callback(proxy.close)
+        receipts = Receipts(store, audit, proxy)
+        reconciler = Reconciler(host, store, proxy, receipts)
+        looking = Looking(home.yard, store, reconciler.fleet, proxy)
+        stack.callback(looking.close)
+        reconciler.counted_by(looking.metrics)
+        judge = Judge(host, store, audit, policy, trusted)
+        parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
+        work = asyncio.create_task(_work(reconciler, looking), name="yard")
+        stack.push_async_callback(_stopped, work, reconciler)
+        addresses = await stack.enter_async_context(serving(Service(parts), listeners))
+        store.events.add("yard.started", f"the yard answers on {addresses[0]}")
+        yield Yard(parts, addresses, home.yard, work)
+        store.events.add("yard.stopped", "the yard was told to stop; replicas and gateway go on")
+
+
+async def _work(reconciler: Reconciler, looking: Looking) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reconciler.run(), name="reconciler")
+        group.create_task(looking.sampler.run(), name="sampler")
+
+
+async def _stopped(work: asyncio.Task[None], reconciler: Reconciler) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await reconciler.close()
