@@ -16,6 +16,7 @@ from types import FrameType
 import click
 
 from dockyard import __version__
+from dockyard.cli.plain import plain
 from dockyard.errors import DockyardError
 from dockyard.oci.files import as_store_error
 
@@ -147,8 +148,13 @@ class _Stopped:
 
 def _explain(error: DockyardError) -> None:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(error.what, err=True)
+    click.echo(_lines(error.what), err=True)
     if error.detail:
-        click.echo(error.detail, err=True)
+        click.echo(_lines(error.detail), err=True)
     if error.remedy:
-        click.secho(error.remedy, fg="cyan", err=True)
+        click.secho(_lines(error.remedy), fg="cyan", err=True)
+
+
+def _lines(text: str) -> str:
+    """Several lines stay several; what else could move the cursor is shown."""
+    return "\n".join(plain(line) for line in text.split("\n"))

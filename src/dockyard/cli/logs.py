@@ -11,7 +11,7 @@ import click
 
 from dockyard.cli import compose
 from dockyard.cli.containers import one_container
-from dockyard.cli.showing import plain
+from dockyard.cli.plain import plain
 from dockyard.cli.yards import print_item
 from dockyard.client import Client, YardAddress
 from dockyard.errors import DeploymentError, UnknownInYardError, YardNotFoundError

@@ -13,7 +13,8 @@ import msgspec
 from rich.text import Text
 
 from dockyard.cli import rollouts
-from dockyard.cli.showing import cell, console, plain, short_image
+from dockyard.cli.plain import plain
+from dockyard.cli.showing import cell, console, short_image
 from dockyard.cli.yards import ask, print_json, print_line
 from dockyard.client import Client
 from dockyard.spec.status import Difference, Proposal, RolloutUpdate

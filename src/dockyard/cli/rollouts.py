@@ -18,7 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dockyard.cli.showing import cell, console, plain, span, state, table
+from dockyard.cli.plain import plain
+from dockyard.cli.showing import cell, console, span, state, table
 from dockyard.cli.yards import print_line
 from dockyard.client import Client
 from dockyard.errors import YardGoneError

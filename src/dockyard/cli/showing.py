@@ -1,25 +1,25 @@
 """How verbs show things to people: tables, ages, states in colour, and texts of others without control characters.
 
-What replicas, users and other machines wrote may hold anything; `plain` makes it safe for a terminal.
+What replicas, users and other machines wrote may hold anything: `cell` shows it as it is, without its effects.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dockyard.cli.plain import plain
+
 _WIDTH = 160
 _GOOD = {"healthy", "ready", "active", "done"}
 _BAD = {"failed", "crashed", "degraded", "error", "refused", "aborted"}
 _MOVING = {"rolling out", "starting", "switching", "preview", "draining", "aborting", "pending", "deleting", "warning"}
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
-_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -37,17 +37,6 @@ def table(*titles: str, right: Iterable[str] = (), fold: Iterable[str] = ()) -> 
             title, justify="right" if title in numbers else "left", no_wrap=title not in texts, overflow="fold"
         )
     return made
-
-
-def plain(text: str) -> str:
-    """Without control characters, line ends and marks of direction: they are shown as `\\x1b`."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_escaped(one) if unicodedata.category(one) in _UNSAFE and one != "\t" else one for one in text)
-
-
-def _escaped(one: str) -> str:
-    return one.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def cell(text: object, style: str = "") -> Text:
