@@ -40,8 +40,13 @@ class Page:
     def add(self, exposition: Exposition, labels: Mapping[str, str], reserved: tuple[str, ...] = ()) -> None:
         """Take samples in, with these labels; names that begin with one of `reserved` are somebody else's."""
         self.left_out["invalid"] += exposition.refused
+        families: dict[str, _Family | str] = {}  # or why it is none
         for sample in exposition.samples:
-            reason = self._take(sample, labels, exposition, reserved)
+            name = sample.name
+            if name not in families:
+                families[name] = "reserved" if name.startswith(reserved) else self._family(name, exposition) or "clash"
+            family = families[name]
+            reason = family if isinstance(family, str) else self._take(family, sample, labels)
             if reason:
                 self.left_out[reason] += 1
 
@@ -54,15 +59,8 @@ class Page:
                 lines += [f"# HELP {name} {text}".rstrip(), f"# TYPE {name} {family.kind}", *family.lines]
         return "\n".join([*lines, ""])
 
-    def _take(
-        self, sample: Sample, labels: Mapping[str, str], exposition: Exposition, reserved: tuple[str, ...]
-    ) -> str:
+    def _take(self, family: _Family, sample: Sample, labels: Mapping[str, str]) -> str:
         """Add one sample; the reason when it is left out."""
-        if sample.name.startswith(reserved):
-            return "reserved"
-        family = self._family(sample.name, exposition)
-        if family is None:
-            return "clash"
         full = _labelled(sample.labels, labels)
         key = (sample.name, frozenset(full.items()))
         if key in family.seen:
@@ -100,6 +98,8 @@ def _base(name: str, kinds: Mapping[str, str]) -> tuple[str, str]:
 
 def _labelled(own: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
     """Our labels first, then those that were there."""
+    if not own.keys() & ours.keys():
+        return {**ours, **own}
     found = dict(ours)
     for name, text in own.items():
         key = name

@@ -24,6 +24,9 @@ _COMPLETED = "envoy_cluster_upstream_rq_xx"
 _ACTIVE = ("envoy_cluster_upstream_rq_active", "envoy_cluster_upstream_rq_pending_active")
 _TIME = "envoy_cluster_upstream_rq_time"
 
+GATEWAY = frozenset({_COMPLETED, *_ACTIVE, f"{_TIME}_sum", f"{_TIME}_bucket"})
+"""The names that `of_gateway` reads, of clusters whose names have no dot."""
+
 BERTH = frozenset(
     {
         *(f"berth_request_seconds_{part}" for part in ("bucket", "sum")),

@@ -32,10 +32,6 @@ KEEP_TEXT = 64 << 20
 """Characters of pages that are kept for the yard's own /metrics."""
 _ASKED = frozenset({Phase.READY, Phase.DRAINING})
 _ALIVE = _ASKED | {Phase.STARTING, Phase.FREEZING, Phase.FROZEN}
-_GATEWAY_NAMES = frozenset(
-    {"upstream_rq_xx", "upstream_rq_active", "upstream_rq_pending_active"}
-    | {f"upstream_rq_time_{part}" for part in ("bucket", "sum")}
-)
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -228,10 +224,14 @@ def _read(gateway: str, targets: Iterable[Target], texts: Mapping[Subject, str])
 class _GatewayNames:
     """The names of the gateway's that `of_gateway` reads, also where a revision's number is part of them."""
 
+    def __init__(self) -> None:
+        self._known: dict[object, bool] = {}
+
     def __contains__(self, name: object) -> bool:
-        text = str(name).removeprefix("envoy_cluster_")
-        number, _, rest = text.partition("_")
-        return (rest if number.isdigit() else text) in _GATEWAY_NAMES
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = readings.plain_name(str(name)) in readings.GATEWAY
+        return known
 
 
 def gateway_figures(text: str) -> Exposition:
