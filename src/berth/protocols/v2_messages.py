@@ -155,6 +155,7 @@ class ShortWay:
 
 
 def flag_of(parameters: Parameters, name: str) -> bool:
+    """A parameter that is true or false, and false if it is not there."""
     value = parameters.get(name, False)
     if not isinstance(value, bool):
         raise InputError(f"parameter {name!r}: expected true or false, got {msgspec.json.encode(value).decode()}")
