@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from berth import config, http_server, server
+from berth import config, config_settings, http_server, server
 from berth import grpc as berth_grpc
 from berth.application import Application
 from berth.log import Log
@@ -81,7 +81,7 @@ def test_the_command_line_page_is_up_to_date() -> None:
 
 def test_berths_settings_are_all_there_with_their_defaults() -> None:
     documented = {unquoted(row[0]): unquoted(row[1]) for row in rows(BERTH, "Settings")}
-    assert documented == {name: setting.default for name, setting in config._SETTINGS.items()}
+    assert documented == {name: setting.default for name, setting in config_settings.SETTINGS.items()}
 
 
 @pytest.fixture
