@@ -109,7 +109,7 @@ async def _run(home: Home, options: Options, *, quiet: bool) -> None:
         if ended.done():
             ended.result()
         ended.cancel()
-    count = yard.running
+        count = yard.running
     if not quiet:
         click.echo(
             f"the yard has stopped; its gateway and {count} replicas go on (`dockyard down` stops them too)", err=True
