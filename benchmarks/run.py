@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.containers import start
+from benchmarks.deploy import gateway
 from benchmarks.images import build, large_push
 from benchmarks.images import compare as images
 from benchmarks.provenance import commit, machine
@@ -25,6 +26,7 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "build": lambda runs: build.measure(runs=runs),
     "start": lambda runs: start.measure(runs=runs),
     "serving": lambda runs: tiny.measure(runs=runs),
+    "gateway": lambda runs: gateway.measure(runs=runs),
     "images": lambda runs: images.measure(runs=runs),
     "large-push": lambda _: large_push.measure(),
 }
@@ -44,6 +46,8 @@ FIGURES = (
     ("Resident memory when idle, runc", ("start", "runc", "median_idle_resident_mib"), "MiB", "<= 70"),
     ("Tiny ONNX, V2 JSON, 64 connections", ("serving", "median_requests_per_second"), "requests/s", ">= 25000"),
     ("99th percentile of it", ("serving", "median_p99_ms"), "ms", "<= 10"),
+    ("Gateway: added at the median", ("gateway", "added_p50_us"), "us", "<= 150"),
+    ("Gateway: carried on one core", ("gateway", "median_requests_per_second"), "requests/s", ">= 15000"),
     ("Dockerfile's code edit over Dockyard's", ("images", "ratios", "median_code_edit_s"), "times", ">= 5"),
     ("Dockerfile's image over Dockyard's", ("images", "ratios", "image_bytes"), "times", ">= 2"),
     ("Dockyard, empty caches", ("images", "dockyard", "median_cold_s"), "s", "<= 10"),

@@ -107,8 +107,14 @@ async def test_a_thousand_deployments_are_accepted(gateway: EnvoyGateway, short_
         (Service(name="iris", weights={}, endpoints={}, timeout_s=0), "timeout of 0"),
         (Service(name="iris", weights={}, endpoints={}, hosts=("*",)), "no host name"),
         (Service(name="iris", weights={}, endpoints={}, hosts=("a b",)), "no host name"),
-        (Service(name="iris", weights={}, endpoints={}, hosts=("iris.localhost",)), "'iris.localhost' is there 2 times"),
-        (Service(name="iris", weights={}, endpoints={1: (Endpoint("a b", UnixAddress("/a")),)}), "no name of an endpoint"),
+        (
+            Service(name="iris", weights={}, endpoints={}, hosts=("iris.localhost",)),
+            "'iris.localhost' is there 2 times",
+        ),
+        (
+            Service(name="iris", weights={}, endpoints={1: (Endpoint("a b", UnixAddress("/a")),)}),
+            "no name of an endpoint",
+        ),
         (Service(name="iris", weights={}, endpoints={1: (Endpoint("a", UnixAddress("a")),)}), "no absolute path"),
         (Service(name="iris", weights={}, endpoints={1: (Endpoint("a", TcpAddress("h", 0)),)}), "no address"),
         (

@@ -146,7 +146,9 @@ def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
     with starter.stdin, starter.stdout:
         pid = int(starter.stdout.readline() or 0)
         if starter.wait(_SPAWN_DEADLINE_S) or not pid:
-            raise GatewayError("Envoy cannot be started: there is no process for it", remedy="Look at the system's log.")
+            raise GatewayError(
+                "Envoy cannot be started: there is no process for it", remedy="Look at the system's log."
+            )
         yield pid
         starter.stdin.write(b"go\n")
         starter.stdin.flush()

@@ -1,0 +1,1 @@
+"""Benchmarks of what stands in front of running models."""
