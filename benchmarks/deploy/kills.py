@@ -25,10 +25,12 @@ from benchmarks.deploy.rollouts import BODY, KEPT, NAME, wanted
 from benchmarks.deploy.wrk import Wrk
 from dockyard.spec.deployment import StrategyKind
 from dockyard.spec.home import Home
+from tests.support.dockerd import OwnEngine, own_engine
 from tests.support.projects import build_in, write_adder
 from tests.support.yards import RunningYard, running_yard, until
 
 PAUSE_S = 1.0
+Kill = Callable[[RunningYard], float]
 
 
 def measure(times: int) -> dict[str, Any]:
@@ -37,15 +39,17 @@ def measure(times: int) -> dict[str, Any]:
     try:
         home = Home(folder)
         build_in(write_adder(folder / "project"), home, "adder:1")
-        with running_yard(home, {"DOCKER_HOST": "unix:///nowhere"}, "--engine", "runc") as yard:
-            assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
-            parts = {"yard": _kill_yard, "replica": _kill_replica, "envoy": _kill_envoy}
-            return {name: _kills(yard, kill, times) for name, kill in parts.items()}
+        with own_engine() as docker:
+            with running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", "runc") as yard:
+                assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
+                parts: dict[str, Kill] = {"yard": _kill_yard, "replica": _kill_replica, "envoy": _kill_envoy}
+                parts["daemon"] = lambda _: _kill_daemon(docker)
+                return {name: _kills(yard, kill, times) for name, kill in parts.items()}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kills(yard: RunningYard, kill: Callable[[RunningYard], float], times: int) -> dict[str, float]:
+def _kills(yard: RunningYard, kill: Kill, times: int) -> dict[str, float]:
     """`failed`: of all requests; `failed_a_kill` is to be held against the connections that were open."""
     load = Wrk(f"http://127.0.0.1:{yard.port}/models/{NAME}/predict", BODY, connections=KEPT)
     back = []
@@ -87,6 +91,13 @@ def _kill_envoy(yard: RunningYard) -> float:
     begun = time.perf_counter()
     os.kill(record["pid"], signal.SIGKILL)
     until(lambda: _answers(yard), "the gateway does not come back")
+    return time.perf_counter() - begun
+
+
+def _kill_daemon(docker: OwnEngine) -> float:
+    docker.stop(signal.SIGKILL)
+    begun = time.perf_counter()
+    docker.start()
     return time.perf_counter() - begun
 
 

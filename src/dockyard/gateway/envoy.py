@@ -58,8 +58,8 @@ class EnvoyGateway:
         self._held = contextlib.ExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._bootstrap = _as_json(ads_bootstrap(settings))
-        self._ads: Ads
-        self._process: Process
+        self._ads = Ads(settings.folder / ADS_SOCKET, settings)
+        self._running: Process | None = None
         self._former: Process | None = None
         self._closed = False
 
@@ -130,9 +130,8 @@ class EnvoyGateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if hasattr(self, "_ads"):
-            await self._ads.close()
-        for process in (getattr(self, "_process", None), self._former):
+        await self._ads.close()
+        for process in (self._running, self._former):
             if process is not None:
                 process.let_go()
         self._held.close()
@@ -147,7 +146,7 @@ class EnvoyGateway:
             await self._admin.drain()
             counts = await self._admin.counts()
             await self.drained(counts.keys(), _STOP_DEADLINE_S)
-        for process in (self._process, self._former):
+        for process in (self._running, self._former):
             if process is not None:
                 await _end(process)
         await self.close()
@@ -162,16 +161,31 @@ class EnvoyGateway:
             _check_port(self._settings.host, self._settings.port)
             last = last or Snapshot()
         replace_file(folder / _BOOTSTRAP, self._bootstrap, folder)
-        self._ads = Ads(folder / ADS_SOCKET, self._settings, last)
-        await self._ads.start()
+        await self._ads.start(last)
         if running is not None and running.fits(self._digest):
             self._follow(running)
+            await self._serving()
         else:
-            self._former = running
-            self._follow(self._launch(running))
-        await self._serving()
+            await self._succeed(running)
         self._process.keep(folder)
         self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._tend_logs())]
+
+    async def _succeed(self, former: Process | None) -> None:
+        """Start an Envoy that takes over from the former one, if there is one; that stays when it cannot."""
+        self._former = former
+        self._follow(self._launch(former))
+        try:
+            await self._serving()
+        except BaseException:
+            self._process.send(signal.SIGKILL)
+            if former is not None:
+                former.keep(self._folder)
+            raise
+
+    @property
+    def _process(self) -> Process:
+        assert self._running is not None
+        return self._running
 
     @property
     def _digest(self) -> str:
@@ -183,7 +197,7 @@ class EnvoyGateway:
         return Process.started(self._folder, config, self._digest, self._settings.workers, record)
 
     def _follow(self, process: Process) -> None:
-        self._process = process
+        self._running = process
         self._ads.awaited = node_of(process.record.epoch)
 
     async def _serving(self) -> None:

@@ -109,7 +109,7 @@ def _http(settings: GatewaySettings, routes: RouteConfiguration | None) -> HttpC
 def _identity() -> dict[str, Any]:
     """Who asks, under which id and for which path: nothing that a caller claims about itself is believed.
 
-    Headers that begin with x-envoy- steer Envoy (retries, timeouts); from callers they are removed before they are read.
+    Headers that begin with x-envoy- steer Envoy (retries, timeouts); those of callers are removed before it reads them.
     """
     theirs = {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}
     removal = extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=[theirs]))
