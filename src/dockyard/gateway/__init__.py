@@ -1,0 +1,1 @@
+"""The gateway: Envoy, its configuration as pure values, and the process. Only the yard calls it."""
