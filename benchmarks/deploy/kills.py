@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,17 @@ def measure(times: int) -> dict[str, Any]:
     try:
         home = Home(folder)
         build_in(write_adder(folder / "project"), home, "adder:1")
-        with own_engine() as docker:
-            with running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", "runc") as yard:
-                assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
-                parts: dict[str, Kill] = {"yard": _kill_yard, "replica": _kill_replica, "envoy": _kill_envoy}
-                parts["daemon"] = lambda _: _kill_daemon(docker)
-                return {name: _kills(yard, kill, times) for name, kill in parts.items()}
+        with own_engine() as docker, _yard(home, docker) as yard:
+            assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
+            parts: dict[str, Kill] = {"yard": _kill_yard, "replica": _kill_replica, "envoy": _kill_envoy}
+            parts["daemon"] = lambda _: _kill_daemon(docker)
+            return {name: _kills(yard, kill, times) for name, kill in parts.items()}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _yard(home: Home, docker: OwnEngine) -> AbstractContextManager[RunningYard]:
+    return running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", "runc")
 
 
 def _kills(yard: RunningYard, kill: Kill, times: int) -> dict[str, float]:
