@@ -78,7 +78,7 @@ class Ads:
             ) from error
 
     async def close(self) -> None:
-        """Hang up; Envoy keeps what it was told. Streams end by themselves, for gRPC complains of those that it ends."""
+        """Hang up; Envoy keeps what it was told. Streams end by themselves: gRPC complains of those that it ends."""
         for stream in self._streams:
             stream.end()
         if self._server is not None:
