@@ -108,11 +108,12 @@ class Telling:
         self._known(name)
         lines: asyncio.Queue[LogLine] = asyncio.Queue(maxsize=1000)
         readers: dict[str, asyncio.Task[None]] = {}
+        there = {record.id for record in self._store.replicas(name)}
         try:
             while True:
                 for record in self._store.replicas(name):
                     if record.id not in readers and record.container and replica in {"", record.id}:
-                        kept = tail if not readers or not follow else None
+                        kept = tail if record.id in there else None
                         reading = self._read_log(record, lines, kept, follow=follow)
                         readers[record.id] = asyncio.create_task(reading)
                 while not lines.empty():
