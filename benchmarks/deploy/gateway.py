@@ -1,11 +1,13 @@
 """What the gateway costs: time added to a request, and how many requests it carries on one core.
 
-A berth with the tiny model of `benchmarks.serving.tiny` answers on a TCP port, and is asked there directly and through
-the gateway, one connection, in turns: the difference of the medians is what the gateway adds. Then nginx, which answers
-with a constant and so is never the limit, stands behind the gateway, and 64 connections ask as fast as they can.
+A server answers on a TCP port and on a unix socket. It is asked on the port directly, and on the socket through the
+gateway, by one connection, in turns: the difference of the medians is what the gateway adds. Once with nginx, which
+answers with a constant: that is the gateway alone. Once with berth and the tiny model of `benchmarks.serving.tiny`:
+that is what a caller sees, and has in it what the headers that the gateway adds cost in berth. Then 64 connections ask
+nginx through the gateway as fast as they can.
 
-The gateway has one thread on one core; berth or nginx, and wrk, share the other one. Called by `benchmarks.run`;
-`python -m benchmarks.deploy.gateway` prints one JSON object.
+The server and wrk share one core. The gateway has one thread, wherever the kernel puts it, and in the last part the
+other core to itself. Called by `benchmarks.run`; `python -m benchmarks.deploy.gateway` prints one JSON object.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ CONNECTIONS = 64
 DEADLINE_S = 20.0
 NGINX = """
 daemon off;
-worker_processes 1;
+master_process off;
 pid {folder}/nginx.pid;
 error_log stderr error;
 events {{ worker_connections 4096; }}
@@ -49,6 +51,7 @@ http {{
   scgi_temp_path {folder}/scgi;
   server {{
     listen unix:{socket} backlog=4096;
+    listen 127.0.0.1:{port} backlog=4096;
     default_type application/json;
     location / {{ return 200 '{{"model_name":"model","outputs":[]}}'; }}
   }}
@@ -56,8 +59,25 @@ http {{
 """
 
 
+@dataclass(frozen=True)
+class Turns:
+    """A server asked directly, and through the gateway."""
+
+    direct: list[tiny.Run]
+    through: list[tiny.Run]
+
+    def all(self) -> list[tiny.Run]:
+        """Every run."""
+        return [*self.direct, *self.through]
+
+    def told(self) -> dict[str, object]:
+        """Every run, and what the gateway adds, in microseconds."""
+        direct, through = (statistics.median(run.p50_ms for run in runs) for runs in (self.direct, self.through))
+        return {**asdict(self), "added_p50_us": round(1000 * (through - direct), 1)}
+
+
 def measure(*, runs: int = 5, seconds: int = 3) -> dict[str, object]:
-    """Every run, the medians, and what the gateway adds at the median, in microseconds."""
+    """Every run, and the medians."""
     return asyncio.run(_measure(runs, seconds))
 
 
@@ -67,41 +87,44 @@ async def _measure(runs: int, seconds: int) -> dict[str, object]:
         script = folder / "infer.lua"
         script.write_text(tiny.LUA)
         async with _berth(folder) as (direct, socket), _gateway(folder, socket) as through:
-            alone, added = await _in_turns(direct, through, runs, seconds, script)
-        with _nginx(folder) as socket:
+            berth = await _in_turns(direct, through, runs, seconds, script)
+        with _nginx(folder) as (direct, socket):
             async with _gateway(folder, socket) as through:
+                nginx = await _in_turns(direct, through, runs, seconds, script)
+                _pin(through.process)
                 most = await _several(through, runs, seconds, script)
                 resident = through.resident_mib()
-    added_us = 1000 * (statistics.median(run.p50_ms for run in added) - statistics.median(run.p50_ms for run in alone))
     return {
         "benchmark": "deploy/gateway",
-        "direct": [asdict(run) for run in alone],
-        "through": [asdict(run) for run in added],
+        "nginx": nginx.told(),
+        "berth": berth.told(),
         "most": [asdict(run) for run in most],
         "connections_of_most": CONNECTIONS,
-        "added_p50_us": round(added_us, 1),
-        "errors": sum(run.errors for run in (*alone, *added, *most)),
+        "errors": sum(run.errors for run in (*nginx.all(), *berth.all(), *most)),
         "median_requests_per_second": statistics.median(run.requests_per_second for run in most),
         "median_requests_per_cpu_second": statistics.median(run.requests_per_cpu_second for run in most),
         "resident_mib": resident,
     }
 
 
-async def _in_turns(
-    direct: tiny.Served, through: tiny.Served, runs: int, seconds: int, script: Path
-) -> tuple[list[tiny.Run], list[tiny.Run]]:
-    results: tuple[list[tiny.Run], list[tiny.Run]] = ([], [])
+async def _in_turns(direct: tiny.Served, through: tiny.Served, runs: int, seconds: int, script: Path) -> Turns:
+    turns = Turns([], [])
     for server in (direct, through):
         await asyncio.to_thread(tiny.drive, server, OTHERS_CORE, 1, 1, script)  # warm
     for _ in range(runs):
-        for server, found in zip((direct, through), results, strict=True):
+        for server, found in ((direct, turns.direct), (through, turns.through)):
             found.append(await asyncio.to_thread(tiny.drive, server, OTHERS_CORE, seconds, 1, script))
-    return results
+    return turns
 
 
 async def _several(server: tiny.Served, runs: int, seconds: int, script: Path) -> list[tiny.Run]:
     await asyncio.to_thread(tiny.drive, server, OTHERS_CORE, 1, CONNECTIONS, script)  # warm
     return [await asyncio.to_thread(tiny.drive, server, OTHERS_CORE, seconds, CONNECTIONS, script) for _ in range(runs)]
+
+
+def _pin(process: int) -> None:
+    for task in Path(f"/proc/{process}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {GATEWAY_CORE})
 
 
 @asynccontextmanager
@@ -112,8 +135,6 @@ async def _gateway(folder: Path, socket: Path) -> AsyncIterator[tiny.Served]:
     try:
         endpoint = Endpoint("replica", UnixAddress(str(socket)))
         await gateway.apply(Snapshot(services=(Service(name="model", weights={1: 1}, endpoints={1: (endpoint,)}),)))
-        for task in Path(f"/proc/{gateway.pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {GATEWAY_CORE})
         yield tiny.Served(gateway.address, gateway.pid)
     finally:
         await gateway.stop()
@@ -136,12 +157,12 @@ async def _berth(folder: Path) -> AsyncIterator[tuple[tiny.Served, Path]]:
 
 
 @contextmanager
-def _nginx(folder: Path) -> Iterator[Path]:
-    """A server that is much faster than the gateway; its unix socket."""
-    socket, file = folder / "nginx.sock", folder / "nginx.conf"
-    file.write_text(NGINX.format(folder=folder, socket=socket))
-    with _pinned(["nginx", "-e", "stderr", "-p", str(folder), "-c", str(file)], {}):
-        yield socket
+def _nginx(folder: Path) -> Iterator[tuple[tiny.Served, Path]]:
+    """A server that is much faster than the gateway."""
+    socket, port, file = folder / "nginx.sock", tiny.free_port(), folder / "nginx.conf"
+    file.write_text(NGINX.format(folder=folder, socket=socket, port=port))
+    with _pinned(["nginx", "-e", "stderr", "-p", str(folder), "-c", str(file)], {}) as process:
+        yield tiny.Served(f"http://127.0.0.1:{port}", process.pid), socket
 
 
 @contextmanager
