@@ -91,9 +91,10 @@ def _judge_stops(deployment: DeploymentState, plan: Plan, now: float) -> None:
             replica = replicas[step.replica]
             limit = replica.since + deployment.revisions[replica.revision].drain_s
             assert not replica.routed, f"{replica} is stopped while it is routed"
-            assert replica.phase not in (Phase.READY, Phase.STARTING, Phase.FREEZING), f"{replica} is not drained"
+            assert replica.phase not in (Phase.READY, Phase.FREEZING), f"{replica} is not drained"
             idle = replica.in_flight == 0 or replica.phase not in RUNS
-            assert idle or now >= limit, f"{replica} is stopped with requests in flight"
+            late = replica.phase is not Phase.STARTING and now >= limit
+            assert idle or late, f"{replica} is stopped with requests in flight"
 
 
 def _judge_memory(world: World, plan: Plan) -> None:

@@ -277,7 +277,7 @@ class Yard:
         begun = self.now
 
         def launched() -> None:
-            if not self._exists(replica):
+            if not self._exists(replica) or replica in self._busy:
                 return
             now = self.replica(replica)
             if now.phase is not Phase.STARTING or now.since > begun:

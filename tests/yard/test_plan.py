@@ -88,6 +88,16 @@ def test_a_replica_is_never_stopped_while_the_gateway_still_routes_to_it() -> No
     assert yard.phases(1) == ["draining", "ready"]
 
 
+def test_a_replica_that_is_not_wanted_any_more_is_not_waited_for_until_it_has_started() -> None:
+    yard = running(replicas=1)
+    yard.delays = Delays(start=100.0, stop=0.5)
+    yard.scale(2)
+    yard.run(1)
+    yard.scale(1)
+    yard.run(1)
+    assert yard.phases(1) == ["ready"]
+
+
 def test_requests_at_a_replica_without_a_process_are_not_waited_for() -> None:
     for phase in (Phase.CRASHED, Phase.CREATED):
         dead = Replica("b", 1, phase, since=0.0, crashes=1, in_flight=3)

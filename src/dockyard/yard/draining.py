@@ -4,7 +4,8 @@
     -> drained         the gateway has accepted a configuration without it; its requests are answered
     -> stop            SIGTERM, and nothing of it is left
 
-`scaling`, `keeping`, `rollout` and `plan` call `dismiss` as often as they like: it does the next of these things.
+`scaling`, `keeping`, `rollout` and `plan` call `dismiss` as often as they like: it does the next of these things. A
+replica that was never asked anything has nothing to drain; its start is broken off.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _RUNS_NOT = frozenset({Phase.CREATED, Phase.CRASHED, Phase.STOPPED})
 def dismiss(draft: Draft, replica: Replica, why: str) -> None:
     """The next thing to do with a replica that shall go."""
     draft.send_away(replica)
-    if replica.phase in _RUNS_AWAKE:
+    never_asked = replica.phase is Phase.STARTING and not replica.routed and replica.in_flight == 0
+    if replica.phase in _RUNS_AWAKE and not never_asked:
         draft.move(replica, Phase.DRAINING, why)
     elif drained(draft, replica):
         draft.stop(replica, why)
