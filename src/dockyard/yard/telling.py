@@ -17,7 +17,9 @@ import msgspec
 from dockyard import __version__
 from dockyard.errors import DockyardError, UnknownInYardError
 from dockyard.spec import status as told
-from dockyard.spec.status import DeploymentStatus, DriftItem, LogLine, RolloutUpdate, YardInfo
+from dockyard.spec.status import AccessLine, DeploymentStatus, DriftItem, LogLine, RolloutUpdate, YardInfo
+from dockyard.yard.accesslog import Filter
+from dockyard.yard.accesslog import tail as read_tail
 from dockyard.yard.drift import drift_of
 from dockyard.yard.operations import Actor
 from dockyard.yard.parts import Parts
@@ -125,6 +127,13 @@ class Telling:
             for reader in readers.values():
                 reader.cancel()
             await asyncio.gather(*readers.values(), return_exceptions=True)
+
+    async def access(self, name: str, *, status: str, revision: int | None, tail: int) -> tuple[AccessLine, ...]:
+        """The last requests to it, as the gateway noted them."""
+        self._known(name)
+        wanted = Filter(deployment=name, revision=revision, status=status)
+        lines = await asyncio.to_thread(read_tail, self._parts.gateway.access_log, tail, wanted)
+        return tuple(msgspec.convert(line, AccessLine, strict=False) for line in lines)
 
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         """What runs otherwise than it was asked for."""
