@@ -113,7 +113,9 @@ class Telling:
         try:
             while True:
                 for record in self._store.replicas(name):
-                    if record.id not in readers and record.container and replica in {"", record.id}:
+                    # One that starts has no container on record, but its log says why it does not get ready.
+                    known = record.container or not follow
+                    if record.id not in readers and known and replica in {"", record.id}:
                         kept = tail if not readers or not follow else None
                         reading = self._read_log(record, lines, kept, follow=follow)
                         readers[record.id] = asyncio.create_task(reading)
@@ -147,7 +149,7 @@ class Telling:
     ) -> None:
         engine = self._parts.host.engine(record.engine)
         with suppress(DockyardError):
-            async for line in engine.logs(record.container, follow=follow, tail=tail):
+            async for line in engine.logs(record.container or record.id, follow=follow, tail=tail):
                 await lines.put(LogLine(replica=record.id, revision=record.revision, line=line))
 
     def _status(self, snapshot: DeploymentSnapshot) -> DeploymentStatus:
