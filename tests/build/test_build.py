@@ -165,7 +165,7 @@ def test_another_machine_s_build_has_the_same_digest(tmp_path: Path, home: Home)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert [layer["reused"] for layer in result["layers"]] == [False] * 4
+    assert not any(layer["reused"] for layer in result["layers"])
     ours = [layer.blob.descriptor.digest for layer in first.layers]
     assert [layer["digest"] for layer in result["layers"]] == ours
     assert result["digest"] == first.image.digest
@@ -431,7 +431,7 @@ def test_without_fixing_a_library_that_a_wheel_lacks_is_named_and_nothing_is_add
     assert "libgomp.so.1, needed by /opt/dependencies/dy_needs_gomp/core.abi3.so" in done.stderr
     assert '[build] packages = ["libgomp1"]' in done.stderr
     assert not (folder / "dockyard.lock").exists()
-    assert "libgomp1" in CommandLine(home)("build", str(folder)).stderr
+    assert "libgomp1" in CommandLine(home)("build", str(folder), "--name", "with-gomp:1").stderr
 
 
 def test_a_library_that_nobody_knows_fails_the_build(

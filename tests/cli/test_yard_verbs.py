@@ -30,7 +30,7 @@ from dockyard.errors import (
 from dockyard.oci.layout import Layout
 from dockyard.spec.deployment import StrategyKind
 from dockyard.spec.home import Home
-from dockyard.spec.status import DriftItem, Event
+from dockyard.spec.status import Difference, DriftItem, Event
 from tests.conftest import TinyImage
 from tests.support.memory_yard import NOW, MemoryYard, on_unix, problem, receipt, running, status, update
 from tests.support.projects import CommandLine
@@ -139,6 +139,19 @@ def test_a_dry_run_and_a_diff_change_nothing(line: Line) -> None:
     assert "start 1 replica" not in shown
     assert json.loads(line("deploy", PINNED, "--diff", "--json").stdout)[0]["key"] == "image"
     assert [asked[1][2] for asked in line.yard.asked] == [True] * 4
+
+
+def test_the_plan_of_a_new_deployment_leaves_out_the_defaults_and_what_is_empty(line: Line) -> None:
+    line.yard.differences = (
+        Difference(key="replicas", after=0),
+        Difference(key="strategy.max_surge", after=1),
+        Difference(key="probes.goldens", after=False),
+        Difference(key="environment", before={}),
+    )
+    line.yard.names.clear()
+    shown = line("deploy", PINNED, "--diff").stdout
+    assert [each.strip() for each in shown.splitlines()[2:]] == ["+ replicas: 0", "+ probes.goldens: false"]
+    assert len(json.loads(line("deploy", PINNED, "--diff", "--json").stdout)) == 5
 
 
 def test_a_failed_rollout_is_exit_code_1_with_the_reason_and_the_last_log_lines(line: Line) -> None:

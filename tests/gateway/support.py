@@ -127,6 +127,7 @@ class Replica:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     draining: bool = False
     _server: asyncio.Server | None = None
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -142,10 +143,15 @@ class Replica:
         self._server = await asyncio.start_unix_server(self._serve, self.path, backlog=1024)
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """Listen no more, close the connections, and wait until they are."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await until(lambda: not self._writers, "the connections are closed")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -161,6 +167,9 @@ class Replica:
                 writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
                 await writer.drain()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        self._writers.discard(writer)
 
 
 @asynccontextmanager

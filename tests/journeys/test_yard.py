@@ -17,7 +17,7 @@ from dockyard.client import Client
 from dockyard.errors import DeploymentError, ImageNotFoundError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment, Keep, Limits, Probes, Strategy, StrategyKind
 from dockyard.spec.home import Home
-from dockyard.spec.status import DeploymentStatus, Event, Receipt, Replica
+from dockyard.spec.status import DeploymentStatus, DriftItem, Event, Receipt, Replica
 from tests.support.load import Load
 from tests.support.yards import RunningYard, alive, running_yard, until
 
@@ -250,3 +250,35 @@ def test_a_second_deploy_waits_for_nobody_and_is_told_who_is_first(site: Site) -
 
     assert "rolled out to revision 2" in site.yard.client(both)
     assert site.ask() == (200, 3.5)
+
+
+def test_drift_is_told_until_it_is_mended(site: Site) -> None:
+    async def scaled(client: Client) -> tuple[DriftItem, ...]:
+        await client.scale(site.name, 3, why="drift")
+        return await client.drift(site.name)
+
+    def drift() -> tuple[DriftItem, ...]:
+        return site.yard.client(lambda client: client.drift(site.name))
+
+    assert drift() == ()
+    assert [(each.what, each.asked, each.found) for each in site.yard.client(scaled)] == [
+        ("replicas", "3 ready", "2 ready")
+    ]
+    until(lambda: drift() == (), "the yard does not mend it", 30)
+
+
+def test_load_and_metrics_are_those_of_gateway_and_replicas(site: Site) -> None:
+    with site.load() as load:
+
+        def seen() -> bool:
+            top = site.yard.client(lambda client: client.top())
+            (mine,) = (each for each in top.deployments if each.deployment == site.name)
+            return bool(mine.requests_per_second and mine.memory and mine.p99_ms and len(mine.replicas) == 2)
+
+        until(seen, "nobody sees the load", 20)
+        page = site.yard.client(lambda client: client.metrics())
+    assert load.failures == []
+    text = page.decode() if isinstance(page, bytes) else page
+    labels = f'deployment="{site.name}",revision="1"'
+    for name in ("dockyard_replicas", "envoy_cluster_upstream_rq_total", "berth_requests_total"):
+        assert any(line.startswith(name) and labels in line for line in text.splitlines()), name

@@ -9,17 +9,20 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dockyard.build.builder import Built
 from dockyard.client import Client
-from dockyard.errors import PolicyError
-from dockyard.spec.deployment import Deployment, Probes, Strategy, StrategyKind
+from dockyard.errors import DeploymentError, PolicyError
+from dockyard.oci.layout import Layout
+from dockyard.spec.deployment import Deployment, Probes, Server, Strategy, StrategyKind
 from dockyard.spec.home import Home
 from tests.support.load import Load, free_port
 from tests.support.projects import CommandLine, build_in, write_adder
+from tests.support.tiny_image import CONFIG, base_layers, make_image
 from tests.support.yards import RunningYard, running_yard, until
 
 pytestmark = pytest.mark.slow
@@ -136,6 +139,34 @@ def test_over_tls_a_token_does_what_its_scope_allows(home: Home, adder: Built, t
         assert stranger("status").returncode == 1
         entries = yard.client(lambda client: client.audit(-10))
         assert {"token reader", "unknown, from 127.0.0.1"} <= {each.who for each in entries}
+
+
+def test_an_image_of_others_is_deployed_updated_and_rolled_back_on_docker(
+    home: Home, dockerd: str, tiny_program: Path
+) -> None:
+    layout = Layout.create(home.images)
+    httpd = ("/bin/busybox", "httpd", "-f", "-p", "8000", "-h", "/app")
+    config = replace(CONFIG, entrypoint=httpd, command=(), labels={})
+    for note in ("one", "two"):
+        make_image(layout, base_layers(layout, tiny_program), f"notes:{note}", note, config)
+
+    def notes(tag: str, **more: object) -> Deployment:
+        probes = Probes(ready_path="/note.txt", live_path="/note.txt")
+        return Deployment(
+            **({"name": "notes", "image": f"notes:{tag}", "server": Server(port=8000), "probes": probes} | more)
+        )  # type: ignore[arg-type]
+
+    with running_yard(home, {"DOCKER_HOST": dockerd}, "--engine", "docker") as yard:
+        with pytest.raises(DeploymentError, match="nobody knows where its server listens"):
+            yard.deploy(notes("one", server=Server()))
+        assert yard.deploy(notes("one")).succeeded
+        with Load(yard.port, "/models/notes/note.txt", None) as load:
+            assert yard.deploy(notes("two")).succeeded
+            assert yard.rollback("notes").succeeded
+        assert load.failures == []
+        assert set(load.answers) == {"one", "two"}
+        on_runc = yard.deploy(notes("one", engine="runc", environment={"ROUND": "2"}))
+        assert on_runc.outcome == "failed"
 
 
 def test_a_backup_becomes_the_same_yard_on_an_empty_home(yard: RunningYard, short_path: Path) -> None:

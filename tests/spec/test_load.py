@@ -38,7 +38,7 @@ def test_serve_settings_become_variables_of_berth(tmp_path: Path) -> None:
 # What a project does not say: these are set by the build, by the engine, or by who serves several models.
 OF_OTHERS = {
     *("model_name", "model_version", "model_description", "predictor", "format", "weights", "options", "goldens"),
-    *("models", "model_control", "host", "socket", "activation_socket", "image_digest"),
+    *("models", "model_control", "host", "socket", "activation_socket", "image_digest", "selftest"),
 }
 
 

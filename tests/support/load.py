@@ -14,7 +14,8 @@ class Load:
     """Threads that ask the same thing as fast as they can, on connections kept alive and on fresh ones."""
 
     def __init__(self, port: int, path: str, body: object, *, kept: int = 3, fresh: int = 1) -> None:
-        self._port, self._path, self._body = port, path, json.dumps(body)
+        self._port, self._path = port, path
+        self._body = None if body is None else json.dumps(body)
         self._over = threading.Event()
         kinds = [True] * kept + [False] * fresh
         self._threads = [threading.Thread(target=self._work, args=(keeps,)) for keeps in kinds]
@@ -43,7 +44,7 @@ class Load:
         headers = {"Content-Type": "application/json"} | ({} if keeps else {"Connection": "close"})
         while not self._over.is_set():
             try:
-                connection.request("POST", self._path, self._body, headers)
+                connection.request("GET" if self._body is None else "POST", self._path, self._body, headers)
                 answer = connection.getresponse()
                 text = answer.read().decode()
                 if answer.status == 200:

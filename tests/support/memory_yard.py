@@ -78,6 +78,8 @@ class MemoryYard:
     """Streams that follow never end."""
     breaking: DockyardError | Exception | None = None
     """Raised in the middle of an answer that goes on."""
+    differences: tuple[Difference, ...] = ()
+    """What a deploy changes, beside the image."""
     slow_s: float = 0.0
     unix_scope: Scope | None = Scope.ADMIN
     """What callers on the unix socket may do without a token."""
@@ -172,7 +174,10 @@ class MemoryYard:
             kind="update" if before else "create",
             revision=2 if before else 1,
             previous=1 if before else None,
-            differences=(Difference(key="image", before=before.image if before else None, after=deployment.image),),
+            differences=(
+                Difference(key="image", before=before.image if before else None, after=deployment.image),
+                *self.differences,
+            ),
             steps=("start 1 replica of the new revision",),
             notes=("nobody signed it",),
             dry_run=dry_run,

@@ -114,12 +114,21 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
     own = _own_layers(workshop, settled, files)
     built = _assembled(workshop, settled, own, files, options.name)
     built = replace(built, lock_changed=settled.lock != before)
-    attach(workshop, built)
+    _attached(workshop, built, attach)
     for name in _names(workshop, options):
         workshop.layout.add(built.image, name)
     if built.lock_changed and options.lock is None:
         write_locks(workshop.project.path, {workshop.platform: settled.lock})
     return replace(built, seconds=time.monotonic() - started)
+
+
+def _attached(workshop: Workshop, built: Built, attach: Attach) -> None:
+    """Attach what belongs to the image, or leave no image."""
+    try:
+        attach(workshop, built)
+    except BaseException:
+        workshop.layout.forget(built.image)
+        raise
 
 
 def _settle(workshop: Workshop, before: Lock | None, options: Options) -> _Settled:

@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command("list")
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=30, help="The newest N.")
-@click.option("--since", type=click.IntRange(0), help="Those after the entry of this number, the oldest first.")
+@click.option("--since", type=click.IntRange(0), help="Those from this number on, the oldest first.")
 @json_option
 def list_(limit: int, since: int | None, as_json: bool) -> None:
     """Show who changed what, and which calls were refused."""

@@ -5,7 +5,7 @@ Called by the verbs that change deployments.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from dockyard.cli.plain import plain
 from dockyard.cli.showing import cell, console, short_image
 from dockyard.cli.yards import ask, print_json, print_line
 from dockyard.client import Client
+from dockyard.spec.deployment import Deployment
 from dockyard.spec.status import Difference, Proposal, RolloutUpdate
 
 _TITLES = {
@@ -67,7 +68,7 @@ def show(proposal: Proposal, *, stderr: bool = False, steps: bool = True) -> Non
     """The plan: what differs, what happens, what to know."""
     out = console(stderr=stderr)
     out.print(_title(proposal))
-    for each in proposal.differences:
+    for each in _told(proposal):
         out.print(_difference(each), soft_wrap=True)
     if steps:
         for count, step in enumerate(proposal.steps, start=1):
@@ -76,6 +77,29 @@ def show(proposal: Proposal, *, stderr: bool = False, steps: bool = True) -> Non
         out.print(Text("  note: ", "yellow").append_text(cell(note)), soft_wrap=True)
     if proposal.dry_run:
         click.echo("Nothing was changed: leave out --dry-run to do it.", err=True)
+
+
+def _told(proposal: Proposal) -> list[Difference]:
+    """What says something: of a new deployment not the defaults, and nothing that is empty on both sides."""
+    usual = _DEFAULTS if proposal.kind == "create" else {}
+    return [
+        each
+        for each in proposal.differences
+        if not (each.before in _EMPTY and each.after in _EMPTY) and usual.get(each.key, _NEVER) != each.after
+    ]
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The keys of all tables with dots between; an empty table is a value."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return found
+
+
+_NEVER = object()
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_DEFAULTS = _flat(msgspec.to_builtins(Deployment(name="a", image="a")))
 
 
 def _title(proposal: Proposal) -> Text:

@@ -16,6 +16,8 @@ from dockyard.yard.records import ReplicaRecord
 from dockyard.yard.state import Advance, Create, Forget, Freeze, Mark, Move, Phase, Restart, Start, Step, Stop, Thaw
 from dockyard.yard.store import Store
 
+_REMEMBERED = 1000
+
 
 class Actor:
     """Turns steps into deeds."""
@@ -24,6 +26,7 @@ class Actor:
         self._host = host
         self._store = store
         self._fleet = fleet
+        self._failures: dict[Step, str] = {}
 
     async def act(self, step: Step) -> bool:
         """One step; whether it changed anything. A replica with an order under way can only be told to stop."""
@@ -31,12 +34,22 @@ class Actor:
         if replica is not None and self._fleet.busy(replica) and not isinstance(step, Stop):
             return False
         try:
-            return await self._do(step)
+            changed = await self._do(step)
         except DockyardError as error:
-            self._store.events.add(
-                "yard.step-failed", f"{step!r}: {error.what}", deployment=step.deployment, detail=str(error)
-            )
+            self._failed(step, error)
             return False
+        self._failures.pop(step, None)
+        return changed
+
+    def _failed(self, step: Step, error: DockyardError) -> None:
+        """Tell it once: the step is planned again, and mostly fails again for the same reason."""
+        if self._failures.get(step) == error.what:
+            return
+        if len(self._failures) >= _REMEMBERED:
+            self._failures.clear()
+        self._failures[step] = error.what
+        what = f"{type(step).__name__.lower()} {getattr(step, 'replica', step.deployment)}: {error.what}"
+        self._store.events.add("yard.step-failed", what, deployment=step.deployment, detail=str(error))
 
     @singledispatchmethod
     async def _do(self, step: Step) -> bool:

@@ -6,11 +6,12 @@ Each is one transaction that notes what is wanted, with its entry in the audit l
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from dockyard.errors import DockyardError, UnknownInYardError, YardConflictError
+from dockyard.errors import DockyardError, ImageNotFoundError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment, StrategyKind
 from dockyard.spec.status import Difference, Proposal
 from dockyard.yard.admission import Admitted
@@ -20,6 +21,9 @@ from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentRecord, NewRevision, Origin, RevisionRecord
 from dockyard.yard.state import RevisionState
 
+KEPT_IMAGES = 20
+"""So many revisions of a deployment keep their images, whatever became of them."""
+_OUT_OF_SERVICE = {RevisionState.RETIRED, RevisionState.FAILED}
 _ALWAYS_TOLD = {"image", "replicas"}
 _BACK_TO = {RevisionState.KEPT, RevisionState.RETIRED}
 
@@ -177,7 +181,15 @@ class Changing:
         except BaseException:
             self._parts.host.images.remove(kept)
             raise
+        self._let_go_of_images(name)
         return self._begun(proposal, rollout.id)
+
+    def _let_go_of_images(self, name: str) -> None:
+        """Revisions long out of service need their images no more; going back to one of them needs a pull, then."""
+        for revision in self._store.revisions(name)[KEPT_IMAGES:]:
+            if revision.state in _OUT_OF_SERVICE:
+                with suppress(ImageNotFoundError):
+                    self._parts.host.images.remove(image_name(name, revision.number))
 
     def _scaled(
         self, record: DeploymentRecord, replicas: int, cause: Cause, *, dry_run: bool, notes: tuple[str, ...]

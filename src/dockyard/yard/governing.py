@@ -51,9 +51,9 @@ class Governing:
         self._parts.audit.append(Entry(who, action, "", Outcome.REFUSED, why, needed))
 
     async def audit(self, since: int, limit: int) -> tuple[AuditEntry, ...]:
-        """Entries with a number above `since`, the oldest first; a negative `since` counts from the end."""
+        """Entries from number `since` on, the oldest first; a negative `since` counts from the end."""
         log = self._parts.audit
-        found = log.after(since, limit=limit) if since >= 0 else log.newest(limit=min(limit, -since))
+        found = log.after(since - 1, limit=limit) if since >= 0 else log.newest(limit=min(limit, -since))
         return tuple(map(_told_entry, found))
 
     async def export_audit(self) -> AsyncIterator[bytes]:

@@ -173,7 +173,7 @@ class Governing(Protocol):
     """What is for admins."""
 
     async def audit(self, since: int, limit: int) -> tuple[AuditEntry, ...]:
-        """At most `limit` entries with a number above `since`, the oldest first; a negative one counts from the end."""
+        """At most `limit` entries from number `since` on, the oldest first; a negative one counts from the end."""
         ...
 
     def export_audit(self) -> AsyncIterator[bytes]:

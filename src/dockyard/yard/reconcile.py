@@ -38,6 +38,8 @@ STEP_POLL_S = 0.5
 """When a step is under way already, or failed and is to be tried again."""
 _log = logging.getLogger(__name__)
 _COUNTED = {Phase.DRAINING, Phase.FREEZING}
+_NOT_RUNNING = {Phase.CREATED, Phase.STARTING, Phase.CRASHED}
+"""Only for these may a listener be made: a container that runs has one, even where we have no copy of it."""
 
 
 class Reconciler:
@@ -168,8 +170,9 @@ class Reconciler:
         """Make the gateway send requests where the plan wants them; whether it has accepted that."""
         self.traffic = decided.traffic
         for deployment in deployments:
+            asked = _endpoints(decided.traffic.get(deployment.deployment.name))
             for replica in deployment.replicas:
-                if replica.id in _endpoints(decided.traffic.get(deployment.deployment.name)):
+                if replica.id in asked and replica.phase in _NOT_RUNNING:
                     with suppress(DockyardError):
                         self.fleet.hold(replica)
         wanted = snapshot_of(deployments, decided.traffic, self.fleet.tcp, self._model)

@@ -110,13 +110,14 @@ class Telling:
         self._known(name)
         lines: asyncio.Queue[LogLine] = asyncio.Queue(maxsize=1000)
         readers: dict[str, asyncio.Task[None]] = {}
+        there = {record.id for record in self._store.replicas(name)}
         try:
             while True:
                 for record in self._store.replicas(name):
                     # One that starts has no container on record, but its log says why it does not get ready.
                     known = record.container or not follow
                     if record.id not in readers and known and replica in {"", record.id}:
-                        kept = tail if not readers or not follow else None
+                        kept = tail if record.id in there or not follow else None
                         reading = self._read_log(record, lines, kept, follow=follow)
                         readers[record.id] = asyncio.create_task(reading)
                 while not lines.empty():
