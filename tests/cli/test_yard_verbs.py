@@ -336,6 +336,17 @@ def test_top_once(line: Line) -> None:
     assert json.loads(line("top", "rose", "--once", "--json").stdout)["deployments"] == []
 
 
+def test_the_last_requests_to_a_deployment(line: Line) -> None:
+    shown = line("logs", "iris", "--access").stdout
+    assert shown.splitlines()[2].split()[:4] == ["2027-01-15T08:00:02.000Z", "503", "1.5", "2"]
+    assert "POST /x\\x1b[31m" in shown
+    told = json_lines(line("logs", "iris", "--access", "--status", "5xx", "-n", "5", "--json").stdout)
+    assert [each["status"] for each in told] == [503]
+    assert "No such requests" in line("logs", "iris", "--access", "--status", "404").stdout
+    assert "tail" not in str(line.error("logs", "iris", "--access", "--status", "abc"))
+    assert isinstance(line.error("logs", "rose", "--access"), UnknownInYardError)
+
+
 def test_logs_of_a_deployment(line: Line) -> None:
     assert "iris-1  hello from iris-1" in line("logs", "iris").stdout
     assert json_lines(line("logs", "iris", "--json").stdout)[0]["replica"] == "iris-1"

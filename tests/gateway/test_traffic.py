@@ -19,6 +19,7 @@ from dockyard.gateway.base import UPSTREAM_IDLE_S
 from dockyard.gateway.envoy import EnvoyGateway
 from dockyard.gateway.listener import ACCESS_LOG, ACCESS_LOG_FIELDS
 from dockyard.gateway.snapshot import Endpoint, Service, UnixAddress
+from dockyard.spec.status import AccessLine
 from tests.gateway.support import Replica, ask, load, raw, replicas, running, service, settings, snapshot, until
 
 PATH = "/v2/models/iris/infer"
@@ -302,24 +303,16 @@ async def _log(folder: Path, count: int, of: str = "") -> list[dict[str, Any]]:
     return entries()
 
 
-async def test_a_large_access_log_is_set_aside(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dockyard.gateway.envoy._LOG_CHECK_S", 0.1)
-    async with running(settings(short_path, access_log_bytes=2000)) as gateway:
-        aside = short_path / "gateway" / f"{ACCESS_LOG}.1"
-        for _ in range(10):
-            await ask(gateway.address, "/before")
-        await until(aside.exists, "it was set aside")
-        await ask(gateway.address, "/after", x_request_id="last")
-        assert (await _log(short_path, 1, of="last"))[0]["path"] == "/after"
-    assert aside.stat().st_size > 2000
-
-
 async def test_an_address_with_a_long_path_is_refused_before_anything_is_sent(gateway: EnvoyGateway) -> None:
     far = Endpoint("far", UnixAddress("/" + "x" * 120))
     before = gateway.accepted
     with pytest.raises(GatewayError, match="contradicts itself"):
         await gateway.apply(snapshot(Service(name="iris", weights={1: 1}, endpoints={1: (far,)})))
     assert gateway.accepted is before
+
+
+def test_the_yard_tells_every_field_of_the_access_log() -> None:
+    assert set(AccessLine.__struct_fields__) == set(ACCESS_LOG_FIELDS)
 
 
 def test_the_reference_names_every_field_of_the_access_log() -> None:

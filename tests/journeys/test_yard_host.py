@@ -186,6 +186,27 @@ def test_a_backup_becomes_the_same_yard_on_an_empty_home(yard: RunningYard, shor
         assert second.line("audit", "list").returncode == 0
 
 
+def test_the_last_requests_are_told_by_status(yard: RunningYard) -> None:
+    assert yard.deploy(adder_of()).succeeded
+    assert yard.ask(PREDICT, BODY)[0] == 200
+    assert yard.ask(PREDICT, {"left": "one"})[0] == 422
+
+    def told(*options: str) -> list[dict[str, object]]:
+        done = yard.line("logs", "adder", "--access", "--json", *options)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    until(lambda: len(told()) == 2, "the gateway does not write its log")
+    assert [(each["status"], each["path"], each["revision"]) for each in told()] == [
+        (200, PREDICT, 1),
+        (422, PREDICT, 1),
+    ]
+    assert [each["status"] for each in told("--status", "4xx")] == [422]
+    assert [each["status"] for each in told("-n", "1")] == [422]
+    assert told("--status", "5xx") == []
+    assert yard.line("logs", "adder", "--access", "--status", "many").returncode == 1
+
+
 def test_up_goes_to_the_background_and_down_stops_everything(home: Home, adder: Built) -> None:
     line, port = CommandLine(home, NOWHERE), free_port()
     started = line("up", "--detach", "--port", str(port))

@@ -23,6 +23,7 @@ from dockyard.errors import DockyardError, UnauthenticatedError, UnknownInYardEr
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.requests import TokenRequest
 from dockyard.spec.status import (
+    AccessLine,
     AuditEntry,
     DeploymentStatus,
     Difference,
@@ -53,6 +54,12 @@ from dockyard.yard.operations import Actor, Cause, Peer, Refusal
 NOW = 1_800_000_000.0
 TOKENS = {f"token-{scope}": scope for scope in Scope}
 """Those that let somebody in; `expired` and everything else does not."""
+
+
+def access_line(number: int, code: int) -> AccessLine:
+    """A request to revision `number`, whose path tries to colour the terminal."""
+    time = f"2027-01-15T08:00:0{number}.000Z"
+    return AccessLine(time=time, status=code, revision=number, method="POST", path="/x\x1b[31m", duration_us=1500)
 
 
 @dataclass
@@ -134,6 +141,12 @@ class MemoryYard:
         if follow:
             async for _ in self._rest():
                 yield LogLine(replica="never", line="never")
+
+    async def access(self, name: str, *, status: str, revision: int | None, tail: int) -> tuple[AccessLine, ...]:
+        await self._pass()
+        self._known(name)
+        lines = [access_line(number, code) for number, code in ((1, 200), (2, 503))]
+        return tuple(each for each in lines if status in {"", str(each.status), f"{str(each.status)[0]}xx"})[-tail:]
 
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         await self._pass()

@@ -49,9 +49,6 @@ class Envoy:
     def metrics(self) -> str:
         return self.ask("GET", "/stats/prometheus?usedonly", socket_path=self.admin)[1]
 
-    def reopen_logs(self) -> None:
-        assert self.ask("POST", "/reopen_logs", socket_path=self.admin)[0] == 200
-
 
 @contextmanager
 def running_envoy(folder: Path, clusters: Mapping[str, Path], *, labelled: bool = True) -> Iterator[Envoy]:

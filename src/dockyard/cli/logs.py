@@ -1,10 +1,11 @@
-"""`dockyard logs`: what a deployment's replicas, or a container, wrote."""
+"""`dockyard logs`: what a deployment's replicas, or a container, wrote; with --access, who asked it what."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import click
@@ -12,9 +13,14 @@ import click
 from dockyard.cli import compose
 from dockyard.cli.containers import one_container
 from dockyard.cli.plain import plain
-from dockyard.cli.yards import print_item
+from dockyard.cli.showing import cell, console, table
+from dockyard.cli.yards import ask, print_item
 from dockyard.client import Client, YardAddress
 from dockyard.errors import DeploymentError, UnknownInYardError, YardNotFoundError
+from dockyard.spec.status import AccessLine
+
+REQUESTS = 100
+MOST_REQUESTS = 10_000
 
 
 @click.command()
@@ -22,11 +28,50 @@ from dockyard.errors import DeploymentError, UnknownInYardError, YardNotFoundErr
 @click.option("-f", "--follow", is_flag=True, help="Go on until the container ends; of a deployment, until Ctrl-C.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), help="Only the last N lines (of each replica).")
 @click.option("--replica", default="", help="Only this replica of the deployment.")
+@click.option("--access", is_flag=True, help="The last requests to the deployment (100 without -n) instead.")
+@click.option("--status", default="", metavar="CODE", help="With --access: only answers such as 503, or 5xx.")
 @click.option("--json", "as_json", is_flag=True, help="Of a deployment: print JSON, an object a line.")
 @compose.engine_option("Where the container runs.")
-def command(name: str, follow: bool, tail: int | None, replica: str, as_json: bool, engine: str) -> None:
+def command(
+    name: str, follow: bool, tail: int | None, replica: str, access: bool, status: str, as_json: bool, engine: str
+) -> None:
     """Show the log of deployment NAME, all its replicas together, or of container NAME."""
+    if access:
+        if follow or replica:
+            raise click.UsageError("--access shows what was asked so far, of all replicas: without -f and --replica.")
+        _show_access(name, tail, status, as_json=as_json)
+        return
+    if status:
+        raise click.UsageError("--status needs --access.")
     asyncio.run(_show(name, follow, tail, replica, as_json=as_json, engine=engine))
+
+
+def _show_access(name: str, tail: int | None, status: str, *, as_json: bool) -> None:
+    count = REQUESTS if tail is None else min(max(1, tail), MOST_REQUESTS)
+    lines = ask(lambda yard: yard.access(name, status=status, tail=count))
+    if as_json:
+        for line in lines:
+            print_item(line)
+    elif lines:
+        console().print(_requests(lines))
+    else:
+        click.echo("No such requests.")
+
+
+def _requests(lines: Sequence[AccessLine]) -> object:
+    shown = table("time", "status", "ms", "revision", "replica", "request", "caller", right=("ms", "revision"))
+    for line in lines:
+        style = "red" if line.status >= 500 else "yellow" if line.status >= 400 else ""
+        shown.add_row(
+            cell(line.time),
+            cell(f"{line.status} {line.flags}" if line.flags not in {None, "-"} else line.status, style),
+            cell("" if line.duration_us is None else f"{line.duration_us / 1000:.1f}"),
+            cell(line.revision or ""),
+            cell(line.replica or ""),
+            cell(f"{line.method} {line.path}"),
+            cell(line.caller or ""),
+        )
+    return shown
 
 
 async def _show(name: str, follow: bool, tail: int | None, replica: str, *, as_json: bool, engine: str) -> None:

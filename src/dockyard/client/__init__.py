@@ -21,6 +21,7 @@ from dockyard.client.connection import Connection, Patience
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.requests import ActionRequest, DeployRequest, RollbackRequest, ScaleRequest, TokenRequest
 from dockyard.spec.status import (
+    AccessLine,
     AuditEntry,
     DeploymentStatus,
     DriftItem,
@@ -97,6 +98,13 @@ class Client:
         """What a deployment's replicas write."""
         query = {"replica": replica, "tail": tail, "follow": follow}
         return self._connection.lines(_path(name, "logs"), LogLine, query)
+
+    async def access(
+        self, name: str, *, status: str = "", revision: int | None = None, tail: int = 100
+    ) -> tuple[AccessLine, ...]:
+        """The last requests to a deployment, the oldest first. `status` is a whole one (`404`) or a class (`5xx`)."""
+        query = {"status": status, "revision": revision, "tail": tail}
+        return await self._get(_path(name, "access"), tuple[AccessLine, ...], **query)
 
     async def deploy(
         self, deployment: Deployment, *, why: str = "", dry_run: bool = False, only_new: bool = False

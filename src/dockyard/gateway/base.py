@@ -34,8 +34,10 @@ class Limits:
     header_timeout_s: float = 10.0
     idle_timeout_s: float = 620.0
     """Of a caller's connection between requests; more than the 600 s after which cloud load balancers close theirs."""
-    access_log_bytes: int = 64 * MIB
-    """When the access log is larger it becomes `access.log.1`, and the one before is removed."""
+    access_log_bytes: int = 32 * MIB
+    """When the access log is larger it becomes `access.log.1`, and a new one begins."""
+    access_log_files: int = 4
+    """How many older ones are kept."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class Gateway(Protocol):
     @property
     def address(self) -> str:
         """`http://HOST:PORT`."""
+
+    @property
+    def access_log(self) -> Path:
+        """Where it notes every request, a JSON object a line. Older files are beside it: `NAME.1` is the youngest."""
 
     async def apply(self, snapshot: Snapshot) -> None:
         """Make it route this, and return when it does; GatewayError with the reason when it refuses or is too slow.

@@ -28,6 +28,7 @@ from dockyard.gateway.base import Counts, GatewaySettings
 from dockyard.gateway.bootstrap import ADMIN_SOCKET, ADS_SOCKET, ads_bootstrap, static_bootstrap
 from dockyard.gateway.listener import ACCESS_LOG
 from dockyard.gateway.process import LOG, Process, node_of
+from dockyard.gateway.rotation import Rotation
 from dockyard.gateway.snapshot import PATH_LIMIT, Snapshot
 from dockyard.oci.files import exclusive, replace_file, store_errors
 
@@ -83,6 +84,11 @@ class EnvoyGateway:
         """`http://HOST:PORT`."""
         host = self._settings.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}"
+
+    @property
+    def access_log(self) -> Path:
+        """See `base.Gateway`."""
+        return self._folder / ACCESS_LOG
 
     @property
     def accepted(self) -> Snapshot | None:
@@ -250,13 +256,14 @@ class EnvoyGateway:
 
     async def _tend_logs(self) -> None:
         """Keep the logs within their bounds."""
+        limits = self._settings.limits
+        access = Rotation(
+            self.access_log, self._admin.reopen_logs, max_bytes=limits.access_log_bytes, files=limits.access_log_files
+        )
         while True:
             await asyncio.sleep(_LOG_CHECK_S)
-            with contextlib.suppress(OSError, GatewayError):
-                access = self._folder / ACCESS_LOG
-                if access.stat().st_size > self._settings.limits.access_log_bytes:
-                    access.rename(access.with_name(f"{ACCESS_LOG}.1"))
-                    await self._admin.reopen_logs()
+            await access.rotate()
+            with contextlib.suppress(OSError):
                 if (self._folder / LOG).stat().st_size > _ENVOY_LOG_BYTES:
                     os.truncate(self._folder / LOG, 0)
 

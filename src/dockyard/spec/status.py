@@ -232,6 +232,32 @@ class LogLine(Noun, frozen=True, kw_only=True):
     revision: int | None = None
 
 
+class AccessLine(Noun, frozen=True, kw_only=True):
+    """A request as the gateway noted it. Its fields are those of docs/reference/gateway.md; None: Envoy had none."""
+
+    time: str
+    """When it began, UTC, ISO 8601."""
+    status: int
+    request_id: str | None = None
+    deployment: str | None = None
+    revision: int | None = None
+    replica: str | None = None
+    method: str | None = None
+    host: str | None = None
+    path: str | None = None
+    protocol: str | None = None
+    grpc_status: int | None = None
+    flags: str | None = None
+    detail: str | None = None
+    duration_us: int | None = None
+    replica_us: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    attempts: int | None = None
+    caller: str | None = None
+    agent: str | None = None
+
+
 class DriftItem(Noun, frozen=True, kw_only=True):
     """Something that runs otherwise than it was asked for."""
 

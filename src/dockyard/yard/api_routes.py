@@ -54,6 +54,12 @@ class _Logs(Table, frozen=True, kw_only=True):
     follow: bool = False
 
 
+class _AccessLog(Table, frozen=True, kw_only=True):
+    status: Annotated[str, Meta(pattern="^([1-5][0-9][0-9]|[1-5]xx|0)?$")] = ""
+    revision: Annotated[int, Meta(ge=1)] | None = None
+    tail: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
 class _Audit(Table, frozen=True, kw_only=True):
     since: int = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -106,6 +112,12 @@ class Handlers:
         query = _query(request, _Logs)
         lines = self._yard.logs(_name(request), replica=query.replica, tail=query.tail, follow=query.follow)
         return await self._streams.lines(request, lines)
+
+    async def access(self, request: web.Request) -> web.StreamResponse:
+        """The last requests to it."""
+        query = _query(request, _AccessLog)
+        name, status, revision, tail = _name(request), query.status, query.revision, query.tail
+        return await self._read(self._yard.access(name, status=status, revision=revision, tail=tail))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """What happened, as lines."""
@@ -240,6 +252,7 @@ ROUTES = (
     Route("GET", f"{_ONE}/history", Scope.VIEWER, Handlers.history),
     Route("GET", f"{_ONE}/rollout", Scope.VIEWER, Handlers.rollout),
     Route("GET", f"{_ONE}/logs", Scope.VIEWER, Handlers.logs),
+    Route("GET", f"{_ONE}/access", Scope.VIEWER, Handlers.access),
     Route("POST", f"{_ONE}/rollback", Scope.OPERATOR, Handlers.rollback),
     Route("POST", f"{_ONE}/scale", Scope.OPERATOR, Handlers.scale),
     Route("POST", f"{_ONE}/restart", Scope.OPERATOR, Handlers.restart),

@@ -17,7 +17,7 @@ from typing import Any
 from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAddress
 from dockyard.engines.launch import launch
 from dockyard.engines.sockets import Listener
-from dockyard.errors import ContainerNotFoundError, DockyardError, UnknownInYardError
+from dockyard.errors import ContainerNotFoundError, DockyardError, StoreError, UnknownInYardError
 from dockyard.oci.image import Image
 from dockyard.spec.deployment import Probes
 from dockyard.yard.containers import container_of, is_ours
@@ -156,12 +156,17 @@ class Fleet:
                 deadline=settings.probes.start_deadline_s,
             )
         except DockyardError as error:
-            self.lost(record, Ended(f"did not start: {error.what}", "start", error.detail))
+            ended = Ended(f"did not start: {error.what}", "start", error.detail)
+            await _noted(lambda: self.lost(record, ended))
             return
-        self._store.set_container(record.id, container.id)
-        self._store.set_phase(record.id, Phase.READY)
-        self._tell("replica.ready", f"{record.id} is ready", record)
+        await _noted(lambda: self._ready(record, container))
         self.keep(record, container, None)
+
+    def _ready(self, record: ReplicaRecord, container: Container) -> None:
+        with self._store.together():
+            self._store.set_container(record.id, container.id)
+            self._store.set_phase(record.id, Phase.READY)
+            self._tell("replica.ready", f"{record.id} is ready", record)
 
     async def _stop(self, record: ReplicaRecord, before: asyncio.Task[None] | None, grace: float, why: str) -> None:
         handle, engine = self._handle(record.id), self._host.engine(record.engine)
@@ -196,7 +201,7 @@ class Fleet:
             if ended.kind == "liveness":
                 with suppress(DockyardError):
                     await engine.stop(container.id, 0)
-            self.lost(record, ended)
+            await _noted(lambda: self.lost(record, ended))
         except UnknownInYardError:
             return
 
@@ -208,7 +213,8 @@ class Fleet:
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("an order about %s failed", task.get_name(), exc_info=error)
-            self._store.events.add("yard.fault", f"an order about {task.get_name()} failed: {error!r}")
+            with suppress(StoreError):
+                self._store.events.add("yard.fault", f"an order about {task.get_name()} failed: {error!r}")
         self._notify()
 
     def _tell(self, kind: str, text: str, record: ReplicaRecord) -> None:
@@ -225,6 +231,16 @@ class Fleet:
 
     def _handle(self, replica: str) -> Handle:
         return self._handles.setdefault(replica, Handle())
+
+
+async def _noted(change: Callable[[], None]) -> None:
+    """Write down what happened to a replica, however long a full disk refuses: what is not noted nobody mends."""
+    while True:
+        try:
+            return change()
+        except StoreError as error:
+            _log.error("what happened to a replica cannot be noted yet: %s", error)
+            await asyncio.sleep(RETRY_S)
 
 
 async def _remove_if_there(engine: Engine, container: str) -> None:

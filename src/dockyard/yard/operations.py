@@ -14,6 +14,7 @@ from typing import Protocol
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.requests import TokenRequest
 from dockyard.spec.status import (
+    AccessLine,
     AuditEntry,
     DeploymentStatus,
     DriftItem,
@@ -115,6 +116,10 @@ class Reading(Protocol):
 
     def logs(self, name: str, *, replica: str, tail: int | None, follow: bool) -> AsyncIterator[LogLine]:
         """What the replicas of a deployment write, all or one of them; following goes on over new replicas."""
+        ...
+
+    async def access(self, name: str, *, status: str, revision: int | None, tail: int) -> tuple[AccessLine, ...]:
+        """The last requests to a deployment, the oldest first. `status`: `404`, `5xx` or "" for any."""
         ...
 
     async def drift(self, name: str) -> tuple[DriftItem, ...]:

@@ -112,7 +112,8 @@ class Reconciler:
             _log.error("the store cannot be used: %s", error)
         except Exception as error:
             _log.exception("a round broke off")
-            self._store.events.add("yard.fault", f"a round broke off: {error!r}")
+            with suppress(StoreError):
+                self._store.events.add("yard.fault", f"a round broke off: {error!r}")
         return FAULT_PAUSE_S
 
     async def _round(self) -> float:

@@ -7,12 +7,13 @@ and go on.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dockyard.errors import YardError
+from dockyard.errors import StoreError, YardError
 from dockyard.gateway.base import Gateway
 from dockyard.spec.home import Home
 from dockyard.supply.keys import PublicKey
@@ -33,6 +34,7 @@ from dockyard.yard.state import Phase
 from dockyard.yard.store import FILE_NAME, Store
 
 CHECKPOINT_S = 60.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,10 @@ async def _checkpoints(audit: AuditLog) -> None:
     """Sign how far the audit log is, now and then."""
     while True:
         await asyncio.sleep(CHECKPOINT_S)
-        audit.checkpoint()
+        try:
+            audit.checkpoint()
+        except StoreError as error:  # a full disk must not end the yard
+            _log.error("the audit log cannot be signed now: %s", error)
 
 
 async def _work(reconciler: Reconciler, looking: Looking, audit: AuditLog) -> None:

@@ -17,7 +17,9 @@ import msgspec
 from dockyard import __version__
 from dockyard.errors import DockyardError, UnknownInYardError
 from dockyard.spec import status as told
-from dockyard.spec.status import DeploymentStatus, DriftItem, LogLine, RolloutUpdate, YardInfo
+from dockyard.spec.status import AccessLine, DeploymentStatus, DriftItem, LogLine, RolloutUpdate, YardInfo
+from dockyard.yard.accesslog import Filter
+from dockyard.yard.accesslog import tail as read_tail
 from dockyard.yard.drift import drift_of
 from dockyard.yard.operations import Actor
 from dockyard.yard.parts import Parts
@@ -112,8 +114,10 @@ class Telling:
         try:
             while True:
                 for record in self._store.replicas(name):
-                    if record.id not in readers and record.container and replica in {"", record.id}:
-                        kept = tail if record.id in there else None
+                    # One that starts has no container on record, but its log says why it does not get ready.
+                    known = record.container or not follow
+                    if record.id not in readers and known and replica in {"", record.id}:
+                        kept = tail if record.id in there or not follow else None
                         reading = self._read_log(record, lines, kept, follow=follow)
                         readers[record.id] = asyncio.create_task(reading)
                 while not lines.empty():
@@ -127,6 +131,13 @@ class Telling:
                 reader.cancel()
             await asyncio.gather(*readers.values(), return_exceptions=True)
 
+    async def access(self, name: str, *, status: str, revision: int | None, tail: int) -> tuple[AccessLine, ...]:
+        """The last requests to it, as the gateway noted them."""
+        self._known(name)
+        wanted = Filter(deployment=name, revision=revision, status=status)
+        lines = await asyncio.to_thread(read_tail, self._parts.gateway.access_log, tail, wanted)
+        return tuple(msgspec.convert(line, AccessLine, strict=False) for line in lines)
+
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         """What runs otherwise than it was asked for."""
         if name:
@@ -139,7 +150,7 @@ class Telling:
     ) -> None:
         engine = self._parts.host.engine(record.engine)
         with suppress(DockyardError):
-            async for line in engine.logs(record.container, follow=follow, tail=tail):
+            async for line in engine.logs(record.container or record.id, follow=follow, tail=tail):
                 await lines.put(LogLine(replica=record.id, revision=record.revision, line=line))
 
     def _status(self, snapshot: DeploymentSnapshot) -> DeploymentStatus:
