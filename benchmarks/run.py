@@ -52,7 +52,6 @@ FIGURES = (
     ("Plan of 1,000 deployments, 10,000 replicas, at rest", ("plan", "rest", "median_ms", "1000"), "ms", "<= 200"),
     ("The same in the middle of rollouts", ("plan", "rollouts", "median_ms", "1000"), "ms", "<= 200"),
     ("Growth of one deployment's part, 100 to 4,000", ("plan", "rollouts", "growth"), "times", "<= 1.3"),
-    ("Gateway: carried on one core", ("gateway", "median_requests_per_second"), "requests/s", ">= 15000"),
     ("Rollouts under load: requests", ("rollouts", "totals", "requests"), "", ">= 1000000"),
     ("Of these failed", ("rollouts", "totals", "failed"), "", "<= 0"),
     ("99th percentile during rollouts over the quiet one", ("rollouts", "totals", "p99_over_quiet"), "times", "<= 2"),
