@@ -29,9 +29,9 @@ class Actor:
         self._failures: dict[Step, str] = {}
 
     async def act(self, step: Step) -> bool:
-        """One step; whether it changed anything. A replica with an order under way can only be told to stop."""
+        """One step; whether it changed anything. A replica with an order under way can only be told to go."""
         replica = getattr(step, "replica", None)
-        if replica is not None and self._fleet.busy(replica) and not isinstance(step, Stop):
+        if replica is not None and self._fleet.busy(replica) and not _sends_away(step):
             return False
         try:
             changed = await self._do(step)
@@ -115,3 +115,8 @@ class Actor:
         engine = revision.settings.engine or self._host.default_engine
         name = f"{deployment}-{number}-{secrets.token_hex(3)}"
         return self._store.add_replica(name, deployment, number, engine=engine, folder=self._host.sockets / name)
+
+
+def _sends_away(step: Step) -> bool:
+    """A start that nobody wants any more is ended, and not waited for."""
+    return isinstance(step, Stop) or (isinstance(step, Move) and step.phase is Phase.DRAINING)
