@@ -30,7 +30,7 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "gateway": lambda runs: gateway.measure(runs=runs),
     "images": lambda runs: images.measure(runs=runs),
     "large-push": lambda _: large_push.measure(),
-    "rollouts": lambda runs: rollouts.measure(rollouts=10 * runs),
+    "rollouts": lambda runs: rollouts.measure(rollouts=5 * runs),
     "kills": lambda runs: kills.measure(times=4 * runs),
 }
 # Measured only when they are named: they take minutes, or 12 GB of disk.

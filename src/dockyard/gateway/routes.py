@@ -6,14 +6,17 @@ must never be answered by what is live), then what is live, then a 404 that says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
-from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from envoy.config.route.v3.route_components_pb2 import Route, RouteList, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
+from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
+from xds.type.matcher.v3.matcher_pb2 import Matcher
 
 from dockyard.gateway.clusters import cluster_name
 from dockyard.gateway.messages import extension, header, metadata, seconds
@@ -24,6 +27,7 @@ PREVIEW_HEADER = "x-dockyard-preview"
 REVISION_HEADER = "x-dockyard-revision"
 MODEL_METADATA = "model-name"
 HEALTH_PATH = "/healthz"
+_PREVIEW_ASKED = {"name": PREVIEW_HEADER, "present_match": True}
 _NOT_FOUND = (
     "nothing is deployed under this address; `dockyard status` lists deployments and where they answer"
     " (/v2/models/NAME/infer, /v1/models/NAME:predict, /models/NAME/predict, or by host)"
@@ -56,25 +60,51 @@ def routes_of(snapshot: Snapshot) -> RouteConfiguration:
 
 
 def _any_host(services: Sequence[Service]) -> VirtualHost:
-    """Requests whose host says nothing: found by path, or by the metadata of gRPC."""
-    previewed = [service for service in services if service.preview is not None]
-    routes = [
-        _direct({"path": HEALTH_PATH}, 200, "ok"),
-        *(route for service in previewed for route in _found(service, _preview(service), by_header=True)),
-        _direct({"prefix": "/", "headers": [{"name": PREVIEW_HEADER, "present_match": True}]}, 404, _NO_PREVIEW),
-        *(route for service in services for route in _found(service, _live(service))),
-        _direct({"prefix": "/"}, 404, _NOT_FOUND),
-    ]
-    return VirtualHost(name="*", domains=["*"], routes=routes, retry_policy=_retries())
+    """Requests whose host says nothing: found by the beginning of the path, else by the metadata of gRPC.
+
+    A tree, for a list would be searched from its beginning with every request: with 100 deployments that took a third
+    of what the gateway can carry, with 1,000 four fifths.
+    """
+    paths: dict[str, list[Route]] = {HEALTH_PATH: [_direct({"path": HEALTH_PATH}, 200, "ok")]}
+    for service in services:
+        for start, found in groupby(_paths(service), lambda path: path.value.rstrip("/:")):
+            matches = [(path, {path.kind: path.value}) for path in found]
+            paths[start] = list(_named(service, matches))
+    models = {service.name: list(_named(service, [(None, {"prefix": "/", "grpc": {}})])) for service in services}
+    by_model = _tree(MODEL_METADATA, "exact_match_map", models, {"action": _listed([])})
+    matcher = _tree(":path", "prefix_match_map", paths, {"matcher": by_model} if models else {"action": _listed([])})
+    return VirtualHost(name="*", domains=["*"], matcher=matcher, retry_policy=_retries())
+
+
+def _named(service: Service, matches: Sequence[tuple[_Path | None, dict[str, Any]]]) -> Iterator[Route]:
+    """One deployment's routes where path or metadata name it: the preview for who asks for it, else what is live."""
+    if service.preview is not None:
+        own = [{"name": PREVIEW_HEADER, "string_match": {"exact": service.name}}]
+        preview = _preview(service)
+        yield from (_with_headers(_routed(preview, *each), own) for each in matches)
+    yield _direct({"prefix": "/", "headers": [_PREVIEW_ASKED]}, 404, _NO_PREVIEW)
+    live = _live(service)
+    yield from (_routed(live, *each) for each in matches)
+
+
+def _tree(header_name: str, kind: str, branches: Mapping[str, Sequence[Route]], otherwise: dict[str, Any]) -> Matcher:
+    """What a request's header decides: the routes that are tried then."""
+    asked = extension("header", HttpRequestHeaderMatchInput(header_name=header_name))
+    found = {value: {"action": _listed(routes)} for value, routes in branches.items()}
+    return Matcher(matcher_tree={"input": asked, kind: {"map": found}}, on_no_match=otherwise)
+
+
+def _listed(routes: Sequence[Route]) -> dict[str, Any]:
+    """The routes, one after the other, and a 404 after the last."""
+    return extension("routes", RouteList(routes=[*routes, _direct({"prefix": "/"}, 404, _NOT_FOUND)]))
 
 
 def _hosts(service: Service, domain: str) -> Iterator[VirtualHost]:
     """The hosts that belong to one deployment: every path leads to it."""
-    asked = [{"name": PREVIEW_HEADER, "present_match": True}]
     preview = [_direct({"prefix": "/"}, 404, _NO_PREVIEW)]
     if service.preview is not None:
         preview = list(_everything(service, _preview(service)))
-    by_header = [_with_headers(route, asked) for route in preview]
+    by_header = [_with_headers(route, [_PREVIEW_ASKED]) for route in preview]
     live = [*by_header, *_everything(service, _live(service))]
     own = [f"{service.name}.{domain}", *service.hosts]
     yield VirtualHost(name=service.name, domains=own, routes=live, retry_policy=_retries())
@@ -82,20 +112,11 @@ def _hosts(service: Service, domain: str) -> Iterator[VirtualHost]:
     yield VirtualHost(name=host, domains=[host], routes=preview, retry_policy=_retries())
 
 
-def _found(service: Service, target: Route, *, by_header: bool = False) -> Iterator[Route]:
-    """The routes of one deployment where the host says nothing."""
-    headers = [{"name": PREVIEW_HEADER, "string_match": {"exact": service.name}}] if by_header else []
-    for path in _paths(service):
-        yield _with_headers(_routed(target, path), headers)
-    named = {"name": MODEL_METADATA, "string_match": {"exact": service.name}}
-    yield _with_headers(_on(target, {"prefix": "/", "grpc": {}, "headers": [named]}), headers)
-
-
 def _everything(service: Service, target: Route) -> Iterator[Route]:
     """All paths as they are; only where the model has another name inside, its own paths are rewritten."""
     if service.model not in {"", service.name}:
         for path in _protocol_paths(service):
-            yield _routed(target, path)
+            yield _routed(target, path, {path.kind: path.value})
     yield _on(target, {"prefix": "/"})
 
 
@@ -161,9 +182,9 @@ def _on(target: Route, match: dict[str, Any]) -> Route:
     return route
 
 
-def _routed(target: Route, path: _Path) -> Route:
-    route = _on(target, {path.kind: path.value})
-    if path.rewrite and route.HasField("route"):
+def _routed(target: Route, path: _Path | None, match: dict[str, Any]) -> Route:
+    route = _on(target, match)
+    if path and path.rewrite and route.HasField("route"):
         route.route.prefix_rewrite = path.rewrite
     return route
 
