@@ -152,7 +152,8 @@ class Disturbed(RuleBasedStateMachine):
     def keeps_its_floor(self, world: World, plan: Plan, now: float) -> None:
         for deployment in world.deployments:
             rollout = under_way(deployment)
-            if rollout is not None and rollout.holding:
+            loops = any(each.crashes >= 3 and each.revision == deployment.active for each in deployment.replicas)
+            if loops or (rollout is not None and rollout.holding):
                 self.floors.pop(deployment.name, None)
             if deployment.name in self.floors:
                 served = serving(plan.traffic[deployment.name])

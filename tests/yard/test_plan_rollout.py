@@ -403,6 +403,20 @@ def test_going_back_may_take_longer_than_the_deadline_as_long_as_it_gets_on() ->
     assert min(seen) == 3
 
 
+def test_a_source_that_comes_back_late_is_waited_for_so_that_no_fewer_serve() -> None:
+    yard = running(replicas=3)
+    yard.deploy(keep="stopped", progress_deadline_s=50)
+    yard.run_until(lambda: yard.phases(2) == ["ready", "starting"])
+    yard.abort()
+    yard.fates.flaky = 2
+    seen = watch_ready(yard)
+    yard.settle()
+    yard.delays = Delays(start=30.0)
+    yard.run(200)
+    assert (phase(yard), yard.phases(1), yard.phases(2)) == (RolloutPhase.FAILED, ["ready"] * 3, [])
+    assert min(seen) == 3
+
+
 # Who keeps the traffic when both are ill.
 
 

@@ -143,10 +143,19 @@ def _end_going_back(draft: Draft, rollout: Rollout, *, gone: bool) -> None:
     restored = source is None or not wanted or bool(draft.ready(source))
     if restored and gone:
         draft.advance(RolloutPhase.FAILED, rollout.why)
-    elif _overdue(draft, rollout) and (restored or not draft.ready(rollout.target)):
+    elif not _overdue(draft, rollout) or _comes_back(draft, source):
+        draft.note(f"going back: {len(draft.ready(source))} of {wanted} replicas of revision {source} are ready")
+    elif restored or not draft.ready(rollout.target):
         draft.advance(RolloutPhase.FAILED, f"{rollout.why}; revision {source} is not entirely back yet")
-    elif _overdue(draft, rollout):
+    else:
         draft.advance(RolloutPhase.DONE, f"revision {source} did not come back: revision {rollout.target} stays")
+
+
+def _comes_back(draft: Draft, source: int | None) -> bool:
+    """Whether it is only a matter of time until the source serves with as many as are wanted."""
+    live = draft.live(source)
+    healthy = bool(draft.ready(source)) and not any(healing.crash_loops(each) for each in live)
+    return healthy and len(live) >= draft.deployment.wanted
 
 
 # Both ways.
