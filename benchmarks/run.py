@@ -104,11 +104,15 @@ def main() -> None:
     for name in options.names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
         print(f"measuring {name} ...", flush=True)
         result[name] = BENCHMARKS[name](options.runs)
+        _write(stem, result)
+    print(f"\n{markdown(result)}\nWritten to {(RESULTS / stem).relative_to(Path.cwd())}.json and .md")
+
+
+def _write(stem: str, result: Mapping[str, Any]) -> None:
+    """After each benchmark, so that what fails later takes nothing with it."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-    table = markdown(result)
-    (RESULTS / f"{stem}.md").write_text(table)
-    print(f"\n{table}\nWritten to {(RESULTS / stem).relative_to(Path.cwd())}.json and .md")
+    (RESULTS / f"{stem}.md").write_text(markdown(result))
 
 
 def _measured_before(file: Path, result: Mapping[str, Any]) -> dict[str, Any]:

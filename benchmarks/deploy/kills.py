@@ -10,6 +10,7 @@ import argparse
 import http.client
 import json
 import os
+import secrets
 import shutil
 import signal
 import statistics
@@ -82,7 +83,10 @@ def _kill_yard(yard: RunningYard) -> float:
 
 
 def _kill_replica(yard: RunningYard) -> float:
-    victim = yard.status(NAME).replicas[0]
+    """Each time one that never crashed before: the same one again and again would be started ever later."""
+    assert yard.deploy(wanted(secrets.token_hex(4), StrategyKind.ROLLING)).succeeded
+    status = yard.status(NAME)
+    victim = next(each for each in status.replicas if each.revision == status.active)
     begun = time.perf_counter()
     os.kill(yard.pid_of(victim.id, victim.engine), signal.SIGKILL)
     until(lambda: any(each.phase != "ready" for each in yard.status(NAME).replicas), "nobody sees that it is gone")
