@@ -58,11 +58,13 @@ def _kills(yard: RunningYard, kill: Kill, times: int) -> dict[str, float]:
     """`failed`: of all requests; `failed_a_kill` is to be held against the connections that were open."""
     load = Wrk(f"http://127.0.0.1:{yard.port}/models/{NAME}/predict", BODY, connections=KEPT)
     back = []
-    for _ in range(times):
+    try:
+        for _ in range(times):
+            time.sleep(PAUSE_S)
+            back.append(kill(yard))
         time.sleep(PAUSE_S)
-        back.append(kill(yard))
-    time.sleep(PAUSE_S)
-    seen = load.stop()
+    finally:
+        seen = load.stop()
     return {
         "kills": times,
         "connections": KEPT,

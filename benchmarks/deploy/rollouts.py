@@ -53,8 +53,10 @@ def _on_engine(yard: RunningYard, rollouts: int) -> dict[str, Any]:
     found: dict[str, Any] = {"quiet": _told(quiet)}
     for kind in StrategyKind:
         kept, fresh = Wrk(url, BODY, connections=KEPT), Wrk(url, BODY, connections=FRESH, fresh=True)
-        receipts = [yard.deploy(wanted(f"{kind}-{number}", kind)) for number in range(rollouts)]
-        seen, anew = kept.stop(), fresh.stop()
+        try:
+            receipts = [yard.deploy(wanted(f"{kind}-{number}", kind)) for number in range(rollouts)]
+        finally:
+            seen, anew = kept.stop(), fresh.stop()
         found[kind] = {
             "rollouts": len(receipts),
             "succeeded": sum(each.succeeded for each in receipts),
