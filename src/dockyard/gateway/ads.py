@@ -25,6 +25,7 @@ from dockyard.gateway.snapshot import Snapshot
 
 DEADLINE_S = 10.0
 RESTORE_DEADLINE_S = 2.0
+_CLOSE_DEADLINE_S = 0.5
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _ALL_BY_DEFAULT = {Kind.CLUSTERS, Kind.LISTENERS}
 
@@ -40,6 +41,7 @@ class Ads:
         self._accepted: Snapshot | None = None
         self._told: dict[Kind, Packed] = {}
         self._stream: _Stream | None = None
+        self._streams: set[_Stream] = set()
         self._news = asyncio.Condition()
         self._turn = asyncio.Lock()
         self._server: Any = None
@@ -78,7 +80,9 @@ class Ads:
     async def close(self) -> None:
         """Hang up. Envoy keeps what it was told."""
         if self._server is not None:
-            await self._server.stop(None)
+            for stream in self._streams:
+                stream.end()
+            await self._server.stop(_CLOSE_DEADLINE_S)
 
     async def publish(self, snapshot: Snapshot, deadline_s: float = DEADLINE_S) -> None:
         """Make Envoy route this, and return once it does.
@@ -153,6 +157,7 @@ class Ads:
     async def _serve(self, requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
         """One Envoy's stream: a task hears what it says, this one tells it what is due."""
         stream = _Stream()
+        self._streams.add(stream)
         hearing = asyncio.create_task(self._hear(requests, stream))
         try:
             while not stream.ended:
@@ -162,6 +167,7 @@ class Ads:
                 await stream.wake.wait()
         finally:
             hearing.cancel()
+            self._streams.discard(stream)
             if self._stream is stream:
                 self._stream = None
 
@@ -175,8 +181,7 @@ class Ads:
                 async with self._news:
                     self._news.notify_all()
         finally:
-            stream.ended = True
-            stream.wake.set()
+            stream.end()
 
 
 def _all_of(resources: Resources) -> dict[Kind, Packed]:
@@ -202,7 +207,7 @@ class _Subscription:
         return {name: message for name, message in told.by_name.items() if name in self.names}
 
 
-@dataclass
+@dataclass(eq=False)
 class _Stream:
     """One Envoy's side of the talk."""
 
@@ -210,6 +215,11 @@ class _Stream:
     ended: bool = False
     _subscriptions: dict[Kind, _Subscription] = field(default_factory=dict)
     _nonces: int = 0
+
+    def end(self) -> None:
+        """Hang up."""
+        self.ended = True
+        self.wake.set()
 
     def heard(self, request: Any) -> None:
         """A first request, an acknowledgement or a refusal; what answers an older message than the last is stale."""
