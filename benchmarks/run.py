@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.containers import start
-from benchmarks.deploy import gateway
+from benchmarks.deploy import gateway, kills, plan, rollouts
 from benchmarks.images import build, large_push
 from benchmarks.images import compare as images
 from benchmarks.provenance import commit, machine
@@ -26,12 +26,15 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "build": lambda runs: build.measure(runs=runs),
     "start": lambda runs: start.measure(runs=runs),
     "serving": lambda runs: tiny.measure(runs=runs),
+    "plan": lambda runs: plan.measure(runs=runs),
     "gateway": lambda runs: gateway.measure(runs=runs),
     "images": lambda runs: images.measure(runs=runs),
     "large-push": lambda _: large_push.measure(),
+    "rollouts": lambda runs: rollouts.measure(rollouts=10 * runs),
+    "kills": lambda runs: kills.measure(times=4 * runs),
 }
 # Measured only when they are named: they take minutes, or 12 GB of disk.
-ON_REQUEST = ("images", "large-push")
+ON_REQUEST = ("images", "large-push", "rollouts", "kills")
 # Figure, path in the result, unit, aim ("<=" or ">=" and a number).
 FIGURES = (
     ("Build of file-type, empty caches", ("build", "median_cold_s"), "s", "<= 15"),
@@ -46,11 +49,29 @@ FIGURES = (
     ("Resident memory when idle, runc", ("start", "runc", "median_idle_resident_mib"), "MiB", "<= 70"),
     ("Tiny ONNX, V2 JSON, 64 connections", ("serving", "median_requests_per_second"), "requests/s", ">= 25000"),
     ("99th percentile of it", ("serving", "median_p99_ms"), "ms", "<= 10"),
+    ("Plan of 1,000 deployments, 10,000 replicas, at rest", ("plan", "rest", "median_ms", "1000"), "ms", "<= 200"),
+    ("The same in the middle of rollouts", ("plan", "rollouts", "median_ms", "1000"), "ms", "<= 200"),
+    ("Growth of one deployment's part, 100 to 4,000", ("plan", "rollouts", "growth"), "times", "<= 1.3"),
     ("Gateway: added at the median, in front of nginx", ("gateway", "nginx", "added_p50_us"), "us", "<= 150"),
     ("Gateway: added at the median, in front of berth", ("gateway", "berth", "added_p50_us"), "us", "<= 150"),
     ("Gateway: carried on one core", ("gateway", "median_requests_per_second"), "requests/s", ">= 15000"),
     ("The same, by a second of the core's time", ("gateway", "median_requests_per_cpu_second"), "requests", ">= 15000"),
+    ("Rollouts under load: requests", ("rollouts", "totals", "requests"), "", ">= 1000000"),
+    ("Of these failed", ("rollouts", "totals", "failed"), "", "<= 0"),
+    ("99th percentile during rollouts over the quiet one", ("rollouts", "totals", "p99_over_quiet"), "times", "<= 2"),
+    ("Rollback to what is kept warm", ("rollouts", "totals", "rollback_warm_s"), "s", "<= 0.1"),
+    ("Deploy of one replica, goldens included", ("rollouts", "totals", "deploy_s"), "s", "<= 3"),
+    ("Yard killed: requests failed", ("kills", "yard", "failed"), "", "<= 0"),
+    ("Replica killed: requests failed for each", ("kills", "replica", "failed_a_kill"), "", "<= 16"),
+    ("Gateway killed: back after", ("kills", "envoy", "median_back_s"), "s", "<= 1"),
+    ("Engine's daemon killed, on runc: requests failed", ("kills", "daemon", "failed"), "", "<= 0"),
     ("Dockerfile's code edit over Dockyard's", ("images", "ratios", "median_code_edit_s"), "times", ">= 5"),
+    (
+        "The same until a registry has image and bill of materials",
+        ("images", "ratios", "median_code_edit_described_s"),
+        "times",
+        ">= 5",
+    ),
     ("Dockerfile's image over Dockyard's", ("images", "ratios", "image_bytes"), "times", ">= 2"),
     ("Dockyard, empty caches", ("images", "dockyard", "median_cold_s"), "s", "<= 10"),
     ("Dockyard after a code edit", ("images", "dockyard", "median_code_edit_s"), "s", "<= 0.7"),

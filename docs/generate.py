@@ -26,13 +26,17 @@ _HEAD = """\
 **Exit codes.** 0: done. 1: an error that is explained on standard error, with what to do about it. 2: wrong usage.
 130: stopped by Ctrl-C. `dockyard run` in the foreground ends with the exit code of the container, or with 0 when Ctrl-C
 ended it; `dockyard test` with that of `berth selftest`: 0 when all goldens hold; `dockyard batch` with 3 when some rows
-failed.
+failed. `dockyard deploy`, `rollback`, `restart` and `promote` end with 1 when the rollout failed, `dockyard drift` when
+something differs.
 
 **Standard output and error.** Results (answers, lists, JSON) go to standard output; progress, summaries and errors go
 to standard error. So `dockyard build --json > build.json` and `dockyard predict ... | jq .` work as they should.
 
 **Environment.** `DOCKYARD_HOME` is where images, caches and containers are kept; without it, `dockyard` in
 `$XDG_DATA_HOME` or in `~/.local/share`. `DOCKER_HOST` names the Docker Engine, a `unix://` socket of this machine.
+`DOCKYARD_YARD` is where a yard answers, `unix:///PATH` or `https://HOST:PORT`; without it, the one of this home.
+`DOCKYARD_TOKEN`, or a file that `DOCKYARD_TOKEN_FILE` names, lets callers in; `DOCKYARD_CA` is the certificate of a
+private authority.
 """
 
 
@@ -44,14 +48,24 @@ def page() -> str:
     for name in VERBS:
         command = commands.get_command(root, name)
         assert command is not None
-        parts.append("\n".join(_section(name, command, root)))
+        parts.append("\n".join(_sections(name, command, root)))
     return "\n".join(parts)
 
 
-def _section(name: str, command: click.Command, root: click.Context) -> Iterator[str]:
+def _sections(name: str, command: click.Command, root: click.Context) -> Iterator[str]:
+    """A verb; of one that has verbs of its own, each of those."""
+    if not isinstance(command, click.Group):
+        yield from _section(name, command, root)
+        return
+    yield f"## {name}\n\n{' '.join((command.help or '').split())}\n"
+    for below, one in command.commands.items():
+        yield from _section(f"{name} {below}", one, root, level=3)
+
+
+def _section(name: str, command: click.Command, root: click.Context, level: int = 2) -> Iterator[str]:
     context = click.Context(command, info_name=name, parent=root)
     usage = re.sub(r"\s+", " ", command.get_usage(context)).removeprefix("Usage: ")
-    yield f"## {name}\n\n```text\n{usage}\n```\n"
+    yield f"{'#' * level} {name}\n\n```text\n{usage}\n```\n"
     yield f"{' '.join((command.help or '').split())}\n"
     options = [one for one in command.params if isinstance(one, click.Option)]
     if options:

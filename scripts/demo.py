@@ -1,4 +1,5 @@
-"""The demo: train a real model, build its image without a daemon, run it, ask it, and say what that took.
+"""The demo: train a real model, build its image without a daemon, run and ask it; then deploy it, update it under load
+and roll it back; and say what that took.
 
 Called by `make demo`. It types the same commands as a user would and shows their output.
 """
@@ -7,12 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.load import Load, free_port  # noqa: E402  (this checkout's, which is no installed package)
+
 EXAMPLE = ROOT / "examples" / "breast-cancer"
 NAME = "breast-cancer-demo"
 
@@ -38,12 +46,46 @@ def main() -> None:
         first_answer = time.monotonic() - started
     finally:
         dockyard("stop", NAME)
+    load = deploy(inputs)
     say("What it took")
     print(f"  image                            {built['size'] / 1e6:.1f} MB, {len(built['layers'])} layers")
     print(f"  building it                      {building:.1f} s")
     print(f"  building it once more            {built['seconds']:.2f} s, every layer reused")
     print(f"  container start to first answer  {first_answer:.2f} s, both commands included")
+    print(f"  update and rollback under load   {load.answered} requests answered, {len(load.failures)} failed")
     print(NEXT)
+    if load.failures:
+        sys.exit(f"demo: requests failed, the first with: {load.failures[0]}")
+
+
+def deploy(inputs: dict[str, object]) -> Load:
+    """Deploy the image behind the gateway, update it to a second version under load, and roll that back."""
+    say("5. Deploy: behind a gateway, on the yard of this machine")
+    port = free_port()
+    dockyard("up", "--detach", "--port", str(port))
+    try:
+        dockyard("deploy", "breast-cancer:1", "--name", NAME, "--replicas", "2", "--why", "the demo")
+        say("6. Update to a second version, and go back, while requests keep coming")
+        with tempfile.TemporaryDirectory() as folder:
+            second = second_version(Path(folder))
+            dockyard("build", str(second))
+        with Load(port, f"/models/{NAME}/predict", inputs) as load:
+            dockyard("deploy", "breast-cancer:2", "--name", NAME, "--strategy", "blue-green", "--why", "version 2")
+            dockyard("rollback", NAME, "--why", "version 1 was nicer")
+        dockyard("history", NAME)
+        dockyard("delete", NAME, "--yes")
+    finally:
+        dockyard("down")
+    return load
+
+
+def second_version(folder: Path) -> Path:
+    """The example's project with another version number."""
+    project = folder / "breast-cancer"
+    shutil.copytree(EXAMPLE, project)
+    manifest = project / "dockyard.toml"
+    manifest.write_text(re.sub(r'(?m)^version = ".*"$', 'version = "2"', manifest.read_text(), count=1))
+    return project
 
 
 NEXT = f"""
@@ -51,6 +93,7 @@ Try next, in {EXAMPLE.relative_to(ROOT)} (with {Path(".venv/bin/dockyard")} on y
   dockyard run -p 8080                 then open http://127.0.0.1:8080/docs
   edit predictor.py, dockyard build    only the code layer is made anew
   dockyard build --load                into a Docker Engine, if one answers here
+  dockyard up                          then, in another terminal, dockyard deploy
   dockyard init                        in the folder of a model of your own
 """
 

@@ -27,7 +27,7 @@ from dockyard.cli.ask import Address, predict, read_inputs
 from dockyard.cli.launching import limits
 from dockyard.engines.base import ContainerSpec, Engine
 from dockyard.engines.detect import detect
-from dockyard.engines.launch import launch
+from dockyard.engines.launch import launch_alone
 from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
@@ -76,7 +76,7 @@ async def measure_engine(engine: Engine, subject: Subject, runs: int) -> dict[st
     for number in range(runs + 1):
         spec = ContainerSpec(f"bench-{number}", subject.first, "file-type:0", resources=limits(subject.first))
         started = time.perf_counter()
-        container = await launch(engine, spec, runtime_folder=subject.home.containers)
+        container = await launch_alone(engine, spec, runtime_folder=subject.home.containers)
         ready = time.perf_counter() - started
         try:
             address = Address(container.socket)

@@ -1,1 +1,1 @@
-"""Benchmarks of what stands in front of running models."""
+"""What deployments cost requests: rollouts and crashes under load, the gateway, the planner."""

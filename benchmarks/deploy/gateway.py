@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import tiny
-from dockyard.engines.sockets import Activation
+from dockyard.engines.sockets import Activation, Listener
 from dockyard.gateway.base import GatewaySettings
 from dockyard.gateway.envoy import EnvoyGateway
 from dockyard.gateway.snapshot import Endpoint, Service, Snapshot, UnixAddress
@@ -143,7 +143,7 @@ async def _gateway(folder: Path, socket: Path) -> AsyncIterator[tiny.Served]:
 @asynccontextmanager
 async def _berth(folder: Path) -> AsyncIterator[tuple[tiny.Served, Path]]:
     """berth as an engine starts it, with its unix socket and a TCP port handed over."""
-    with Activation(folder / "sockets", publish=0) as activation:
+    with Listener.bind(folder / "sockets", publish=0) as listener, Activation(listener) as activation:
         settings = {
             "BERTH_FORMAT": "onnx",
             "BERTH_WEIGHTS": str(tiny.train(folder)),
@@ -153,7 +153,7 @@ async def _berth(folder: Path) -> AsyncIterator[tuple[tiny.Served, Path]]:
             async with asyncio.timeout(DEADLINE_S):
                 await activation.hand_over()
                 await activation.wait_ready()
-            yield tiny.Served(f"http://127.0.0.1:{activation.ports[0]}", process.pid), activation.socket
+            yield tiny.Served(f"http://127.0.0.1:{listener.ports[0]}", process.pid), listener.socket
 
 
 @contextmanager

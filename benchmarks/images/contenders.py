@@ -23,7 +23,7 @@ from benchmarks.images.engine import Engine
 EXAMPLE = Path(__file__).parents[2] / "examples" / "file-type"
 ADDED = "humanize"  # the small pure-Python requirement of a dependency edit
 _SERVER = Path(__file__).parent / "dockerfile" / "serve.py"
-_DEADLINE_S = 300
+DEADLINE_S = 300
 _IMAGE = "file-type:1"
 # Where a second build differs from the first, besides its folder.
 _ELSEWHERE = {"TZ": "Pacific/Auckland", "LC_ALL": "C", "PYTHONHASHSEED": "4242"}
@@ -52,8 +52,14 @@ class Contender(Protocol):
     def edit_dependencies(self) -> None:
         """Add one small requirement."""
 
+    def build_by_command(self) -> str:
+        """The same with the command that its users type."""
+
     def push(self, host: str) -> None:
         """Push to the registry at `host`, into a repository of its own name, tagged 1."""
+
+    def describe(self, host: str) -> None:
+        """Write a bill of materials of the image that was pushed to `host`, unless the push has brought one."""
 
     def build_twice(self) -> tuple[str, str]:
         """Two builds of the same project that reuse nothing of one another."""
@@ -86,8 +92,11 @@ class Dockyard:
     def build(self) -> str:
         return str(json.loads(self._dockyard(self.project, "build", "--json"))["digest"])
 
+    def build_by_command(self) -> str:
+        return self.build()
+
     def edit_code(self, number: int) -> None:
-        _append(self.project / "predictor.py", f"EDIT = {number}\n")
+        append(self.project / "predictor.py", f"EDIT = {number}\n")
 
     def edit_dependencies(self) -> None:
         file = self.project / "dockyard.toml"
@@ -95,6 +104,9 @@ class Dockyard:
 
     def push(self, host: str) -> None:
         self._dockyard(self.project, "push", _IMAGE, f"{host}/{self.name}:1")
+
+    def describe(self, host: str) -> None:
+        """The push has brought it."""
 
     def build_twice(self) -> tuple[str, str]:
         self._new_home()
@@ -123,7 +135,7 @@ class Dockyard:
         environment |= {"DOCKYARD_HOME": str(home), "UV_CACHE_DIR": str(home / "uv"), **self._environment}
         command = [sys.executable, "-m", "dockyard.cli", *words]
         done = subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, timeout=_DEADLINE_S, check=False
+            command, cwd=project, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
         if done.returncode:
             raise RuntimeError(f"dockyard {' '.join(words)} failed:\n{done.stderr}")
@@ -154,11 +166,7 @@ class Dockerfile:
         return f"dockyard-benchmark-{self.name}:1"
 
     def reset(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "model.onnx").exists():
-            shutil.copyfile(EXAMPLE / "train.py", self.folder / "train.py")
-            train(self.folder)
-            (self.folder / "train.py").unlink()
+        put_model(self.folder)
         shutil.copyfile(_SERVER, self.folder / "serve.py")
         (self.folder / "requirements.txt").write_text("onnxruntime\nnumpy\nfastapi\nuvicorn[standard]\n")
         (self.folder / "Dockerfile").write_text(dockerfile(self.installer, buildkit=self.engine.buildkit))
@@ -168,14 +176,20 @@ class Dockerfile:
     def build(self) -> str:
         return self.engine.build(self.folder, self.image)
 
+    def build_by_command(self) -> str:
+        return self.engine.build_by_command(self.folder, self.image)
+
     def edit_code(self, number: int) -> None:
-        _append(self.folder / "serve.py", f"EDIT = {number}\n")
+        append(self.folder / "serve.py", f"EDIT = {number}\n")
 
     def edit_dependencies(self) -> None:
-        _append(self.folder / "requirements.txt", f"{ADDED}\n")
+        append(self.folder / "requirements.txt", f"{ADDED}\n")
 
     def push(self, host: str) -> None:
         self.engine.push(self.image, host, self.name)
+
+    def describe(self, host: str) -> None:
+        scan(f"registry:{host}/{self.name}:1")
 
     def build_twice(self) -> tuple[str, str]:
         first, second = (self.engine.build(self.folder, self.image, cache=False) for _ in range(2))
@@ -206,10 +220,28 @@ def dockerfile(installer: str, *, buildkit: bool) -> str:
     )
 
 
+def scan(image: str) -> None:
+    """Have syft read an image and write a bill of materials, as who builds with a Dockerfile must for every build."""
+    syft = Path(sys.executable).with_name("syft")
+    environment = {**os.environ, "SYFT_REGISTRY_INSECURE_USE_HTTP": "true", "SYFT_CHECK_FOR_APP_UPDATE": "false"}
+    command = [str(syft), "scan", image, "--quiet", "-o", "cyclonedx-json"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=DEADLINE_S)
+
+
+def put_model(folder: Path) -> None:
+    """Make a folder with the model in it, and nothing else of the example."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "model.onnx").exists():
+        shutil.copyfile(EXAMPLE / "train.py", folder / "train.py")
+        train(folder)
+        (folder / "train.py").unlink()
+
+
 def train(folder: Path) -> None:
     """Write the model into a folder with the example's `train.py`."""
     subprocess.run([sys.executable, "train.py"], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
-def _append(file: Path, text: str) -> None:
+def append(file: Path, text: str) -> None:
+    """Add to the end of a file."""
     file.write_text(file.read_text() + text)

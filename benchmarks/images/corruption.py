@@ -80,8 +80,8 @@ def _signed_layout(folder: Path, key: PrivateKey) -> Layout:
     layout.blobs.write(made.config)
     layout.blobs.write(made.manifest)
     layout.add(made.image, NAME)
-    for kind in (SBOM, PROVENANCE):
-        add_evidence(layout, made.image.manifest, "iris", kind, {"made": "for a benchmark"})
+    documents = {kind: {"made": "for a benchmark"} for kind in (SBOM, PROVENANCE)}
+    add_evidence(layout, made.image.manifest, "iris", documents)
     sign_all(layout, made.image.manifest, "iris", key)
     return layout
 

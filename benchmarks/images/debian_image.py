@@ -40,6 +40,7 @@ def make_images(engine: Engine) -> None:
         shutil.copyfile(_CERTIFICATES, folder / "certificates.crt")
         settings = {name: value for name in _INDEX_SETTINGS if (value := os.environ.get(name))}
         settings |= {"SSL_CERT_FILE": str(_CERTIFICATES), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        settings["PIP_BREAK_SYSTEM_PACKAGES"] = "1"  # pip installs, as it does in Docker Hub's image of Python
         lines = [f"FROM {_PLAIN}", f"COPY certificates.crt {_CERTIFICATES}"]
         lines += [f'ENV {name}="{value}"' for name, value in settings.items()]
         (folder / "Dockerfile").write_text("\n".join(lines) + "\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Meta
 
-from berth.calls import ModelHandle, use_model
+from berth.calls import ModelHandle, trace_headers, use_model
 from berth.errors import CallError, InputError
 from berth.files import File
 from berth.predictors import batched
@@ -30,6 +30,7 @@ __all__ = [
     "Tensor",
     "__version__",
     "batched",
+    "trace_headers",
     "use_model",
 ]
 

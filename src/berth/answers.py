@@ -20,7 +20,7 @@ from berth.executor import Failed, FailureKind, Finished, failure_of, new_error_
 from berth.info import NOTHING, Info
 from berth.log import Access, Log
 from berth.metrics import Metrics, ModelMetrics
-from berth.protocols.base import Headers, Refusal, Request, Response, Route, failure_text
+from berth.protocols.base import Head, Headers, Refusal, Request, Response, Route, failure_text
 from berth.protocols.encoding import choose, compress
 from berth.tracing import Span, Traced, Tracer
 from berth.work import StreamEncoder, Work
@@ -72,6 +72,18 @@ class Exchange(Request):
         if given is not None and len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable():
             return given.decode("ascii")
         return f"{RUN}-{self.number:x}"
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """What continues the request's trace elsewhere, after W3C Trace Context; empty when it is of none."""
+        span, context = self.span, self.head.trace
+        if span is not None:
+            parent, state = f"00-{span.trace_id}-{span.span_id}-01", span.state
+        elif context is not None:
+            parent, state = f"00-{context.trace_id}-{context.parent_id}-{context.sampled:02d}", context.state
+        else:
+            return {}
+        return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
 
     @property
     def trace_id(self) -> str:
@@ -218,6 +230,12 @@ class Answers:
         metrics.successes += count
         self._counts[metrics.labels, route, 200] += count
         self._log.access_skipped += count
+
+    def count_refused(self, head: Head) -> None:
+        """A request of a flood was turned away: count it, as `answer` does when it logs nothing."""
+        route = head.route or NO_ROUTE
+        self._counts["" if route.metrics is None else route.metrics.labels, route.name, 503] += 1
+        self._log.access_skipped += 1
 
     def _stream_once(self, exchange: Exchange, stream: StreamEncoder, answers: list[Any]) -> None:
         """A stream was asked for, and the model answers once."""

@@ -69,6 +69,11 @@ class Application:
             handler = head.handler or self._find(head)
             if self._tracer is not None:
                 exchange.span = self._tracer.begin(head.trace, for_model=exchange.route.asks_model)
+            if head.queue is not None:
+                full = head.queue.turned_away(head.timeout)
+                if full is not None:  # before anything is spent on its body
+                    self._answers.refusal(exchange, full)
+                    return
             if len(exchange.body) >= self._apart_from:
                 self._answer_later(exchange, self._apart(handler, exchange))
                 return
@@ -87,6 +92,18 @@ class Application:
             self._answers.refusal(exchange, refusal)
         except Exception as error:
             self._answers.fault(exchange, error)
+
+    def turned_away(self, head: Head) -> Refusal | None:
+        """The refusal of a request for a model that has no room, counted; None when `handle` has to take it.
+
+        For floods: only of heads that `handle` has seen, and only while answers are counted rather than logged.
+        """
+        if head.queue is None or head.info or self._tracer is not None or not self._answers.plain:
+            return None
+        refusal: Refusal | None = head.queue.turned_away(head.timeout)
+        if refusal is not None:
+            self._answers.count_refused(head)
+        return refusal
 
     def _submit(self, exchange: Exchange, work: Work) -> None:
         exchange.work = work
@@ -171,6 +188,8 @@ class Application:
         traced = self._tracer is not None and self._tracer.may_trace(head.trace)
         if method == "POST" and head.timeout is None and b"content-encoding" not in headers:
             head.express = None if traced or head.info else route.express
+        if method == "POST":
+            head.queue = route.queue
         head.handler = handler
         return handler
 

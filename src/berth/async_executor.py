@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from berth.calls import running_until
+from berth.calls import running_from, running_until
 from berth.executor import NOBODYS_FAULT, Done, Failed, Finished, Group, Outcome, Sink, cut, failure_of, hung
 from berth.model import Model
 
@@ -89,6 +89,9 @@ class AsyncExecutor:
         """Iterate over what predict yields."""
         self._spawn(self._stream(call, sink))
 
+    def collect(self) -> None:
+        """Nothing: many calls are under way at once, and none waits for another's end."""
+
     async def close(self, patience: float) -> None:
         """Wait so many seconds for what runs, and end the thread."""
         done = asyncio.run_coroutine_threadsafe(self._finish(patience), self._running)
@@ -131,7 +134,12 @@ class AsyncExecutor:
                 return [failed] * len(groups), 1
         middle = len(groups) // 2
         first, first_runs = await self._outcomes(groups[:middle])
-        second, second_runs = await self._outcomes(groups[middle:])
+        began = running_from.get()
+        running_from.set(began + sum(map(len, groups[:middle])))
+        try:
+            second, second_runs = await self._outcomes(groups[middle:])
+        finally:
+            running_from.set(began)
         return first + second, 1 + first_runs + second_runs
 
     async def _stream(self, call: Any, sink: Sink) -> None:

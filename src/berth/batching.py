@@ -73,6 +73,9 @@ class _Waiting:
     def __call__(self, index: int) -> bool:
         return not self._whole(self._works[index]).done
 
+    def traces(self) -> list[dict[str, str]]:
+        return [self._whole(work).trace_headers for work in self._works for _ in work.calls]
+
     @property
     def deadline(self) -> float:
         return max((work.deadline for work in map(self._whole, self._works) if not work.done), default=0.0)
@@ -133,6 +136,12 @@ class Batcher:
         """A batch has run on the loop, here or in an express lane."""
         self._learn(seconds)
         self._metrics.ran(seconds, runs)
+
+    def hurry(self) -> None:
+        """Begin now what would begin at the end of this turn of the loop."""
+        if self._planned is not None and not self._max_delay:
+            self._planned.cancel()
+            self._dispatch()
 
     def submit(self, work: Work) -> None:
         """Queue a work; it runs with whatever else arrives in this turn of the loop."""

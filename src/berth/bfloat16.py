@@ -1,7 +1,7 @@
 """BF16, which numpy does not know: float32 in the process, the upper two bytes of it on the wire.
 
 Every BF16 value is a float32, so widening loses nothing; narrowing rounds to the nearest value, ties to even, as
-processors do. protocols/v2_codec.py and backends/onnx.py call this.
+processors do. protocols/v2_inputs.py and backends/onnx.py call this.
 """
 
 from __future__ import annotations

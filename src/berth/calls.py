@@ -67,6 +67,7 @@ class Caller(Protocol):
 
 _loading: ContextVar[Caller | None] = ContextVar("loading", default=None)
 running_until: ContextVar[object] = ContextVar("running_until", default=None)  # the executors set it to an `Until`
+running_from: ContextVar[int] = ContextVar("running_from", default=0)  # the first call of a part of a failing batch
 
 
 class ModelHandle:
@@ -111,6 +112,25 @@ def loading(caller: Caller) -> Iterator[None]:
         yield
     finally:
         _loading.reset(token)
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """Something that knows the traces of the requests that run now."""
+
+    def traces(self) -> list[dict[str, str]]:
+        """For each call of the batch the headers that continue its trace; empty for one that is of no trace."""
+
+
+def trace_headers(index: int = 0) -> dict[str, str]:
+    """W3C `traceparent` and `tracestate` of the request that runs, for what `predict` sends to other services.
+
+    Empty for a request that is of no trace. `index`: which of the calls that a `@batched` predict was given.
+    """
+    running = running_until.get()
+    found = running.traces() if isinstance(running, Traced) else []
+    index += running_from.get()
+    return found[index] if index < len(found) else {}
 
 
 def current_deadline() -> float:

@@ -7,19 +7,16 @@ environment once and hands parts of the result to whoever needs them.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from berth.config_settings import KEYS, MIB, OF_ONE_MODEL, SETTINGS, Setting, whole
 from berth.errors import ConfigError
 from berth.tracing import TraceSettings, read_trace_settings
-
-MIB = 1024 * 1024
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,7 @@ class Config:
     model_control: bool
     image_digest: str = ""
     answer_info: bool = False
+    selftest: bool = False
     tracing: TraceSettings = field(default_factory=TraceSettings)
     hosted: HostedSettings = field(default_factory=HostedSettings)
 
@@ -114,16 +112,10 @@ class Config:
         return self.models[0]
 
 
-@dataclass(frozen=True)
-class _Setting:
-    default: str
-    parse: Callable[[str], Any] = str
-
-
 def read_config(environment: Mapping[str, str]) -> Config:
     """The configuration; ConfigError names the setting, what is wrong with it and what would be right."""
     _refuse_unknown(environment)
-    values = {name: _value(name, setting, environment) for name, setting in _SETTINGS.items()}
+    values = {name: _value(name, setting, environment) for name, setting in SETTINGS.items()}
     serving = _serving(values)
     if values["BERTH_MODELS"]:
         models = _several(values["BERTH_MODELS"], environment, serving)
@@ -153,6 +145,7 @@ def read_config(environment: Mapping[str, str]) -> Config:
         model_control=values["BERTH_MODEL_CONTROL"],
         image_digest=values["BERTH_IMAGE_DIGEST"],
         answer_info=values["BERTH_ANSWER_INFO"],
+        selftest=values["BERTH_SELFTEST"],
         tracing=read_trace_settings(environment),
         hosted=HostedSettings(_route("AIP_HEALTH_ROUTE", environment), _route("AIP_PREDICT_ROUTE", environment)),
     )
@@ -198,7 +191,7 @@ def _several(path: str, environment: Mapping[str, str], serving: ServingSettings
     The keys are the settings' names, in lower case, without BERTH_ and BERTH_MODEL_. What an entry leaves out is as the
     environment says.
     """
-    for name in _OF_ONE_MODEL:
+    for name in OF_ONE_MODEL:
         if name in environment:
             raise ConfigError(f"{name} and BERTH_MODELS: set one of them, not both")
     inline = path.lstrip().startswith("[")
@@ -219,7 +212,7 @@ def _several(path: str, environment: Mapping[str, str], serving: ServingSettings
 
 
 def _entry(where: str, entry: Mapping[str, Any], serving: ServingSettings) -> ModelSettings:
-    values: dict[str, Any] = {name: setting.parse(setting.default) for name, setting in _OF_ONE_MODEL.items()}
+    values: dict[str, Any] = {name: setting.parse(setting.default) for name, setting in OF_ONE_MODEL.items()}
     given: dict[str, Any] = {}
     at_start = entry.get("at_start", True)
     if not isinstance(at_start, bool):
@@ -227,9 +220,9 @@ def _entry(where: str, entry: Mapping[str, Any], serving: ServingSettings) -> Mo
     for key, value in entry.items():
         if key == "at_start":
             continue
-        name, known = _KEYS.get(key, ("", None))
+        name, known = KEYS.get(key, ("", None))
         if known is None:
-            near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{where}.{key}: no such key; did you mean {near}?")
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         try:
@@ -264,12 +257,12 @@ def _as_values(serving: ServingSettings) -> dict[str, Any]:
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
     for name in environment:
-        if name.startswith("BERTH_") and name not in _SETTINGS:
-            near = difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0.0)[0]
+        if name.startswith("BERTH_") and name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{name}: no such setting; did you mean {near}?")
 
 
-def _value(name: str, setting: _Setting, environment: Mapping[str, str]) -> Any:
+def _value(name: str, setting: Setting, environment: Mapping[str, str]) -> Any:
     text = environment.get(name, setting.default)
     try:
         return setting.parse(text)
@@ -283,7 +276,7 @@ def _port(environment: Mapping[str, str], port: int) -> int:
     if name == "BERTH_PORT":
         return port
     try:
-        return _whole(1, 65535)(environment[name])
+        return whole(1, 65535)(environment[name])
     except ValueError as error:
         raise ConfigError(f"{name}: {error}, got {environment[name]!r}") from error
 
@@ -306,135 +299,3 @@ def _check_model(model: ModelSettings) -> None:
         raise ConfigError(f"BERTH_WEIGHTS: BERTH_FORMAT={model.format} needs the path of a file")
     if model.predictor and (model.weights or model.options):
         raise ConfigError("BERTH_WEIGHTS and BERTH_OPTIONS belong to BERTH_FORMAT; a predictor loads its own files")
-
-
-def _text(text: str) -> str:
-    if not text.strip():
-        raise ValueError("expected a text that is not empty")
-    return text
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError as error:
-            raise ValueError(f"expected a whole number from {low} to {high}") from error
-        if not low <= value <= high:
-            raise ValueError(f"expected a whole number from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise ValueError(f"expected a number from {low:g} to {high:g}") from error
-        if not low <= value <= high:
-            raise ValueError(f"expected a number from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def _predictor(text: str) -> str:
-    module, colon, name = text.partition(":")
-    if text and not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-        raise ValueError('expected "module:Class"')
-    return text
-
-
-def _format(text: str) -> str:
-    if text and not text.isidentifier():
-        raise ValueError('expected the name of a backend, for example "onnx"')
-    return text
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"expected a JSON object ({error})") from error
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in text.strip("[]").split(",")) if text.strip("[] ") else ()
-    except ValueError as error:
-        raise ValueError("expected whole numbers, smallest first, for example 1,8,64") from error
-    if any(size < 1 for size in sizes) or list(sizes) != sorted(set(sizes)):
-        raise ValueError("expected whole numbers, smallest first, for example 1,8,64")
-    return sizes
-
-
-def _switch(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise ValueError("expected on or off")
-    return text == "on"
-
-
-def _digest(text: str) -> str:
-    if text and not re.fullmatch("sha256:[0-9a-f]{64}", text):
-        raise ValueError("expected sha256: and 64 hexadecimal digits")
-    return text
-
-
-def _log_level(text: str) -> str:
-    if text not in LOG_LEVELS:
-        raise ValueError(f"expected one of {', '.join(LOG_LEVELS)}")
-    return text
-
-
-_OF_ONE_MODEL: dict[str, _Setting] = {
-    "BERTH_MODEL_NAME": _Setting("model", _text),
-    "BERTH_MODEL_VERSION": _Setting("1", _text),
-    "BERTH_MODEL_DESCRIPTION": _Setting(""),
-    "BERTH_PREDICTOR": _Setting("", _predictor),
-    "BERTH_FORMAT": _Setting("", _format),
-    "BERTH_WEIGHTS": _Setting(""),
-    "BERTH_OPTIONS": _Setting("{}", _options),
-    "BERTH_THREADS": _Setting("1", _whole(1, 1024)),
-}
-_OF_SERVING: dict[str, _Setting] = {
-    "BERTH_MAX_BATCH_SIZE": _Setting("64", _whole(1, 1_000_000)),
-    "BERTH_BATCH_SIZES": _Setting("", _sizes),
-    "BERTH_MAX_BATCH_DELAY_MS": _Setting("0", _number(0, 60_000)),
-    "BERTH_MAX_QUEUE": _Setting("1024", _whole(1, 1_000_000)),
-    "BERTH_MAX_QUEUE_BYTES": _Setting(str(256 * MIB), _whole(1, 2**40)),
-    "BERTH_MAX_CONCURRENCY": _Setting("64", _whole(1, 100_000)),
-    "BERTH_REQUEST_TIMEOUT_S": _Setting("60", _number(0.001, 86_400)),
-    "BERTH_HANG_TIMEOUT_S": _Setting("300", _number(0, 86_400)),
-    "BERTH_WORKERS": _Setting("0", _whole(0, 1024)),
-    "BERTH_WORKER_MEMORY_BYTES": _Setting("0", _whole(0, 2**40)),
-    "BERTH_CACHE_BYTES": _Setting("0", _whole(0, 2**40)),
-    "BERTH_CACHE_TTL_S": _Setting("60", _number(0.001, 31_536_000)),
-}
-_KEYS = {
-    name.removeprefix("BERTH_").removeprefix("MODEL_").lower(): (name, setting)
-    for name, setting in (_OF_ONE_MODEL | _OF_SERVING).items()
-}
-_SETTINGS: dict[str, _Setting] = {
-    **_OF_ONE_MODEL,
-    **_OF_SERVING,
-    "BERTH_MODELS": _Setting(""),
-    "BERTH_GOLDENS": _Setting("goldens", _text),
-    "BERTH_HOST": _Setting("0.0.0.0", _text),  # noqa: S104  a container's own network, or none
-    "BERTH_PORT": _Setting("8080", _whole(0, 65535)),
-    "BERTH_SOCKET": _Setting(""),
-    "BERTH_ACTIVATION_SOCKET": _Setting("/run/berth/activate.sock"),
-    "BERTH_MAX_BODY_BYTES": _Setting(str(64 * MIB), _whole(1, 2**31 - 1)),
-    "BERTH_MAX_DECOMPRESSION_RATIO": _Setting("200", _whole(1, 1_000_000)),
-    "BERTH_MAX_IMAGE_PIXELS": _Setting("64000000", _whole(1, 2**40)),
-    "BERTH_MIN_BODY_RATE": _Setting("240", _whole(0, 2**30)),
-    "BERTH_MAX_CONNECTIONS": _Setting("10000", _whole(1, 1_000_000)),
-    "BERTH_KEEP_ALIVE_S": _Setting("620", _number(0.1, 86_400)),
-    "BERTH_HEADER_TIMEOUT_S": _Setting("10", _number(0.1, 3_600)),
-    "BERTH_DRAIN_TIMEOUT_S": _Setting("25", _number(0, 3_600)),
-    "BERTH_MODEL_CONTROL": _Setting("off", _switch),
-    "BERTH_LOG_LEVEL": _Setting("info", _log_level),
-    "BERTH_ANSWER_INFO": _Setting("off", _switch),
-    "BERTH_IMAGE_DIGEST": _Setting("", _digest),
-}

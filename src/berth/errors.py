@@ -5,7 +5,7 @@
     ├── ModelError       the model cannot be found, loaded or run
     │   ├── SignatureError   the type hints of `predict` cannot be turned into a schema
     │   └── CallError        another model, which a predictor called, gave no answer
-    ├── GoldenError      a golden cannot be read
+    ├── GoldenError      a golden cannot be read, or differs before the server is ready
     └── InputError       what the caller sent cannot be used; a predictor may raise it too, and the caller gets 422
 
 Each text says what failed, where, and how to mend it.
@@ -45,7 +45,7 @@ class CallError(ModelError):
 
 
 class GoldenError(BerthError):
-    """A golden cannot be read."""
+    """A golden cannot be read, or differs before the server is ready."""
 
 
 class InputError(BerthError, ValueError):

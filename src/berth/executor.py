@@ -16,12 +16,13 @@ import queue
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from berth.calls import running_until
+from berth.calls import running_from, running_until
 from berth.errors import CallError, InputError
 from berth.model import Model
 
@@ -100,6 +101,9 @@ class Executor(Protocol):
     def stream(self, call: Any, sink: Sink) -> None:
         """Run a predict that yields."""
 
+    def collect(self) -> None:
+        """Hand over what has come back, in a long turn of the loop: otherwise that happens at the turn's end."""
+
     async def close(self, patience: float) -> None:
         """End, after so many seconds for what still runs."""
 
@@ -120,7 +124,12 @@ def _run(model: Model, groups: Sequence[Group]) -> tuple[list[Outcome], int]:
             return [failed] * len(groups), 1
     middle = len(groups) // 2
     first, first_runs = _run(model, groups[:middle])
-    second, second_runs = _run(model, groups[middle:])
+    began = running_from.get()
+    running_from.set(began + sum(map(len, groups[:middle])))
+    try:
+        second, second_runs = _run(model, groups[middle:])
+    finally:
+        running_from.set(began)
     return first + second, 1 + first_runs + second_runs
 
 
@@ -168,6 +177,7 @@ class ThreadExecutor:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
+        self._back: deque[tuple[Done, Finished]] = deque()
         self._model: Model
         self._loop: asyncio.AbstractEventLoop
 
@@ -205,11 +215,17 @@ class ThreadExecutor:
 
         def job() -> None:
             running_until.set(wanted)
-            finished = run_batch(self._model, groups)
+            self._back.append((done, run_batch(self._model, groups)))
             with contextlib.suppress(RuntimeError):  # the loop is closed: the drain gave this batch up
-                self._loop.call_soon_threadsafe(done, finished)
+                self._loop.call_soon_threadsafe(self.collect)
 
         self._jobs.put(job)
+
+    def collect(self) -> None:
+        """Hand over the batches that have run."""
+        while self._back:
+            done, finished = self._back.popleft()
+            done(finished)
 
     def stream(self, call: Any, sink: Sink) -> None:
         """Run a generator in the model's thread."""

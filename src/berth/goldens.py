@@ -2,7 +2,7 @@
 
 A folder of `*.json`, each `{"name"?, "inputs": {...}, "outputs": ..., "tolerance"?: {"absolute", "relative"}}`. Inputs
 are native JSON; a string "@file.png" where a File or Image is wanted means that file, relative to the folder.
-`berth selftest` and `dockyard`'s preflight call `read_goldens` and `check`.
+`berth selftest` calls `read_goldens` and `check`; selftest.py asks the model where it is served, and then `judge`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 import msgspec
 
 from berth.errors import BerthError, GoldenError
-from berth.executor import run_batch
+from berth.executor import Outcome, run_batch
 from berth.model import Model
+
+NOT_A_CALL = (BerthError, msgspec.DecodeError, TypeError)
 
 
 class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,14 +54,26 @@ def read_goldens(folder: Path) -> list[Golden]:
 
 
 def check(model: Model, golden: Golden) -> Verdict:
-    """Ask the model and compare with what the golden expects."""
+    """Ask the model here and now, and compare with what the golden expects."""
     try:
-        call = model.prepare(model.signature.decode(msgspec.json.encode(golden.inputs)))
-        outcome = run_batch(model, [[call]]).outcomes[0]
-        if not isinstance(outcome, list):
-            return Verdict(golden.name, f"predict failed: {outcome.text}\n{outcome.trace}")
+        outcome = run_batch(model, [[call_of(model, golden)]]).outcomes[0]
+    except NOT_A_CALL as error:
+        return Verdict(golden.name, str(error))
+    return judge(model, golden, outcome)
+
+
+def call_of(model: Model, golden: Golden) -> Any:
+    """The golden's inputs as the model runs them; one of NOT_A_CALL when they do not fit."""
+    return model.prepare(model.signature.decode(msgspec.json.encode(golden.inputs)))
+
+
+def judge(model: Model, golden: Golden, outcome: Outcome) -> Verdict:
+    """Compare what came of a golden's call with what it expects."""
+    if not isinstance(outcome, list):
+        return Verdict(golden.name, f"predict failed: {outcome.text}\n{outcome.trace}")
+    try:
         answer = msgspec.json.decode(model.encode(outcome[0]))
-    except (BerthError, msgspec.DecodeError, TypeError) as error:
+    except NOT_A_CALL as error:
         return Verdict(golden.name, str(error))
     return Verdict(golden.name, difference(golden.outputs, answer, golden.tolerance))
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from berth.answers import Answers
 from berth.application import Application
 from berth.config import Limits
-from berth.grpc_calls import GrpcExchange, Shared, StreamCall, Upload
+from berth.grpc_calls import GrpcExchange, Shared, Upload
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, read_head
+from berth.grpc_stream_calls import StreamCall
 from berth.http2_frames import KNOWN_BYTES, Fields, block
 from berth.http2_sending import plain_frames
 from berth.http2_streams import Stream

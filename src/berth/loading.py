@@ -109,7 +109,7 @@ class Loader:
             raise
         metrics = self._metrics.of(settings.name, settings.version)
         if isinstance(executor, WorkerPool):
-            metrics.workers = executor.counts
+            metrics.workers, metrics.processes = executor.counts, executor.facts
         served = ServedModel(settings, model, executor, self._answers, metrics)
         if targets:
             served.why_incomplete = functools.partial(self._chain.missing, targets)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from berth.config import LOG_LEVELS
+from berth.config_settings import LOG_LEVELS
 
 MAX_LINES = 20_000
 ACCESSES_PER_TICK = 500  # answered well, in half a second; beyond it they are only counted, here and in the metrics

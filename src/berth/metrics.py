@@ -106,6 +106,7 @@ class ModelMetrics:
         self.runs = 0
         self.cache: CacheCounts | None = None
         self.workers: Counter[str] = Counter()  # what happened to worker processes
+        self.processes: Callable[[], Iterable[tuple[int, int, process.Usage]]] = tuple  # see WorkerPool.facts
         self.pending: Callable[[], int] = int  # how many requests are in flight
         self.waiting: Callable[[], int] = int  # how many of them no batch has taken yet
 
@@ -174,6 +175,7 @@ class Metrics:
         ]
         if events:
             yield from _samples("berth_worker_events_total", "What happened to worker processes.", "counter", events)
+            yield from _worker_lines(models)
         cached = [(model.labels, model.cache) for model in models if model.cache is not None]
         if cached:
             hits = [(labels, cache.hits) for labels, cache in cached]
@@ -193,6 +195,22 @@ class Metrics:
             yield from _samples("berth_traced_requests_total", "Requests that were traced.", "counter", traced)
         for name, text, kind, value in process.facts():
             yield from _samples(name, text, kind, [("", value)])
+
+
+def _worker_lines(models: Sequence[ModelMetrics]) -> Iterator[str]:
+    """What each worker process uses; its number is never given again, and its lines end with it."""
+    found = [
+        (f'{model.labels},worker="{number}"', busy, used)
+        for model in models
+        for number, busy, used in model.processes()
+    ]
+    resident = [(labels, used.resident_bytes) for labels, _, used in found]
+    seconds = [(labels, used.cpu_seconds) for labels, _, used in found]
+    running = [(labels, busy) for labels, busy, _ in found]
+    text = "Resident memory of a worker process, with what it shares with the others."
+    yield from _samples("berth_worker_resident_memory_bytes", text, "gauge", resident)
+    yield from _samples("berth_worker_cpu_seconds_total", "Processor time of a worker process.", "counter", seconds)
+    yield from _samples("berth_worker_running_requests", "Requests that a worker runs now.", "gauge", running)
 
 
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")

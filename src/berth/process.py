@@ -1,7 +1,7 @@
 """What the system knows of the server's process, under the names that every Prometheus client uses.
 
-Read from /proc when /metrics is asked for, and never otherwise. Worker processes are not part of it. metrics.py writes
-the facts down.
+Read from /proc when /metrics is asked for, and never otherwise. metrics.py writes the facts of the server down, and
+workers/pool.py asks for those of its processes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,29 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
 
 Fact = tuple[str, str, str, float]  # name, help, type, value
+
+
+class Usage(NamedTuple):
+    """What one process has used so far, and what memory it has."""
+
+    cpu_seconds: float
+    resident_bytes: int
+
+
+def usage(pid: int) -> Usage | None:
+    """Of another process; None when it is gone, or the system does not tell."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return Usage((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE_BYTES)
 
 
 def facts() -> Iterator[Fact]:

@@ -107,6 +107,21 @@ class ServedModel:
         made: _Made = found
         return made
 
+    def turned_away(self, timeout: float | None) -> Refusal | None:
+        """The refusal (503) of whoever comes now, so that nobody reads its body in vain; None when there may be room.
+
+        Under a flood of refusals a turn of the loop is long, so what was admitted goes first: answers that have come
+        back meanwhile are given out, and the next batch begins, before anybody is turned away.
+        """
+        if not len(self._admission):
+            return None
+        refusal = self._admission.turned_away(timeout, self._batcher.expected_wait, perf_counter())
+        if refusal is not None:
+            self.executor.collect()
+            self._batcher.hurry()
+            self.metrics.failures["REJECTED"] += 1
+        return refusal
+
     def submit(self, work: Work) -> None:
         """Take a work in; its answer comes later. Refusal (503) when there is no room or no time."""
         work.arrived = now = perf_counter()

@@ -11,7 +11,6 @@ import gc
 import importlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +21,13 @@ import uvloop
 
 import berth
 from berth import memory
+from berth.accepting import Acceptor
 from berth.answers import RUN, Answers
 from berth.application import Application
 from berth.config import Config
 from berth.health import Health, State
-from berth.http import Connection, Server
+from berth.http import Connection
+from berth.http_server import Server
 from berth.info import Info
 from berth.listeners import Listeners, open_listeners
 from berth.loading import Loader, fork_template
@@ -34,6 +35,7 @@ from berth.log import Log
 from berth.metrics import Metrics
 from berth.protocols.site import Site, mount
 from berth.repository import Repository
+from berth.selftest import prove
 from berth.tracing import Tracer
 from berth.upgrade import Upgrade
 from berth.workers.template import Template
@@ -41,12 +43,12 @@ from berth.workers.template import Template
 if TYPE_CHECKING:
     from berth.otlp import Exporter
 
-BACKLOG = 2048
 TICK_S = 0.5
 QUIET_S = 0.25  # how long a draining server goes on accepting, so that nobody is refused who had not heard yet
 LAST_ACCEPTS_S = 0.05  # and how long it then accepts those whose connections are complete
 # Requests are freed by reference counts; the collector's default would search for cycles all the time.
 GC_THRESHOLDS = (20_000, 20, 50)
+SWITCH_S = 0.001  # after which a thread that computes pure Python gives way; Python waits five times as long
 _POLL_S = 0.02
 
 
@@ -57,6 +59,7 @@ def serve(config: Config) -> int:
     listeners = open_listeners(config.listen)
     log = Log(config.log_level, prefix=RUN)
     log.start()
+    sys.setswitchinterval(SWITCH_S)
     exporter = _start_exporter(config, log)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -136,6 +139,8 @@ async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int
     loop, log = asyncio.get_running_loop(), outside.log
     parts = _assemble(config, outside)
     await parts.loader.load_at_start()
+    if config.selftest:
+        await _selftest(config, parts)
     _settle_memory()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -143,7 +148,7 @@ async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int
     server = Server(parts.application, config.limits)
     parts.metrics.connections = server.connections.__len__
     server.take_over = Upgrade(server, log, functools.partial(_make_grpc, parts)).take_over
-    accepting = [await _accept(server, listener) for listener in listeners.sockets]
+    accepting = [Acceptor(listener, functools.partial(Connection, server)) for listener in listeners.sockets]
     parts.health.state = State.READY
     if listeners.activation is not None:
         listeners.activation.ready()
@@ -171,6 +176,19 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
     return _Parts(health, metrics, log, repository, loader, application, answers, site)
 
 
+async def _selftest(config: Config, parts: _Parts) -> None:
+    """The goldens are the first model's; what is loaded later has been asked nothing."""
+    if not config.model.at_start:
+        parts.log.event("warning", "selftest skipped", model=config.model.name, reason="it is not loaded at the start")
+        return
+    served = parts.repository.find(config.model.name, config.model.version)
+    try:
+        await prove(served, config.goldens, config.limits.request_timeout, parts.log.event)
+    except BaseException:
+        await parts.loader.close(0.0)
+        raise
+
+
 def _make_grpc(parts: _Parts, module: Any) -> Any:
     """The calls of gRPC, once the module is loaded; models that come and go are news for them too."""
     grpc = module.make_grpc(parts.site, parts.answers)
@@ -191,7 +209,7 @@ def _settle_memory() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _drain(server: Server, listeners: Listeners, accepting: Sequence[asyncio.Server], parts: _Parts) -> int:
+async def _drain(server: Server, listeners: Listeners, accepting: Sequence[Acceptor], parts: _Parts) -> int:
     loop, log = asyncio.get_running_loop(), parts.log
     patience = server.limits.drain_timeout
     deadline = loop.time() + patience
@@ -200,8 +218,9 @@ async def _drain(server: Server, listeners: Listeners, accepting: Sequence[async
     await asyncio.sleep(min(QUIET_S, patience))
     listeners.turn_away()
     await asyncio.sleep(min(LAST_ACCEPTS_S, patience))
-    for listener in accepting:
-        listener.close()
+    for acceptor in accepting:
+        acceptor.close()
+    listeners.close()
     while server.connections and loop.time() < deadline:
         server.close_idle()
         server.tick(loop.time())
@@ -227,13 +246,6 @@ async def _tick_until(stop: asyncio.Event, server: Server, parts: _Parts) -> Non
                 await stop.wait()
         except TimeoutError:
             parts.metrics.lag.observe(max(0.0, perf_counter() - due))
-
-
-async def _accept(server: Server, listener: socket.socket) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
-    if listener.family == socket.AF_UNIX:
-        return await loop.create_unix_server(lambda: Connection(server), sock=listener, backlog=BACKLOG)
-    return await loop.create_server(lambda: Connection(server), sock=listener, backlog=BACKLOG)
 
 
 def _stop_while_loading(number: int, _: object) -> None:

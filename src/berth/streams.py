@@ -52,6 +52,9 @@ class StreamQueue:
         """How many requests have not begun."""
         return sum(not work.done for work in self._waiting)
 
+    def hurry(self) -> None:
+        """Nothing: a stream begins as soon as it may."""
+
     def submit(self, work: Work) -> None:
         """Start a stream, or queue it; Refusal (400) for several calls at once."""
         if len(work.calls) != 1:
@@ -95,6 +98,10 @@ class _Crossing:
     def deadline(self) -> float:
         """Until when the caller waits for the next item."""
         return 0.0 if self._work.done else self._work.deadline
+
+    def traces(self) -> list[dict[str, str]]:
+        """Of the one request that streams."""
+        return [self._work.trace_headers]
 
     @property
     def full(self) -> bool:

@@ -12,7 +12,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from berth.http import Connection, Server
+from berth.http import Connection
+from berth.http_server import Server
 from berth.log import Log
 
 MODULES = ("berth.grpc", "berth.http2")

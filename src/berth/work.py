@@ -19,6 +19,9 @@ class Queue(Protocol):
 
     metrics: ModelMetrics
 
+    def turned_away(self, timeout: float | None) -> Any:
+        """The Refusal of whoever comes now with so many seconds to wait; None when there may be room and time."""
+
     def submit(self, work: Work) -> None:
         """Take a work in; its answer comes later. Refusal when there is no room."""
 
@@ -74,3 +77,10 @@ class Work(msgspec.Struct, eq=False):
     items: list[Any] = []
     done: bool = False
     exchange: Any = None
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """Of its request; empty when that is gone, or is of no trace."""
+        exchange = self.exchange
+        headers: dict[str, str] = {} if exchange is None else exchange.trace_headers
+        return headers

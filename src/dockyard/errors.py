@@ -9,7 +9,23 @@
     ├── EvidenceError           what is said of an image is missing, or does not hold
     │   └── SigningKeyError         a key cannot be read or used
     ├── RegistryError           a registry refused, or answered what the protocol does not allow
-    ├── StoreError              the local store cannot be read or written
+    ├── StoreError              a store on this machine cannot be read or written
+    │   ├── StoreLockedError        another process holds it for longer than the deadline
+    │   ├── StoreDamagedError       what it holds is not what was written
+    │   └── StoreTooNewError        a newer Dockyard wrote it
+    ├── AuditError              the audit log, or a checkpoint of it, does not hold
+    ├── DeploymentError         what is asked to be deployed is not a valid deployment
+    ├── YardError               the yard cannot do what was asked
+    │   ├── UnknownInYardError      no deployment, revision, replica or token of that name
+    │   ├── YardConflictError       it does not go together with what is there, or is under way
+    │   ├── UnauthenticatedError    the yard does not know who asks
+    │   ├── ForbiddenError          it knows, and who asks may not do that
+    │   ├── PolicyError             a rule of the yard refuses it
+    │   ├── PolicyFileError         the policy cannot be read, so nothing may be deployed
+    │   ├── YardNotFoundError       no yard answers there
+    │   ├── YardGoneError           it stopped answering in the middle
+    │   ├── YardBusyError           it cannot answer now, or not in time
+    │   └── YardVersionError        it speaks another version of the API
     ├── EngineError             an engine refused or failed
     │   ├── EngineNotFoundError     no engine answers here
     │   ├── ContainerNotFoundError  no container of that name
@@ -74,7 +90,75 @@ class RegistryError(DockyardError):
 
 
 class StoreError(DockyardError):
-    """The local store cannot be read or written."""
+    """A store on this machine (of images, of the yard) cannot be read or written."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the store for longer than the deadline."""
+
+
+class StoreDamagedError(StoreError):
+    """What the store holds is not what was written."""
+
+
+class StoreTooNewError(StoreError):
+    """A newer Dockyard wrote the store."""
+
+
+class AuditError(DockyardError):
+    """The audit log, or a checkpoint of it, does not hold."""
+
+
+class DeploymentError(DockyardError):
+    """What is asked to be deployed is not a valid deployment."""
+
+
+class YardError(DockyardError):
+    """The yard cannot do what was asked."""
+
+
+class UnknownInYardError(YardError):
+    """No deployment, revision, replica or token of that name."""
+
+
+class YardConflictError(YardError):
+    """What is asked does not go together with what is there, or with what is under way."""
+
+
+class UnauthenticatedError(YardError):
+    """The yard does not know who asks."""
+
+
+class ForbiddenError(YardError):
+    """The yard knows who asks, and they may not do that."""
+
+
+class PolicyError(YardError):
+    """A rule of the yard, named `rule`, refuses what is asked."""
+
+    def __init__(self, what: str, *, rule: str, remedy: str = "", detail: str = "") -> None:
+        super().__init__(what, remedy=remedy, detail=detail)
+        self.rule = rule
+
+
+class PolicyFileError(YardError):
+    """The policy is missing where there was one, cannot be read, or is wrong; so nothing may be deployed."""
+
+
+class YardNotFoundError(YardError):
+    """No yard answers at the address."""
+
+
+class YardGoneError(YardError):
+    """The yard stopped answering in the middle of an answer."""
+
+
+class YardBusyError(YardError):
+    """The yard cannot answer now, or not in time."""
+
+
+class YardVersionError(YardError):
+    """The yard speaks another version of the API than this client."""
 
 
 class EngineError(DockyardError):

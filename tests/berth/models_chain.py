@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-import pathlib
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
+from notes import note_at
 
 import berth
 
@@ -18,8 +18,9 @@ class Leaf:
     """Adds one; misbehaves when told to, and notes what it ran."""
 
     def predict(self, x: float, seconds: float = 0.0, note: str = "") -> dict[str, Any]:
-        if note:
-            with pathlib.Path(note).open("a") as file:
+        path = note_at(note)
+        if path is not None:
+            with path.open("a") as file:
                 file.write(f"{x:g}\n")
         time.sleep(seconds)
         if x < 0:

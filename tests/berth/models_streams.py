@@ -1,11 +1,11 @@
 """Predictors that yield or await."""
 
 import asyncio
-import pathlib
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
+from notes import note_at
 
 import berth
 
@@ -18,6 +18,7 @@ class Token(msgspec.Struct):
 class Tokens:
     def predict(self, text: str, count: int, pause: float = 0.0, note: str = "") -> Iterator[Token]:
         """One token after the other."""
+        path = note_at(note)
         try:
             for index in range(count):
                 if index and pause:
@@ -28,8 +29,8 @@ class Tokens:
                     raise berth.InputError("text: not this one")
                 yield Token(text, index)
         finally:
-            if note:
-                pathlib.Path(note).write_text("closed")
+            if path is not None:
+                path.write_text("closed")
 
 
 class AsyncTokens:
@@ -39,6 +40,7 @@ class AsyncTokens:
 
     async def predict(self, text: str, count: int, pause: float = 0.0, note: str = "") -> AsyncIterator[Token]:
         assert asyncio.get_running_loop() is self.loop
+        path = note_at(note)
         try:
             for index in range(count):
                 await asyncio.sleep(pause)
@@ -46,8 +48,8 @@ class AsyncTokens:
                     raise RuntimeError("a secret of the model")
                 yield Token(text, index)
         finally:
-            if note:
-                pathlib.Path(note).write_text("closed")
+            if path is not None:
+                path.write_text("closed")
 
 
 class Sleeper:
@@ -65,6 +67,8 @@ class Sleeper:
 
 class Bulky:
     def predict(self, count: int, note: str) -> Iterator[str]:
+        path = note_at(note)
         for index in range(count):
-            pathlib.Path(note).write_text(str(index + 1))
+            if path is not None:
+                path.write_text(str(index + 1))
             yield "x" * 100_000

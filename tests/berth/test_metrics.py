@@ -214,6 +214,9 @@ def test_streams_workers_and_cache_hits_are_counted(several: Berth) -> None:
     page = wait_for(several, "nv_inference_request_success", 1, model="tokens")
     assert page.value("nv_inference_exec_count", model="tokens") == 1
     assert page.value("berth_worker_events_total", model="apart", event="started") == 1
+    assert page.value("berth_worker_resident_memory_bytes", model="apart") > 1_000_000
+    assert page.value("berth_worker_cpu_seconds_total", model="apart") >= 0
+    assert page.value("berth_worker_running_requests", model="apart") == 0
     assert page.value("berth_cache_hits_total") == 2
     assert page.value("nv_inference_request_success", model='od"d\\\n') == 3
     assert page.value("nv_inference_exec_count", model='od"d\\\n') == 1  # a hit is no run

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -173,3 +176,83 @@ def test_whoever_waits_for_a_caller_that_hangs_up_is_answered() -> None:
         answer: Any = follower.result()
         assert answer.json["value"] == 2
         assert blocker.result().status == 200
+
+
+def test_who_has_no_chance_is_told_so_before_the_body_is_looked_at(spin: Berth) -> None:
+    for _ in range(20):
+        slow(spin, 0)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(slow, spin, number) for number in range(4)]
+        time.sleep(0.2)
+        refused = spin.post("/predict", b"no JSON at all", {"X-Request-Timeout": "0.1"})
+        assert (refused.status, "deadline" in refused.json["error"]) == (503, True)
+        assert [future.result().status for future in waiting] == [200] * 4
+    assert spin.post("/predict", b"no JSON at all", {"X-Request-Timeout": "0.1"}).status == 400
+
+
+def test_every_refusal_of_a_flood_is_counted_and_who_was_let_in_is_answered() -> None:
+    body = b'{"seconds":0.3,"value":1}'
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: 0.5\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(PREDICTOR="models_workers:Sleepy") as server, ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            slow(server, 0)
+        waiting = [pool.submit(slow, server, number) for number in range(4)]
+        time.sleep(0.1)
+        statuses: list[int] = []
+        with server.connect() as connection:
+            stream = connection.makefile("rb")
+            for _ in range(2000):
+                connection.sendall(head + body)
+                statuses.append(_status(stream))
+                if statuses[-1] != 503:
+                    break
+        assert [future.result().status for future in waiting] == [200] * 4
+        text = server.get("/metrics").body.decode()
+        refused = statuses.count(503)
+        assert refused > 1000  # more than are logged one by one
+        assert _sample(text, r'berth_requests_total{.*status="503"}') == refused
+        assert _sample(text, r'nv_inference_request_failure{.*reason="REJECTED"}') == refused
+
+
+def _status(stream: Any) -> int:
+    status = int(stream.readline().split()[1])
+    length = 0
+    while (line := stream.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    stream.read(length)
+    return status
+
+
+def _sample(text: str, name: str) -> int:
+    found = re.search(f"^{name} (\\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def test_connections_that_the_system_has_no_descriptor_for_wait_until_there_is_one() -> None:
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(PREDICTOR="models_workers:Sleepy") as server:
+        pid = server.process.pid
+        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, most))
+        connections = [server.connect() for _ in range(12)]
+        for connection in connections:
+            connection.sendall(request)
+        answered = []
+        for connection in connections:  # each that has its answer makes room for another
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+            answered.append(connection)
+            connection.close()
+        assert len(answered) == 12
+
+
+def test_many_more_connections_than_are_accepted_at_once_are_all_heard() -> None:
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with serving(PREDICTOR="models_workers:Sleepy") as server:
+        connections: list[socket.socket] = [server.connect() for _ in range(400)]
+        for connection in connections:
+            connection.sendall(request)
+        for connection in connections:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+            connection.close()

@@ -114,6 +114,13 @@ def test_a_caller_that_hangs_up_ends_the_generator(tokens: Berth, tmp_path: Path
     assert tokens.predict(text="a", count=1).status == 200
 
 
+@pytest.mark.parametrize("note", ["closed", "../closed", "/tmp/closed", "\0", "/" * 5000 + "x"])
+def test_the_tests_own_predictor_writes_nothing_outside_the_temporary_folder(tmp_path: Path, note: str) -> None:
+    with serving(cwd=tmp_path, PREDICTOR="models_streams:Tokens") as server:
+        assert server.predict(text="a", count=1, note=note).status == 422
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_deadline_is_for_the_next_item(tokens: Berth) -> None:
     assert len(events(tokens.predict(text="a", count=4, pause=0.9))) == 4
     late = tokens.predict(text="a", count=2, pause=2.5)

@@ -440,3 +440,37 @@ def test_traces_can_be_turned_off(collector: Collector, monkeypatch: pytest.Monk
         assert server.post("/predict", {"x": 7}, {"traceparent": SAMPLED}).status == 200
         assert "berth_traced_requests_total" not in server.get("/metrics").body.decode()
     assert collector.requests == []
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("name", ["One", "Asynchronous", "Many", "Items"])
+def test_predict_learns_which_headers_continue_the_trace(name: str, workers: str) -> None:
+    with serving(PREDICTOR=f"models_traces:{name}", WORKERS=workers) as server:
+        given = {"traceparent": UNSAMPLED, "tracestate": "a=1", "Accept": "application/json"}
+        answer = server.post("/predict", {"x": 1}, given)
+        expected = {"traceparent": UNSAMPLED, "tracestate": "a=1"}
+        assert answer.json == ([expected] * 2 if name == "Items" else expected)
+        assert server.post("/predict", {"x": 1}, {"Accept": "application/json"}).json in ({}, [{}, {}])
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_each_of_a_batch_has_its_own_trace_even_when_one_fails(workers: str) -> None:
+    given = [f"00-{number:032x}-{PARENT}-00" for number in range(1, 9)]
+    settings = {"PREDICTOR": "models_traces:Many", "MAX_BATCH_DELAY_MS": "300", "MAX_BATCH_SIZE": "8"}
+    with serving(WORKERS=workers, **settings) as server, ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(server.post, "/predict", {"x": -1 if number == 2 else 1}, {"traceparent": parent})
+            for number, parent in enumerate(given)
+        ]
+        answers = [future.result() for future in asked]
+    assert [answer.status for answer in answers] == [422 if number == 2 else 200 for number in range(8)]
+    for parent, answer in zip(given, answers, strict=True):
+        if answer.status == 200:
+            assert answer.json == {"traceparent": parent}
+
+
+def test_what_predict_sends_on_is_a_child_of_the_exported_span(collector: Collector) -> None:
+    with serving(PREDICTOR="models_traces:One") as server:
+        headers = server.post("/predict", {"x": 1}, {"traceparent": SAMPLED}).json
+        span = next(span for span in collector.wait_for(5) if span.kind == Span.SPAN_KIND_SERVER)
+    assert headers == {"traceparent": f"00-{TRACE}-{span.span_id.hex()}-01"}

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from dockyard.build.builder import Built
+from dockyard.build.debian_base import DebianBase
 from dockyard.errors import DockyardError, ImageError, LockError, PreflightError, ProjectError
 from dockyard.oci.archive import write_archive
 from dockyard.oci.layout import Layout
@@ -46,8 +47,48 @@ def test_the_image_says_how_it_runs(adder: Built) -> None:
 
 
 def test_layers_lie_from_base_to_code(adder: Built) -> None:
-    assert [layer.title for layer in adder.layers] == ["Debian and Python", "Python dependencies", "berth", "code"]
+    titles = [layer.title for layer in adder.layers]
+    large = titles[1:-3]
+    assert titles == ["Debian and Python", *large, "Python dependencies", "berth", "code"]
+    assert "Python: numpy" in large
+    assert large == sorted(large)
     assert adder.layers[0].blob.descriptor.size < 20_000_000
+
+
+def test_another_requirement_keeps_the_locked_base_and_the_layers_of_large_wheels(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(tmp_path / "wheels", "dy_small", "1.0", {"dy_small.py": "VALUE = 1\n", "tests/test_it.py": ""})
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    folder = write_adder(tmp_path / "project")
+    before = build_in(folder, home, "kept:1")
+    write_adder(folder, f'{MANIFEST}\n[build]\nrequirements = ["dy-small"]\n')
+    with monkeypatch.context() as context:
+        context.setattr(DebianBase, "draft", lambda _: pytest.fail("the base was resolved anew"))
+        after = build_in(folder, home, "kept:2")
+    assert after.lock.base == before.lock.base
+    assert {*before.lock.wheels} < {*after.lock.wheels}
+    assert [layer.title for layer in after.layers if not layer.reused] == ["Python dependencies"]
+    assert "opt/dependencies/dy_small.py" in files_of(after, home, "Python dependencies")
+    assert "opt/dependencies/tests/test_it.py" not in files_of(after, home, "Python dependencies")
+    write_adder(folder, f'{MANIFEST}\n[build]\nrequirements = ["dy-small"]\ntrim = false\nleave_out = ["*_small.py"]\n')
+    named = files_of(build_in(folder, home, "kept:3"), home, "Python dependencies")
+    assert "opt/dependencies/tests/test_it.py" in named
+    assert "opt/dependencies/dy_small.py" not in named
+
+
+def test_another_debian_package_resolves_the_base_too(
+    tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_adder(tmp_path / "project")
+    build_in(folder, home, "anew:1")
+    write_adder(folder, f'{MANIFEST}\n[build]\npackages = ["hello"]\n')
+    asked: list[str] = []
+    draft = DebianBase.draft
+    monkeypatch.setattr(DebianBase, "draft", lambda self: (asked.append("base"), draft(self))[1])
+    built = build_in(folder, home, "anew:2")
+    assert asked == ["base"]
+    assert "hello" in {package.name for package in built.lock.system}
 
 
 def test_the_code_layer_has_the_project_and_its_bytecode(adder: Built, home: Home) -> None:
@@ -64,7 +105,7 @@ def test_the_code_layer_has_the_project_and_its_bytecode(adder: Built, home: Hom
 
 
 def test_scripts_of_wheels_name_the_image_s_python(adder: Built, home: Home) -> None:
-    layer = next(layer for layer in adder.layers if layer.title == "Python dependencies")
+    layer = next(layer for layer in adder.layers if layer.title == "Python: numpy")
     blob = Layout.open(home.images).blobs.path(layer.blob.descriptor.digest)
     with tarfile.open(blob, mode="r:*") as tar:
         members = {member.name: member for member in tar if member.isfile()}
@@ -124,7 +165,7 @@ def test_another_machine_s_build_has_the_same_digest(tmp_path: Path, home: Home)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert [layer["reused"] for layer in result["layers"]] == [False] * 4
+    assert not any(layer["reused"] for layer in result["layers"])
     ours = [layer.blob.descriptor.digest for layer in first.layers]
     assert [layer["digest"] for layer in result["layers"]] == ours
     assert result["digest"] == first.image.digest
@@ -390,7 +431,7 @@ def test_without_fixing_a_library_that_a_wheel_lacks_is_named_and_nothing_is_add
     assert "libgomp.so.1, needed by /opt/dependencies/dy_needs_gomp/core.abi3.so" in done.stderr
     assert '[build] packages = ["libgomp1"]' in done.stderr
     assert not (folder / "dockyard.lock").exists()
-    assert "libgomp1" in CommandLine(home)("build", str(folder)).stderr
+    assert "libgomp1" in CommandLine(home)("build", str(folder), "--name", "with-gomp:1").stderr
 
 
 def test_a_library_that_nobody_knows_fails_the_build(

@@ -65,6 +65,7 @@ def test_before_the_first_build_sizes_are_estimates_and_nothing_is_written(tmp_p
     plan = Planner(folder, CommandLine(Home(short_path)), None)()
     assert (plan["lock"], plan["last_image"]) == ("missing", None)
     assert {"numpy", "msgspec"} <= set(plan["wheels"])
+    assert plan["left_out"] == ["tests", "sources in C", "debug information"]
     assert "libc6" in plan["packages"]
     layers = {layer["title"]: layer for layer in plan["layers"]}
     assert list(layers) == ["Debian and Python", "Python dependencies", "berth", "code"]

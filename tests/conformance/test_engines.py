@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -12,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from dockyard.engines.base import Container, ContainerSpec, Engine, State
+from dockyard.engines.base import Container, ContainerSpec, Ending, Engine, State
 from dockyard.engines.detect import find
 from dockyard.engines.docker.engine import DockerEngine
-from dockyard.engines.launch import launch
-from dockyard.engines.once import run_once
+from dockyard.engines.launch import launch, launch_alone
+from dockyard.engines.once import Finished, run_once
+from dockyard.engines.recovery import recover
 from dockyard.engines.runc.engine import RuncEngine
+from dockyard.engines.secrets import ROOT as SECRETS
+from dockyard.engines.sockets import Listener
 from dockyard.errors import (
     ContainerNotFoundError,
     EngineError,
@@ -27,6 +32,7 @@ from dockyard.errors import (
     StartError,
 )
 from dockyard.oci.layout import Layout
+from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
 from tests.support.tiny_image import CONFIG, make_image
@@ -51,6 +57,13 @@ class Yard:
         return replace(
             ContainerSpec(full, self.tiny.image, image_name="tiny:1", command=command, resources=LIMITS), **more
         )
+
+    async def shell(self, script: str, **more: object) -> Finished:
+        """Run a shell script in a container of the tiny image."""
+        config = replace(CONFIG, entrypoint=("/bin/busybox", "sh", "-c"), command=())
+        image = make_image(self.tiny.layout, self.tiny.base, "shell:1", "", config)
+        await self.engine.load(image, self.tiny.layout, "shell:1")
+        return await run_once(self.engine, self.spec("shell", script, image=image, **more), deadline=30)
 
     async def facts(self, *command: str) -> dict[str, str]:
         """What the tiny program prints about its container, as `name=value` lines."""
@@ -105,6 +118,11 @@ async def ask(container: Container, port: int | None = None) -> bytes:
         writer.close()
         await writer.wait_closed()
     return answer
+
+
+def secrets_of(name: str) -> list[Path]:
+    """The folders of secrets of containers whose names begin so."""
+    return list(SECRETS.glob(f"{name}-*"))
 
 
 async def lines_of(engine: Engine, container: Container, **wanted: object) -> list[str]:
@@ -174,36 +192,36 @@ class TestHardening:
 
 class TestServing:
     async def test_a_launched_container_answers_on_its_unix_socket(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         assert container.state is State.RUNNING
         assert (await ask(container)).endswith(b"\r\n\r\ntiny\n")
         assert container.ports == ()
 
     async def test_a_published_port_answers_on_the_host_though_the_container_has_no_network(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
         (port,) = container.ports
         assert (await ask(container, port)).endswith(b"tiny\n")
         assert (await ask(container)).endswith(b"tiny\n")
 
     async def test_a_taken_port_is_named_and_nothing_is_started(self, yard: Yard) -> None:
-        first = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
+        first = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime, publish=0)
         spec = yard.spec()
         with pytest.raises(PortTakenError, match=str(first.ports[0])):
-            await launch(yard.engine, spec, runtime_folder=yard.runtime, publish=first.ports[0])
+            await launch_alone(yard.engine, spec, runtime_folder=yard.runtime, publish=first.ports[0])
         assert [container.name for container in await yard.engine.list()] == [first.name]
         assert len(list(yard.runtime.iterdir())) == 1
 
     async def test_two_containers_of_one_image_run_side_by_side(self, yard: Yard) -> None:
         first, second = await asyncio.gather(
-            launch(yard.engine, yard.spec(), runtime_folder=yard.runtime),
-            launch(yard.engine, yard.spec(), runtime_folder=yard.runtime),
+            launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime),
+            launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime),
         )
         assert first.socket != second.socket
         await yard.engine.stop(first.id, 5)
         assert (await ask(second)).endswith(b"tiny\n")
 
     async def test_the_activation_socket_is_gone_once_the_container_is_ready(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         assert container.socket is not None
         assert [path.name for path in container.socket.parent.iterdir()] == ["http.sock"]
 
@@ -221,7 +239,7 @@ class TestFailedStarts:
     ) -> None:
         begun = time.monotonic()
         with pytest.raises(StartError) as caught:
-            await launch(yard.engine, yard.spec("fails", *mode), runtime_folder=yard.runtime)
+            await launch_alone(yard.engine, yard.spec("fails", *mode), runtime_folder=yard.runtime)
         assert f"exit code {4 if mode[0] == 'exit' else 9}" in caught.value.what
         assert said in caught.value.detail
         assert caught.value.remedy
@@ -231,13 +249,13 @@ class TestFailedStarts:
 
     async def test_a_container_that_hangs_up_without_ready_is_removed(self, yard: Yard) -> None:
         with pytest.raises(StartError, match="hung up"):
-            await launch(yard.engine, yard.spec("hangs", "serve", "hang-up"), runtime_folder=yard.runtime)
+            await launch_alone(yard.engine, yard.spec("hangs", "serve", "hang-up"), runtime_folder=yard.runtime)
         assert await yard.engine.list() == ()
 
     async def test_a_container_that_is_not_ready_in_time_is_removed(self, yard: Yard) -> None:
         spec = yard.spec("slow", "serve", "never-ready")
         with pytest.raises(StartError, match=r"not ready after 1 s") as caught:
-            await launch(yard.engine, spec, runtime_folder=yard.runtime, deadline=1)
+            await launch_alone(yard.engine, spec, runtime_folder=yard.runtime, deadline=1)
         assert "still loading" in caught.value.detail
         assert await yard.engine.list() == ()
         assert list(yard.runtime.iterdir()) == []
@@ -245,7 +263,7 @@ class TestFailedStarts:
     async def test_a_cancelled_launch_leaves_nothing(self, yard: Yard) -> None:
         for patience in (0.01, 0.1, 0.5):
             spec = yard.spec("cancelled", "serve", "never-ready")
-            launching = asyncio.ensure_future(launch(yard.engine, spec, runtime_folder=yard.runtime))
+            launching = asyncio.ensure_future(launch_alone(yard.engine, spec, runtime_folder=yard.runtime))
             await asyncio.sleep(patience)
             launching.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -270,16 +288,16 @@ class TestFailedStarts:
 
     async def test_a_taken_name_is_refused_and_its_owner_untouched(self, yard: Yard) -> None:
         spec = yard.spec()
-        first = await launch(yard.engine, spec, runtime_folder=yard.runtime)
+        first = await launch_alone(yard.engine, spec, runtime_folder=yard.runtime)
         with pytest.raises(EngineError, match=f"already has a container named '{spec.name}'"):
-            await launch(yard.engine, spec, runtime_folder=yard.runtime)
+            await launch_alone(yard.engine, spec, runtime_folder=yard.runtime)
         assert (await ask(first)).endswith(b"tiny\n")
         assert len(await yard.engine.list()) == 1
 
 
 class TestLife:
     async def test_sigterm_lets_it_end_by_itself_within_the_grace(self, yard: Yard) -> None:
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         begun = time.monotonic()
         assert await yard.engine.stop(container.id, grace=10) == 0
         assert time.monotonic() - begun < 3
@@ -306,7 +324,7 @@ class TestLife:
 
     async def test_a_new_engine_object_sees_the_same_containers_and_only_ours(self, yard: Yard) -> None:
         labels = {"dev.example.revision": "7"}
-        container = await launch(yard.engine, yard.spec(labels=labels), runtime_folder=yard.runtime, publish=0)
+        container = await launch_alone(yard.engine, yard.spec(labels=labels), runtime_folder=yard.runtime, publish=0)
         again = yard.reopen()
         try:
             (seen,) = await again.list()
@@ -321,7 +339,7 @@ class TestLife:
 
     async def test_removal_leaves_nothing(self, yard: Yard) -> None:
         mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
-        container = await launch(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         assert container.socket is not None
         await yard.engine.remove(container.id)
         assert await yard.engine.list() == ()
@@ -336,6 +354,221 @@ class TestLife:
         container = await yard.engine.start(yard.spec("waits", "wait"))
         assert (await yard.engine.inspect(container.name)).id == container.id
         assert await yard.engine.stop(container.name, 5) == 0
+
+
+class TestFreezing:
+    async def test_a_request_that_comes_while_it_is_frozen_is_answered_after_the_thaw(self, yard: Yard) -> None:
+        container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
+        await yard.engine.freeze(container.id)
+        assert (await yard.engine.inspect(container.id)).state is State.FROZEN
+        asking = asyncio.create_task(ask(container))
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        await yard.engine.thaw(container.id)
+        assert (await asking).endswith(b"tiny\n")
+        assert (await yard.engine.inspect(container.id)).state is State.RUNNING
+
+    async def test_freezing_and_thawing_twice_does_nothing_more(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        for _ in range(2):
+            await yard.engine.freeze(container.id)
+        assert [each.state for each in await yard.engine.list()] == [State.FROZEN]
+        for _ in range(2):
+            await yard.engine.thaw(container.id)
+        assert [each.state for each in await yard.engine.list()] == [State.RUNNING]
+
+    async def test_what_does_not_run_is_not_frozen(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("exit", "exit", "3"))
+        await yard.engine.wait(container.id, 10)
+        for step in (yard.engine.freeze, yard.engine.thaw):
+            with pytest.raises(EngineError, match="does not run"):
+                await step(container.id)
+            with pytest.raises(ContainerNotFoundError):
+                await step("nobody")
+
+    async def test_a_frozen_one_is_stopped_with_time_to_drain_and_removed_at_once(self, yard: Yard) -> None:
+        first, second = [
+            await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime),
+            await yard.engine.start(yard.spec("stubborn", "stubborn")),
+        ]
+        for each in (first, second):
+            await yard.engine.freeze(each.id)
+        assert await yard.engine.stop(first.id, grace=10) == 0
+        assert "drained" in await lines_of(yard.engine, first)
+        begun = time.monotonic()
+        await yard.engine.remove(second.id)
+        assert time.monotonic() - begun < 5
+
+
+class TestEnding:
+    async def test_one_that_runs_has_a_process_of_this_host_and_no_ending(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        assert container.pid is not None
+        assert Path(f"/proc/{container.pid}/exe").readlink().name == "tiny"
+        assert (container.ending, container.exit_code, container.oom_killed) == (None, None, False)
+
+    async def test_the_end_says_whether_it_was_killed_for_memory(self, yard: Yard) -> None:
+        eats = await yard.engine.start(yard.spec("eat", "eat", "200"))
+        killed = await yard.engine.start(yard.spec("waits", "wait"))
+        assert killed.pid is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        ends = await yard.engine.start(yard.spec("exit", "exit", "3"))
+        for each in (eats, killed, ends):
+            await yard.engine.wait(each.id, 20)
+        found = {each.id: each for each in await yard.engine.list()}
+        assert found[eats.id].ending == Ending(137, oom_killed=True)
+        assert found[killed.id].ending == Ending(137)
+        assert found[ends.id].ending == Ending(3)
+        assert {each.pid for each in found.values()} == {None}
+
+    async def test_a_start_that_fails_for_memory_says_so(self, yard: Yard) -> None:
+        with pytest.raises(StartError, match="killed for memory") as caught:
+            await launch_alone(yard.engine, yard.spec("eat", "eat", "200"), runtime_folder=yard.runtime)
+        assert "memory" in caught.value.remedy
+
+    async def test_many_can_be_waited_for_at_once_while_other_things_are_asked(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        waits = [asyncio.create_task(yard.engine.wait(container.id)) for _ in range(300)]
+        await asyncio.sleep(1)
+        async with asyncio.timeout(20):
+            assert await yard.engine.stop(container.id, 5) == 0
+            assert set(await asyncio.gather(*waits)) == {0}
+
+
+class TestListeners:
+    """A replica's listening socket is the host's; containers come and go on it."""
+
+    async def test_connections_that_wait_when_it_is_killed_are_answered_by_the_next(self, yard: Yard) -> None:
+        with Listener.bind(yard.runtime / "replica") as listener:
+            first = await launch(yard.engine, yard.spec(), listener)
+            await yard.engine.freeze(first.id)
+            asking = [asyncio.create_task(ask(first)) for _ in range(32)]
+            await asyncio.sleep(0.2)
+            assert first.pid is not None
+            os.kill(first.pid, signal.SIGKILL)
+            await yard.engine.remove(first.id)
+            assert listener.waiting
+            await launch(yard.engine, yard.spec(), listener)
+            answers = await asyncio.gather(*asking)
+        assert [answer.rpartition(b"\r\n\r\n")[2] for answer in answers] == [b"tiny\n"] * 32
+
+    async def test_a_connection_to_a_replica_without_a_container_wakes_whoever_watches(self, yard: Yard) -> None:
+        with Listener.bind(yard.runtime / "replica") as listener:
+            woken = asyncio.Event()
+            asyncio.get_running_loop().add_reader(listener.fileno(), woken.set)
+            first = await launch(yard.engine, yard.spec(), listener)
+            await yard.engine.stop(first.id, 5)
+            await yard.engine.remove(first.id)
+            assert not listener.waiting
+            asking = asyncio.create_task(ask(first))
+            async with asyncio.timeout(5):
+                await woken.wait()
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+            await launch(yard.engine, yard.spec(), listener)
+            assert (await asking).endswith(b"tiny\n")
+
+    async def test_a_start_that_fails_leaves_the_listener_as_it_was(self, yard: Yard) -> None:
+        with Listener.bind(yard.runtime / "replica") as listener:
+            with pytest.raises(StartError):
+                await launch(yard.engine, yard.spec("fails", "serve", "broken"), listener)
+            assert [path.name for path in listener.folder.iterdir()] == ["http.sock"]
+            second = await launch(yard.engine, yard.spec(), listener)
+            assert (await ask(second)).endswith(b"tiny\n")
+
+    async def test_a_new_owner_gets_the_listener_back_from_the_container(self, yard: Yard) -> None:
+        listener = Listener.bind(yard.runtime / "replica")
+        first = await launch(yard.engine, yard.spec(), listener)
+        listener.close()
+        assert first.socket is not None
+        assert first.pid is not None
+        again = recover(first.pid, first.socket)
+        assert again is not None
+        with again:
+            await yard.engine.freeze(first.id)
+            asking = asyncio.create_task(ask(first))
+            await asyncio.sleep(0.1)
+            await yard.engine.remove(first.id)
+            second = await launch(yard.engine, yard.spec(), again)
+            assert (await asking).endswith(b"tiny\n")
+            assert (await ask(second)).endswith(b"tiny\n")
+
+
+class TestAccess:
+    async def test_a_mount_is_read_only_unless_said_otherwise(self, yard: Yard, tmp_path: Path) -> None:
+        (tmp_path / "shown").mkdir()
+        (tmp_path / "shown" / "note").write_text("hello")
+        (tmp_path / "file").write_text("a file")
+        (tmp_path / "kept").mkdir(mode=0o777)
+        (tmp_path / "kept").chmod(0o777)
+        mounts = (
+            Mount(source=str(tmp_path / "shown"), target="/deep/down/shown"),
+            Mount(source=str(tmp_path / "file"), target="/etc/single"),
+            Mount(source=str(tmp_path / "kept"), target="/kept", writable=True),
+        )
+        script = """cat /deep/down/shown/note /etc/single; echo again > /deep/down/shown/note; echo kept > /kept/note
+            echo more > /etc/single; true"""
+        finished = await yard.shell(script, mounts=mounts)
+        assert finished.stdout == b"helloa file"
+        assert finished.stderr.count(b"Read-only file system") == 2
+        assert (tmp_path / "kept" / "note").read_text() == "kept\n"
+
+    async def test_sources_that_give_away_the_host_are_refused_by_name(self, yard: Yard, short_path: Path) -> None:
+        (short_path / "link").symlink_to("/run")
+        (short_path / "way").mkdir()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(short_path / "other.sock"))
+            for source, rule in {
+                "/": "contains /",
+                "/run": "contains /run",
+                "/proc/1": "lies in /proc",
+                str(short_path / "link"): "contains /run",
+                str(short_path / "other.sock"): "neither a folder nor a file",
+                str(short_path / "missing"): "No such file",
+            }.items():
+                with pytest.raises(EngineError, match=rule):
+                    await yard.engine.start(yard.spec(mounts=(Mount(source=source, target="/data"),)))
+        assert await yard.engine.list() == ()
+
+    async def test_secrets_are_files_of_its_user_in_memory_and_on_no_disk(self, yard: Yard, tmp_path: Path) -> None:
+        (tmp_path / "password").write_bytes(b"from a file")
+        secrets_given = {"token": b"in \0 memory", "password": tmp_path / "password"}
+        script = (
+            "cd /run/secrets; stat -c '%a %u %n' . *; cat password token; stat -f -c %T .; echo x > new; rm -f token"
+        )
+        finished = await yard.shell(script, secrets=secrets_given)
+        assert finished.stdout.splitlines() == [
+            *(b"500 65532 .", b"400 65532 password", b"400 65532 token"),
+            b"from a filein \0 memorytmpfs",
+        ]
+        assert finished.stderr.count(b"Read-only file system") == 2
+        assert secrets_of("shell") == []
+
+    async def test_secrets_stay_as_long_as_the_container_and_go_with_it(self, yard: Yard) -> None:
+        spec = yard.spec("waits", "wait", secrets={"token": b"precious"})
+        assert "precious" not in repr(spec)
+        container = await yard.engine.start(spec)
+        (folder,) = secrets_of(spec.name)
+        assert folder.stat().st_uid == 65532
+        assert SECRETS.stat().st_mode & 0o777 == 0o700
+        await yard.engine.stop(container.id, 5)
+        assert (folder / "token").read_bytes() == b"precious"
+        await yard.engine.remove(container.id)
+        assert secrets_of(spec.name) == []
+        again = await yard.engine.start(spec)
+        (folder,) = secrets_of(spec.name)
+        assert (folder / "token").read_bytes() == b"precious"
+        await yard.engine.remove(again.id)
+
+    async def test_a_start_that_fails_leaves_no_secret(self, yard: Yard, tmp_path: Path) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        given = {"token": b"precious"}
+        with pytest.raises(EngineError, match="already has"):
+            await yard.engine.start(replace(yard.spec(), name=container.name, secrets=given))
+        spec = yard.spec(secrets={**given, "other": tmp_path / "missing"})
+        with pytest.raises(EngineError, match="secret other cannot be read"):
+            await yard.engine.start(spec)
+        assert secrets_of(container.name) + secrets_of(spec.name) == []
+        assert len(await yard.engine.list()) == 1
 
 
 class TestLogs:

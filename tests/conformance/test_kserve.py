@@ -1,4 +1,4 @@
-"""KServe's own `InferenceRESTClient`, in an environment of its own, against berth."""
+"""KServe's own `InferenceRESTClient` and `InferenceGRPCClient`, in an environment of their own, against berth."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Said:
 
     address: str
     answers: dict[str, Any]
+    grpc: dict[str, Any]
 
     def __getitem__(self, name: str) -> Any:
         return self.answers[name]
@@ -56,14 +57,16 @@ def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         {"name": name, "format": "onnx", "weights": str(folder / f"{file}.onnx"), "workers": request.param}
         for name, file in files.items()
     ]
+    entries.append({"name": "nap", "predictor": "models_clients:Nap", "workers": request.param})
     (folder / "models.json").write_text(json.dumps(entries))
     python = python_of("kserve")
     with listening(MODELS=str(folder / "models.json")) as address:
-        yield Said(address, _ask(python, address))
+        rest = _ask(python, "kserve_client.py", f"http://{address}")
+        yield Said(address, rest, _ask(python, "kserve_grpc_client.py", address))
 
 
-def _ask(python: Path, address: str) -> dict[str, Any]:
-    command = [str(python), str(HERE / "kserve_client.py"), f"http://{address}"]
+def _ask(python: Path, script: str, url: str) -> dict[str, Any]:
+    command = [str(python), str(HERE / script), url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S, check=False)
     assert done.returncode == 0, done.stderr
     answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -120,3 +123,40 @@ def test_the_first_version_of_the_protocol(said: Said) -> None:
     assert said["v1 predict"] == {"predictions": (NUMBERS + 1).tolist()}
     assert said["v1 no model"]["status"] == 404
     assert "nobody" in said["v1 no model"]["text"]
+
+
+def test_health_over_grpc(said: Said) -> None:
+    assert [said.grpc[name] for name in ("live", "ready", "model ready")] == [True, True, True]
+    none = said.grpc["model ready, none"]
+    assert none is False or none["code"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("check", ["raw", "typed", "output", "with headers", "parameters"])
+def test_inference_over_grpc(said: Said, check: str) -> None:
+    assert said.grpc[check] == {"id": "id-1", "model": "add", "outputs": {"y": SUM}}
+
+
+def test_names_and_ids_over_grpc(said: Said) -> None:
+    assert said.grpc["name"]["model"] == ENCODED
+    assert not said.grpc["without id"]["id"]
+    assert said.grpc["many"] == list(range(20))
+
+
+def test_text_half_precision_and_much_over_grpc(said: Said) -> None:
+    assert said.grpc["text, raw"] == said.grpc["text, typed"] == ["a", "ä", ""]
+    assert said.grpc["half"] == [[0.5, -2.0, 65504.0]]
+    assert said.grpc["large"] == 2 * 1024 * 2048
+
+
+@pytest.mark.parametrize(
+    ("check", "code", "words"),
+    [
+        ("no model", "NOT_FOUND", "no model 'nobody'"),
+        ("wrong input", "INVALID_ARGUMENT", "unexpected input 'z'; the model takes 'x'"),
+        ("wrong output", "INVALID_ARGUMENT", "'z'"),
+        ("too late", "DEADLINE_EXCEEDED", ""),
+    ],
+)
+def test_errors_over_grpc_have_a_code_and_a_text(said: Said, check: str, code: str, words: str) -> None:
+    assert said.grpc[check]["code"] == code
+    assert words in said.grpc[check]["text"]

@@ -27,6 +27,7 @@ from dockyard.oci.image import Descriptor, Image, LayerBlob
 from dockyard.oci.layer import Entry, write_layer
 from dockyard.oci.layout import Layout
 from dockyard.oci.media import LAYER_OF_CODEC
+from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
 from tests.support.tiny_image import CONFIG, make_image
@@ -140,6 +141,44 @@ class TestRoots:
         assert str(short_path) not in Path("/proc/self/mountinfo").read_text()
 
 
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("wish", "said"),
+        [({"tcp_port": 8000}, "TCP port"), ({"network": "out"}, "network"), ({"gpus": ("0",)}, "GPUs")],
+    )
+    async def test_what_only_docker_has_is_refused_before_anything_is_made(
+        self, engine: RuncEngine, tiny_image: TinyImage, wish: dict[str, object], said: str
+    ) -> None:
+        with pytest.raises(EngineError, match=f"{said}.*runc engine does not have") as caught:
+            await engine.start(replace(spec_of(tiny_image.image), **wish))
+        assert 'engine = "docker"' in caught.value.remedy
+        assert await engine.list() == ()
+
+    async def test_its_own_folders_are_never_mounted(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        for source in (short_path, short_path / "layers"):
+            with pytest.raises(EngineError, match="may not be mounted"):
+                await engine.start(
+                    replace(spec_of(tiny_image.image), mounts=(Mount(source=str(source), target="/data"),))
+                )
+
+    async def test_a_mount_works_in_a_tree_too(
+        self, engine: RuncEngine, tiny_image: TinyImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(LayerStore, "overlay", lambda *_: ())
+        (tmp_path / "shown").mkdir()
+        (tmp_path / "shown" / "note").write_text("hello")
+        reader = replace(CONFIG, entrypoint=("/bin/busybox", "cat", "/data/note"), command=())
+        image = make_image(tiny_image.layout, tiny_image.base, "reader:1", "", reader)
+        await engine.load(image, tiny_image.layout, "reader:1")
+        mounts = (Mount(source=str(tmp_path / "shown"), target="/data"),)
+        assert (await run_once(engine, replace(spec_of(image), mounts=mounts))).stdout == b"hello"
+
+    async def test_there_is_nothing_to_warn_of(self, engine: RuncEngine) -> None:
+        assert await engine.warnings() == ()
+
+
 class TestLogs:
     async def test_the_log_stays_small_and_keeps_the_end(
         self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
@@ -182,12 +221,12 @@ class TestCrashes:
 import asyncio, os, signal
 from pathlib import Path
 from dockyard.engines.base import ContainerSpec
-from dockyard.engines.launch import launch
+from dockyard.engines.launch import launch_alone
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.oci.layout import Layout
 image = Layout.open(Path({str(tiny_image.layout.path)!r})).resolve("tiny:1")
 engine = RuncEngine(Path({str(short_path)!r}), Path({str(RUNC)!r}))
-asyncio.run(launch(engine, ContainerSpec("survivor", image), runtime_folder=Path({str(short_path)!r}) / "run"))
+asyncio.run(launch_alone(engine, ContainerSpec("survivor", image), runtime_folder=Path({str(short_path)!r}) / "run"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
         done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False, start_new_session=True)

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dockyard.engines.base import ContainerSpec, remove_sockets
+from dockyard.engines import secrets
+from dockyard.engines.base import ContainerSpec
 from dockyard.engines.docker.config import create_request, loads_thin_archives, present_run
-from dockyard.engines.runc.bundle import Host, host_features, runtime_config
+from dockyard.engines.labels import remove_sockets
+from dockyard.engines.runc.bundle import Bundle, Host, host_features, runtime_config
 from dockyard.engines.runc.seccomp import profile
+from dockyard.engines.sockets import Listener
 from dockyard.errors import EngineError
+from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
 from tests.support.tiny_image import CONFIG
@@ -45,7 +49,7 @@ def test_a_label_baked_into_an_image_does_not_point_removal_elsewhere(
 ) -> None:
     hostile = replace(CONFIG, labels={"dev.dockyard.sockets": str(tmp_path)})
     forged = replace(spec, image=replace(tiny_image.image, config=hostile))
-    assert forged.all_labels["dev.dockyard.sockets"] == ""
+    assert forged.all_labels()["dev.dockyard.sockets"] == ""
     assert create_request(forged, "sha256:0", attached=False)["Labels"]["dev.dockyard.sockets"] == ""
 
 
@@ -54,6 +58,58 @@ def test_removing_sockets_touches_only_sockets(short_path: Path) -> None:
     precious.write_text("a file")
     remove_sockets({"dev.dockyard.sockets": str(short_path)})
     assert precious.read_text() == "a file"
+
+
+def test_the_folder_of_a_listener_outlives_containers(short_path: Path) -> None:
+    with Listener.bind(short_path / "replica") as listener:
+        labels = {"dev.dockyard.sockets": str(listener.folder), "dev.dockyard.sockets.owner": "listener"}
+        remove_sockets(labels)
+        assert listener.socket.is_socket()
+        remove_sockets({**labels, "dev.dockyard.sockets.owner": "container"})
+        assert not listener.folder.exists()
+
+
+def test_only_folders_of_secrets_are_removed_as_such(tmp_path: Path) -> None:
+    for hostile in (str(tmp_path), str(secrets.ROOT), f"{secrets.ROOT}/..", f"{secrets.ROOT}/x/../..", "", "."):
+        secrets.remove(hostile)
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/proc", "/proc/1", "/sys/fs", "/dev", "/tmp/x", "/run", "/run/berth", "/run/secrets/x", "/a/../b"]
+)
+def test_a_mount_covers_nothing_that_the_container_lives_on(spec: ContainerSpec, target: str) -> None:
+    with pytest.raises(EngineError, match="target"):
+        replace(spec, mounts=(Mount(source="/srv", target=target),))
+
+
+def test_two_mounts_have_two_targets(spec: ContainerSpec) -> None:
+    with pytest.raises(EngineError, match="same target"):
+        replace(spec, mounts=(Mount(source="/srv", target="/data"), Mount(source="/opt", target="/data/")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("../x", b""), ("", b""), ("a/b", b""), (".x", b""), ("big", bytes((1 << 20) + 1)), ("relative", Path("x"))],
+)
+def test_a_secret_has_a_plain_name_and_a_small_content(spec: ContainerSpec, name: str, value: bytes | Path) -> None:
+    with pytest.raises(EngineError, match="secret"):
+        replace(spec, secrets={name: value})
+
+
+@pytest.mark.parametrize("network", ["host", "bridge", "none", "container:abc", "a b", "../x"])
+def test_networks_that_would_open_the_host_are_errors(spec: ContainerSpec, network: str) -> None:
+    with pytest.raises(EngineError, match="not one that a container may join"):
+        replace(spec, network=network)
+
+
+def test_gpus_are_asked_for_by_number_or_all(spec: ContainerSpec) -> None:
+    def asked(*gpus: str) -> object:
+        return create_request(replace(spec, gpus=gpus), "sha256:0", attached=False)["HostConfig"]["DeviceRequests"]
+
+    assert asked() == []
+    assert asked("0", "GPU-5b2") == [{"DeviceIDs": ["0", "GPU-5b2"], "Capabilities": [["gpu"]]}]
+    assert asked("all") == [{"Count": -1, "Capabilities": [["gpu"]]}]
 
 
 def test_command_replaces_the_image_command_and_keeps_its_entrypoint(spec: ContainerSpec) -> None:
@@ -80,7 +136,9 @@ def test_podman_is_not_asked_for_an_owner_of_tmp_which_it_refuses(spec: Containe
 
 
 def test_on_cgroup_version_2_the_container_gets_a_cgroup_namespace_and_no_swap(spec: ContainerSpec) -> None:
-    config = runtime_config(spec, "rootfs", "/dockyard/x", Host(unified=True, limits_swap=True, open_files=1024))
+    config = runtime_config(
+        spec, Bundle("rootfs", "/dockyard/x"), Host(unified=True, limits_swap=True, open_files=1024)
+    )
     linux = config["linux"]
     assert {"type": "cgroup"} in linux["namespaces"]
     assert linux["resources"]["memory"] == {"limit": 2 << 30, "swap": 2 << 30}

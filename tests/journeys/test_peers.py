@@ -101,11 +101,11 @@ def test_a_second_push_moves_only_the_code_and_a_pull_brings_it_back(home: Home,
         reference = f"{registry.host}/team/adder:1"
         assert line("build", str(folder), "--name", "adder-push:1").returncode == 0
         first = line("push", "adder-push:1", reference)
-        assert "4 of 4 layers" in first.stdout, first.stderr
+        assert "7 of 7 layers" in first.stdout, first.stderr
         (folder / "predictor.py").write_text(PREDICTOR.replace("0.5", "0.625"))
         assert line("build", str(folder), "--name", "adder-push:1").returncode == 0
         second = line("push", "adder-push:1", reference)
-        assert "1 of 4 layers" in second.stdout
+        assert "1 of 7 layers" in second.stdout
         assert re.search(r", \d{1,3}\.\d kB moved", second.stdout)  # the layer, and what is said of the new image
         elsewhere = CommandLine(Home(tmp_path / "elsewhere"))
         pulled = elsewhere("pull", reference, "--name", "adder:pulled")

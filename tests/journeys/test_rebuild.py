@@ -82,4 +82,26 @@ def test_diff_tells_what_changed(line: CommandLine, tmp_path: Path) -> None:
     assert "app/predictor.py" in changed
     assert not any(name.startswith("usr/") for name in changed)
     assert "+ MODE  fast" in line("diff", "again:1", "again:2").stdout
+    assert (difference["signature"], difference["goldens"], difference["expected"]) == ([], [], [])
     assert "are the same image" in line("diff", "again:1", "again:1").stdout
+
+
+def test_diff_tells_what_callers_must_know(line: CommandLine, tmp_path: Path) -> None:
+    manifest = MANIFEST.replace('name = "adder"', 'name = "again"').replace('version = "1"', 'version = "3"')
+    predictor = PREDICTOR.replace("right: float = 1.0) -> float", "right: float = 2.0, unit: str = 'm') -> int")
+    other = write_adder(tmp_path / "other", manifest, predictor)
+    (other / "goldens/one.json").write_text('{"inputs": {"left": 1.0, "right": 2.0}, "outputs": 4}')
+    (other / "goldens/two.json").write_text('{"inputs": {"left": 0.0}, "outputs": 2}')
+    assert line("build", str(other)).returncode == 0
+    difference = json.loads(line("diff", "again:1", "again:3", "--json").stdout)
+    assert difference["signature"] == [
+        {"name": "predict ->", "before": "float", "after": "int"},
+        {"name": "predict(right)", "before": "float = 1.0", "after": "float = 2.0"},
+        {"name": "predict(unit)", "before": "", "after": "str = 'm'"},
+    ]
+    assert difference["goldens"] == [{"name": "two", "before": "", "after": '{"inputs":{"left":0.0}}'}]
+    assert difference["expected"] == [{"name": "one", "before": "3.5", "after": "4"}]
+    shown = line("diff", "again:1", "again:3").stdout
+    assert "~ predict ->  float -> int" in shown
+    assert "+ two" in shown
+    assert "~ one  3.5 -> 4" in shown

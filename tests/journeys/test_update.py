@@ -63,6 +63,15 @@ class Updater:
         images = Layout.open(self.line.home.images).images()
         return {named.image.digest for named in images if named.name.startswith(f"{self.name}:")}
 
+    @property
+    def unnamed(self) -> set[str]:
+        """Manifests in the store that no name leads to: a failed update must not leave one more."""
+        layout = Layout.open(self.line.home.images)
+        listed = {named.image.digest for named in layout.images()} | {entry.digest for entry in layout.entries()}
+        small = [digest for digest in layout.blobs if layout.blobs.path(digest).stat().st_size < 100_000]
+        manifests = [one for one in small if b'"layers":[' in layout.blobs.read(one)]
+        return set(manifests) - listed
+
     def locked(self) -> str:
         lock = read_lock(self.folder, PLATFORM)
         assert lock is not None
@@ -99,6 +108,7 @@ def test_a_newer_version_with_which_the_goldens_hold_is_kept(updater: Updater) -
     change = {"kind": "python-package", "what": "dy-answer", "before": "1.0", "after": "2.0"}
     assert told["changes"][PLATFORM] == [change]
     assert told["updated"]
+    assert told["vulnerabilities"] is None
     assert told["goldens"] == [{"golden": "one", "problem": ""}]
     assert updater.locked() == "2.0"
     assert updater.digests == {told["images"][PLATFORM]} != digests
@@ -108,7 +118,7 @@ def test_a_newer_version_with_which_the_goldens_hold_is_kept(updater: Updater) -
 
 
 def test_goldens_that_fail_keep_the_old_lock_and_the_old_image(updater: Updater) -> None:
-    lock, digests = updater.lock, updater.digests
+    lock, digests, unnamed = updater.lock, updater.digests, updater.unnamed
     updater.publish("2.0", "0.75")
     done = updater()
     assert done.returncode == 1
@@ -116,7 +126,9 @@ def test_goldens_that_fail_keep_the_old_lock_and_the_old_image(updater: Updater)
     assert "the goldens do not hold with the new versions" in done.stderr
     assert "0 of 1 goldens hold" in done.stderr
     assert "dockyard.lock and the image's names are as they were" in done.stderr
+    assert "no vulnerability data is imported" in done.stdout
     assert (updater.lock, updater.digests) == (lock, digests)
+    assert updater.unnamed <= unnamed
 
 
 def test_a_build_that_fails_keeps_both(updater: Updater) -> None:
@@ -192,7 +204,7 @@ def test_a_project_without_a_lock_is_told_to_build(tmp_path: Path, dockyard: Com
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda ending: ending.name)
 def test_an_update_that_is_ended_at_any_moment_leaves_a_whole_lock(updater: Updater, ending: signal.Signals) -> None:
     """Ended again and again, each time later, until it is fast enough to finish: the old lock, or the new one at 0."""
-    lock, digests = updater.lock, updater.digests
+    lock, digests, unnamed = updater.lock, updater.digests, updater.unnamed
     updater.publish("2.0", "0.5")
     command = updater.line.command("update", str(updater.folder), "--engine", "runc")
     delay, ended = 0.3, 0
@@ -214,6 +226,7 @@ def test_an_update_that_is_ended_at_any_moment_leaves_a_whole_lock(updater: Upda
         assert ending is signal.SIGKILL or (updater.lock, updater.digests) == (lock, digests)
         delay *= 1.7
     assert ended >= 1
+    assert ending is signal.SIGKILL or updater.unnamed <= unnamed | digests  # an update that is kept takes their name
     assert updater().returncode == 0
     assert updater.locked() == "2.0"
     assert updater.digests.isdisjoint(digests)

@@ -11,6 +11,7 @@ import pytest
 
 from dockyard.errors import ImageError, StoreError
 from dockyard.oci.archive import archive_chunks, read_archive, write_archive
+from dockyard.oci.bundle import read_bundle
 from dockyard.oci.digest import digest_of
 from dockyard.oci.layout import Layout
 from tests.oci.samples import member, sample_image, tar_of
@@ -174,6 +175,31 @@ def test_a_file_that_is_no_archive_is_refused(layout, tmp_path, data):
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(ImageError):
         read_archive(tmp_path / "file", layout)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        member("../outside", data=b"x"),
+        member("/etc/outside", data=b"x"),
+        member("index.json", tarfile.CHRTYPE, devmajor=1, devminor=3),
+        member("index.json", tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("manifest.json", tarfile.SYMTYPE, linkname="../secret"),
+        member("blobs/sha256/" + "a" * 64, tarfile.LNKTYPE, linkname="/etc/passwd"),
+    ],
+    ids=["by dots", "absolute", "device", "link", "link by dots", "hard link"],
+)
+@pytest.mark.parametrize("read", [read_archive, read_bundle])
+def test_hostile_members_of_archives_and_bundles_reach_nothing(tmp_path, read, hostile):
+    room = tmp_path / "room"
+    layout = Layout.create(room / "layout")
+    (room / "secret").write_text("untouched")
+    (tmp_path / "bad.tar").write_bytes(tar_of([hostile]))
+    with pytest.raises(ImageError):
+        read(tmp_path / "bad.tar", layout)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "room"]
+    assert (room / "secret").read_text() == "untouched"
+    assert (list(layout.blobs), layout.images()) == ([], ())
 
 
 def test_an_archive_that_is_a_bomb_is_defused(layout, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from dockyard.errors import ImageError, StoreError
 from dockyard.oci.digest import digest_of
+from dockyard.oci.tar import TarReader
 from dockyard.oci.unpack import Limits, UnpackedLayer, merge_layers, unpack_layer
 from tests.oci.samples import GZIP_LAYER, PLAIN_LAYER, compressed, member, tar_of
 
@@ -112,9 +113,36 @@ def test_a_hostile_layer_is_refused_and_reaches_nothing(tmp_path, members):
 
 
 def test_too_many_entries_are_refused(tmp_path):
-    with pytest.raises(ImageError, match="one more than the 100 entries allowed"):
+    with pytest.raises(ImageError, match="more than the 100 entries allowed"):
         unpack([member(f"f{number}") for number in range(101)], tmp_path / "out", Limits(entries=100))
     assert list(tmp_path.iterdir()) == []
+
+
+class Million(io.RawIOBase):
+    """A plain tar of a million empty files, made as it is read."""
+
+    def __init__(self):
+        self.made = 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if self.made >= 1_000_000:
+            return 0
+        self.made += 1
+        block = tarfile.TarInfo(f"f{self.made}").tobuf()
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def test_a_million_entries_are_refused_at_the_limit():
+    source = Million()
+    reader = TarReader(io.BufferedReader(source, 1 << 16), "layer x", Limits().entries)
+    with pytest.raises(ImageError, match="more than the 500000 entries allowed"):
+        for _ in reader:
+            pass
+    assert source.made < 501_000
 
 
 def test_too_many_bytes_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from berth import config
+from berth import config_settings
 from dockyard.errors import ProjectError
 from dockyard.spec.load import load_project
 from dockyard.spec.project import Serve
@@ -38,12 +38,12 @@ def test_serve_settings_become_variables_of_berth(tmp_path: Path) -> None:
 # What a project does not say: these are set by the build, by the engine, or by who serves several models.
 OF_OTHERS = {
     *("model_name", "model_version", "model_description", "predictor", "format", "weights", "options", "goldens"),
-    *("models", "model_control", "host", "socket", "activation_socket", "image_digest"),
+    *("models", "model_control", "host", "socket", "activation_socket", "image_digest", "selftest"),
 }
 
 
 def test_every_setting_of_how_berth_serves_can_be_written_in_a_project() -> None:
-    settings = {name.removeprefix("BERTH_").lower() for name in config._SETTINGS}
+    settings = {name.removeprefix("BERTH_").lower() for name in config_settings.SETTINGS}
     assert set(Serve.__struct_fields__) == settings - OF_OTHERS
 
 
@@ -56,7 +56,7 @@ def test_what_a_project_may_say_berth_accepts(key: str) -> None:
     assert None not in ends
     for end in ends:
         (name, text), *_ = Serve(**{key: end}).environment().items()
-        config._SETTINGS[name].parse(text)
+        config_settings.SETTINGS[name].parse(text)
 
 
 def test_a_missing_file_names_init(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def image(layout):
 
 @pytest.fixture
 def signed(layout, image, key):
-    add_evidence(layout, image.manifest, NAME, PROVENANCE, {"buildDefinition": {"buildType": "test"}})
-    add_evidence(layout, image.manifest, NAME, SBOM, {"bomFormat": "CycloneDX", "specVersion": "1.6"})
+    add_evidence(layout, image.manifest, NAME, {PROVENANCE: {"buildDefinition": {"buildType": "test"}}})
+    add_evidence(layout, image.manifest, NAME, {SBOM: {"bomFormat": "CycloneDX", "specVersion": "1.6"}})
     sign_all(layout, image.manifest, NAME, key)
     return image
 
@@ -162,7 +162,7 @@ def test_every_damaged_blob_of_a_signature_is_noticed(layout, signed, key):
 
 def test_newer_evidence_takes_the_place_of_older(layout, image):
     for passed in (1, 2):
-        add_evidence(layout, image.manifest, NAME, TEST_RESULT, {"passed": passed})
+        add_evidence(layout, image.manifest, NAME, {TEST_RESULT: {"passed": passed}})
     (evidence,) = evidence_of(layout, image.digest, NAME)
     assert evidence.statement.predicate == {"passed": 2}
 

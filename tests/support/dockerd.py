@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,45 +29,89 @@ def docker_engine() -> Iterator[str]:
         if address.startswith("unix://") and _answers(Path(address.removeprefix("unix://"))):
             yield address
             return
-    with own_engine() as path:
-        yield f"unix://{path}"
+    with own_engine() as engine:
+        yield f"unix://{engine.socket}"
+
+
+class OwnEngine:
+    """An engine that nobody else uses; it can be ended and started again on the same data.
+
+    Its containerd is a process of its own, as where Docker is installed as a service: it outlives dockerd.
+    """
+
+    def __init__(self, *options: str) -> None:
+        program = shutil.which("dockerd", path=_SEARCH)
+        assert program, "dockerd is not installed: run `make test`, which installs it"
+        self.folder = Path(tempfile.mkdtemp(prefix="dk-"))
+        self.socket = self.folder / "d.sock"
+        places = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--pidfile={self.folder}/pid"]
+        network = ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+        below = f"--containerd={self.folder}/c.sock"
+        self._command = [program, *places, "-H", f"unix://{self.socket}", below, *network, *options]
+        self._log = self.folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._containerd: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        if self._containerd is None:
+            self._containerd = self._run(self._containerd_command())
+        self._process = self._run(self._command)
+        self._wait(self._process)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End dockerd by a signal, and wait until it is gone."""
+        if self._process is not None:
+            _stop(self._process, number)
+            self._process = None
+
+    def remove(self) -> None:
+        """Stop all of it and remove what it kept."""
+        self.stop()
+        if self._containerd is not None:
+            _stop(self._containerd, signal.SIGTERM)
+        _unmount(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _containerd_command(self) -> list[str]:
+        program = shutil.which("containerd", path=_SEARCH)
+        assert program, "containerd is not installed: run `make test`, which installs it"
+        config = self.folder / "containerd.toml"
+        config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+        places = ["--root", f"{self.folder}/c-root", "--state", f"{self.folder}/c-state"]
+        return [program, "--config", str(config), "--address", f"{self.folder}/c.sock", *places]
+
+    def _run(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as words:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=words,
+                stderr=words,
+                env={**os.environ, "PATH": _SEARCH},
+                start_new_session=True,
+            )
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        give_up = time.monotonic() + START_DEADLINE
+        while not _answers(self.socket):
+            ended = process.poll() is not None
+            if ended or time.monotonic() > give_up:
+                how = "ended" if ended else "did not answer in time"
+                tail = self._log.read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"dockerd {how}; the end of its log:\n{tail}")
+            time.sleep(0.05)
 
 
 @contextmanager
-def own_engine() -> Iterator[Path]:
-    """The socket of an engine that nobody else uses, for as long as the context lasts."""
-    program = shutil.which("dockerd", path=_SEARCH)
-    assert program, "dockerd is not installed: run `make test`, which installs it"
-    folder = Path(tempfile.mkdtemp(prefix="dk-"))
-    log = folder / "log"
-    arguments = [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
-    network = ["--iptables=false", "--ip6tables=false", "--bridge=none"]
-    with log.open("wb") as words:
-        process = subprocess.Popen(
-            [program, *arguments, "-H", f"unix://{folder}/d.sock", *network],
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
-            env={**os.environ, "PATH": _SEARCH},
-            start_new_session=True,
-        )
+def own_engine(*options: str) -> Iterator[OwnEngine]:
+    """An engine that nobody else uses, running, for as long as the context lasts."""
+    engine = OwnEngine(*options)
     try:
-        _wait(process, folder / "d.sock", log)
-        yield folder / "d.sock"
+        engine.start()
+        yield engine
     finally:
-        _stop(process)
-        _unmount(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
-    give_up = time.monotonic() + START_DEADLINE
-    while not _answers(path):
-        ended = process.poll() is not None
-        if ended or time.monotonic() > give_up:
-            tail = log.read_text(errors="replace")[-3000:]
-            raise RuntimeError(f"dockerd {'ended' if ended else 'did not answer in time'}; the end of its log:\n{tail}")
-        time.sleep(0.05)
+        engine.remove()
 
 
 def _answers(path: Path) -> bool:
@@ -81,8 +125,8 @@ def _answers(path: Path) -> bool:
             return False
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
+def _stop(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    process.send_signal(number)
     try:
         process.wait(STOP_DEADLINE)
     except subprocess.TimeoutExpired:

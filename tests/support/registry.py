@@ -27,17 +27,26 @@ class RunningRegistry:
 
 
 @contextlib.contextmanager
-def running_registry(folder: Path, *, htpasswd: str = "") -> Iterator[RunningRegistry]:
-    """Start a registry that keeps its data in `folder`; with `htpasswd` lines it asks for basic authentication."""
+def running_registry(
+    folder: Path, *, htpasswd: str = "", certificate: Path | None = None, clients: Path | None = None
+) -> Iterator[RunningRegistry]:
+    """Start a registry that keeps its data in `folder`; with `htpasswd` lines it asks for basic authentication.
+
+    With a `certificate` (its key beside it, ending in .key) it speaks TLS, and lets in whom the authority `clients` has
+    certified. Its host is then 0.0.0.0: that is this machine, and not loopback by its spelling.
+    """
     assert PROGRAM, "docker-registry is not installed"
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    tls = {"tls": {"certificate": str(certificate), "key": str(certificate.with_suffix(".key"))}} if certificate else {}
+    if clients:
+        tls["tls"]["clientcas"] = [str(clients)]  # type: ignore[assignment]
     config: dict[str, object] = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}"},
+        "http": {"addr": f"127.0.0.1:{port}", **tls},
     }
     if htpasswd:
         (folder / "htpasswd").write_text(htpasswd)
@@ -48,14 +57,19 @@ def running_registry(folder: Path, *, htpasswd: str = "") -> Iterator[RunningReg
         process = subprocess.Popen([PROGRAM, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
         _wait_until_it_answers(port, process, folder / "log")
-        yield RunningRegistry(f"127.0.0.1:{port}", folder / "data")
+        yield RunningRegistry(f"{'0.0.0.0' if certificate else '127.0.0.1'}:{port}", folder / "data")
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and make it."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
 
 
 def _wait_until_it_answers(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -17,7 +17,7 @@ from berth.errors import InputError
 from berth.executor import Failed, FailureKind
 from berth.metrics import ModelMetrics
 from berth.tracing import TraceContext
-from berth.work import Work
+from berth.work import Queue, Work
 
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
@@ -29,8 +29,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 class Head(msgspec.Struct, eq=False):
     """A request's first lines: `path` is still percent-encoded and without its query; header names in lower case.
 
-    Requests with the same first lines share one head, and what the application found for it: `route`, `handler` and
-    `express`.
+    Requests with the same first lines share one head, and what the application found for it: `route`, `handler`,
+    `express`, and the `queue` that its model's requests wait in.
     """
 
     method: bytes
@@ -41,6 +41,7 @@ class Head(msgspec.Struct, eq=False):
     route: Route | None = None
     handler: Handler | None = None
     express: Express | None = None
+    queue: Queue | None = None
     timeout: float | None = None  # seconds, the caller's own
     trace: TraceContext | None = None
     info: bool = False  # the answer is to say which model it is of
@@ -134,8 +135,8 @@ ErrorShape = Callable[[int, str, Headers], Response]
 @dataclass(frozen=True)
 class Route:
     """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look,
-    `express` a short way for its POSTs, `metrics` the counts of the model that its POSTs ask, `plain` that answers are
-    never compressed, whatever the caller says."""
+    `express` a short way for its POSTs, `queue` that of the model that its POSTs ask, `plain` that answers are never
+    compressed, whatever the caller says."""
 
     path: str
     name: str
@@ -143,13 +144,18 @@ class Route:
     error: ErrorShape = error_response
     express: Express | None = None
     large: bool = False  # its handlers take a body as a bytearray too, which saves a copy of it
-    metrics: ModelMetrics | None = None
+    queue: Queue | None = None
     plain: bool = False
 
     @property
     def asks_model(self) -> bool:
         """Whether its requests are for a model."""
-        return self.metrics is not None
+        return self.queue is not None
+
+    @property
+    def metrics(self) -> ModelMetrics | None:
+        """The counts of that model."""
+        return None if self.queue is None else self.queue.metrics
 
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")

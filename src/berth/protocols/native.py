@@ -56,7 +56,7 @@ class Native:
         if action != "/predict":
             return None
         handler = served.made(Prediction).handle
-        return Route(path, "predict", {"POST": handler}, large=True, metrics=served.metrics)
+        return Route(path, "predict", {"POST": handler}, large=True, queue=served)
 
 
 class Prediction:

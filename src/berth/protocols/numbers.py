@@ -4,7 +4,7 @@ A decoder in C keeps Python's lock from the first byte to the last, for a second
 object of every number. Here long runs of numbers are found by their brackets and decoded 64 KiB at a time straight into
 an array, so that the event loop gets its turn in between and memory holds the text and the array. What remains, the
 skeleton, is decoded as usual. Arrays that simdjson reads in a few milliseconds are left to it whole (floats.py). From
-2 MiB on, or 1 without simdjson, it runs in a thread (application.py); v2_codec.py and native.py are the callers.
+2 MiB on, or 1 without simdjson, it runs in a thread (application.py); v2_inputs.py and native.py are the callers.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class TfServing:
             return Route(path, f"tfserving.{verb}", {"POST": handler})
         if verb != "predict":
             raise Refusal(404, f"no verb {verb!r}; ask {_MODELS}{name}:predict")
-        return Route(path, "tfserving.predict", {"POST": served.made(Prediction).handle}, metrics=served.metrics)
+        return Route(path, "tfserving.predict", {"POST": served.made(Prediction).handle}, queue=served)
 
 
 class Prediction:

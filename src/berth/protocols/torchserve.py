@@ -123,7 +123,7 @@ class TorchServe:
     def _prediction(self, path: str, found: list[ServedModel]) -> Route:
         handler = found[-1].made(Prediction).handle
         methods: dict[str, Handler] = {"POST": handler, "PUT": handler}
-        return Route(path, "torchserve.predictions", methods, error_response, metrics=found[-1].metrics)
+        return Route(path, "torchserve.predictions", methods, error_response, queue=found[-1])
 
     def _description(self, path: str, found: list[ServedModel]) -> Route:
         handler: Handler = functools.partial(_describe, found)

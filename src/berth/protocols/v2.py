@@ -1,6 +1,6 @@
 """The Open Inference Protocol (V2) over REST: metadata, health of the models, and inference.
 
-`v2_codec.py` turns tensors into bytes and back; this file knows the routes and the envelope. Model names are
+`v2_inputs.py` turns tensors into bytes and back; this file knows the routes and the envelope. Model names are
 percent-encoded in paths, with `/` kept. Bad input is 400. site.py mounts it.
 """
 
@@ -17,12 +17,13 @@ from berth.protocols.base import BINARY, Handler, Refusal, Request, Response, Ro
 from berth.protocols.numbers import LARGE
 from berth.protocols.site import Site
 from berth.protocols.streaming import Events
-from berth.protocols.v2_codec import (
+from berth.protocols.v2_express import ExpressLane
+from berth.protocols.v2_generate import Generation
+from berth.protocols.v2_inputs import Inputs
+from berth.protocols.v2_messages import (
     INPUT_STATUS,
     Blob,
     InferRequest,
-    Inputs,
-    Outputs,
     ShortWay,
     Wanted,
     check_parameters,
@@ -30,8 +31,7 @@ from berth.protocols.v2_codec import (
     priority_of,
     timeout_of,
 )
-from berth.protocols.v2_express import ExpressLane
-from berth.protocols.v2_generate import Generation
+from berth.protocols.v2_outputs import Outputs
 from berth.protocols.v2_repository import config_of, statistics_of
 from berth.repository import Repository
 from berth.served import ServedModel
@@ -78,9 +78,9 @@ class V2:
         express = served.made(Inference).express if action == "/infer" else None
         # tritonclient's http.aio accepts gzip for every answer, and unfolds it for inference alone.
         plain = method == "GET"
-        metrics = None if plain else served.metrics
+        queue = None if plain else served
         handlers = {method: make(self, served)}
-        return Route(path, name, handlers, express=express, large=name in _LARGE, metrics=metrics, plain=plain)
+        return Route(path, name, handlers, express=express, large=name in _LARGE, queue=queue, plain=plain)
 
     def metadata(self, served: ServedModel) -> Handler:
         """What the model takes and answers."""

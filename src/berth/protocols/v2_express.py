@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from berth.protocols.base import Head, PlainConnection
-from berth.protocols.v2_codec import Outputs
+from berth.protocols.v2_outputs import Outputs
 from berth.served import ServedModel
 from berth.tensors import Packing
 

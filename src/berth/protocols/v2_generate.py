@@ -15,7 +15,7 @@ from berth.errors import InputError
 from berth.protocols.base import Refusal, Request, Response
 from berth.protocols.nesting import check_nesting
 from berth.protocols.streaming import Events
-from berth.protocols.v2_codec import INPUT_STATUS, timeout_of
+from berth.protocols.v2_messages import INPUT_STATUS, timeout_of
 from berth.served import ServedModel
 from berth.work import Work
 

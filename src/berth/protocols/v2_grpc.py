@@ -16,9 +16,9 @@ from berth.errors import InputError
 from berth.health import Health
 from berth.protocols.base import Refusal, Request, Response, Route
 from berth.protocols.grpc_base import GRPC, answer_of, call_route, framed, parsed
-from berth.protocols.v2_codec import INPUT_STATUS, priority_of, timeout_of
 from berth.protocols.v2_grpc_codec import Form, GrpcInputs, GrpcOutputs, check_fields, streamed
 from berth.protocols.v2_grpc_express import Frames, GrpcLane
+from berth.protocols.v2_messages import INPUT_STATUS, priority_of, timeout_of
 from berth.protocols.v2_protobuf import MESSAGES, PACKAGE, SERVICE
 from berth.protocols.v2_repository import V2Repository, config_of, statistics_of
 from berth.repository import Repository

@@ -15,7 +15,8 @@ import numpy as np
 
 from berth.errors import InputError
 from berth.protocols.grpc_base import framed
-from berth.protocols.v2_codec import Inputs, Slot, check_once, reshaped, to_blob
+from berth.protocols.v2_inputs import Inputs, Slot, reshaped
+from berth.protocols.v2_outputs import check_once, to_blob
 from berth.protocols.v2_protobuf import MESSAGES
 from berth.tensors import Array, Packing, Shape, TensorRows, TensorSpec, coerce
 

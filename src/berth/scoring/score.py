@@ -79,6 +79,10 @@ class _Gate:
             self.running += 1
             self._executor.stream(call, sink)
 
+    def collect(self) -> None:
+        """See `Executor`."""
+        self._executor.collect()
+
     async def close(self, patience: float) -> None:
         """Its owner closes the executor."""
 

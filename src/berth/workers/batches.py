@@ -8,12 +8,13 @@ streams between workers.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from berth.calls import Until
+from berth.calls import Traced, Until
 from berth.executor import Done, Failed, FailureKind, Finished, Group, Outcome, Sink, new_error_id
 
 Wanted = Callable[[int], bool]
@@ -45,6 +46,10 @@ class Submission:
     def wanted(self, index: int) -> bool:
         """Whether somebody still waits for this group."""
         return self._wanted is None or self._wanted(index)
+
+    def traces(self) -> list[dict[str, str]]:
+        """The headers that continue the trace of each call."""
+        return self._wanted.traces() if isinstance(self._wanted, Traced) else []
 
     def took(self, seconds: float, busy: float, runs: int) -> None:
         """Count what a worker spent on it."""
@@ -86,6 +91,15 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
         """Until when somebody waits for it."""
         return self.submission.deadline
 
+    def traces(self) -> list[dict[str, str]]:
+        """The headers that continue the trace of each of its calls; empty when none is traced."""
+        everything = self.submission.traces()
+        if not any(everything):
+            return []
+        calls = iter(everything)
+        groups = [list(itertools.islice(calls, len(group))) for group in self.submission.groups]
+        return [headers for index in self.indices for headers in groups[index]]
+
     def alone(self, ended: int) -> Iterator[Piece]:
         """Each group by itself."""
         for index in self.indices:
@@ -124,6 +138,10 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
     def deadline(self) -> float:
         """Until when somebody waits for the next item."""
         return self.sink.deadline if isinstance(self.sink, Until) else float("inf")
+
+    def traces(self) -> list[dict[str, str]]:
+        """The headers that continue the trace of its call."""
+        return self.sink.traces() if isinstance(self.sink, Traced) else []
 
     def alone(self, ended: int) -> Iterator[Stream]:
         """Itself, after one more worker."""

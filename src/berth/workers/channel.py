@@ -75,6 +75,11 @@ class Channel:
         self._outbox.give_back()
         self._inbox.give_back()
 
+    def look(self) -> None:
+        """Receive now rather than at the end of this turn of the loop."""
+        if self._open:
+            self._receive()
+
     def finish(self) -> None:
         """The worker has ended: take what it still said, then lose it."""
         while self._open and self._receive():

@@ -37,6 +37,17 @@ Buffer = bytes | bytearray | memoryview
 Place = tuple[int, int]  # offset in the arena, or INLINE, and length
 
 
+class TracedWork(msgspec.Struct, frozen=True):
+    """What is to be run, in the place of its bare groups or call, where a request is of a trace; see `calls.Traced`."""
+
+    work: Any
+    headers: list[dict[str, str]]
+
+    def traces(self) -> list[dict[str, str]]:
+        """The headers of each call."""
+        return self.headers
+
+
 class ProtocolError(Exception):
     """The other side sent what it should not have."""
 

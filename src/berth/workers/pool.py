@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from berth.calls import Question, Told
 from berth.errors import ModelError
 from berth.executor import Done, Failed, Group, Outcome, Sink
 from berth.model import Model
+from berth.process import Usage, usage
 from berth.workers.batches import Piece, Stream, Submission, Wanted, failure
 from berth.workers.process import Description, LoadFailure
 from berth.workers.quarantine import ENOUGH, Quarantine
@@ -25,6 +27,7 @@ from berth.workers.template import Template
 from berth.workers.worker import State, Worker
 
 MIB = 1024 * 1024
+COLLECT_S = 0.001
 TICK_S = 1.0
 BACK_OFF_S = 0.05  # after the first process that proved nothing; doubled for each further one
 BACK_OFF_LIMIT_S = 30.0
@@ -79,6 +82,7 @@ class WorkerPool:
         self._restart: asyncio.TimerHandle | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._next_replacement = 0.0
+        self._collected = 0.0
         self._closing = False
         self._started: asyncio.Future[Description] | None = None
         self._empty = asyncio.Event()
@@ -109,6 +113,13 @@ class WorkerPool:
             return ""
         why = self.why_dead or "no worker process has loaded the model"
         return f"{why}; the last one {self._last_failure}" if self._last_failure else why
+
+    def facts(self) -> Iterator[tuple[int, int, Usage]]:
+        """Of each worker: its number, how many requests it runs, and what its process uses."""
+        for worker in self._workers:
+            used = usage(worker.pid) if worker.serving else None
+            if used is not None:
+                yield worker.number, worker.in_flight, used
 
     # Life.
 
@@ -181,6 +192,15 @@ class WorkerPool:
             return
         self._waiting.append(Stream(call, sink, ended))
         self._pump()
+
+    def collect(self) -> None:
+        """Look whether a worker has answered; at most once a millisecond, for it is a system call each."""
+        now = time.monotonic()
+        if now - self._collected < COLLECT_S:
+            return
+        self._collected = now
+        for worker in list(self._workers):
+            worker.look()
 
     def _submit_warily(self, submission: Submission) -> None:
         """What has ended workers fails, what may have runs alone, the rest together."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from berth import memory
-from berth.calls import Question, Target, Told, loading
+from berth.calls import Question, Target, Told, loading, running_until
 from berth.errors import ModelError
 from berth.executor import Failed, FailureKind, Group, Outcome, failure_of, new_error_id, run_batch
 from berth.model import Model
@@ -37,6 +37,7 @@ from berth.workers.messages import (
     Frame,
     Outgoing,
     Reader,
+    TracedWork,
     pack,
 )
 from berth.workers.shared_memory import Arena, Inbox, Outbox
@@ -164,7 +165,7 @@ def _answer(line: _Line, model: Model, frame: Frame) -> Outgoing:
     """Run one batch; the answer's message holds none of the model's arrays any more."""
     sequence = frame.sequence
     try:
-        groups: list[Group] = line.open(frame)
+        groups: list[Group] = _work_of(line.open(frame))
     except Exception as error:
         return line.pack(RAN, sequence, _unreadable(error))
     finished = run_batch(model, groups)
@@ -175,11 +176,18 @@ def _answer(line: _Line, model: Model, frame: Frame) -> Outgoing:
         return line.pack(RAN, sequence, ([_that_travels(outcome) for outcome in finished.outcomes], *facts))
 
 
+def _work_of(value: Any) -> Any:
+    """What is to be run; whoever runs it may ask for its traces."""
+    traced = isinstance(value, TracedWork)
+    running_until.set(value if traced else None)
+    return value.work if traced else value
+
+
 def _stream(line: _Line, model: Model, frame: Frame) -> Outgoing:
     """Send the items of one call; its end is the answer. While an item is on its way the next one is computed."""
     failed: Failed | None = None
     try:
-        with contextlib.closing(_iterate(model.stream(line.open(frame)))) as items:
+        with contextlib.closing(_iterate(model.stream(_work_of(line.open(frame))))) as items:
             for value in items:
                 if not _asks_on(line):
                     break

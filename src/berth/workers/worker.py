@@ -32,6 +32,7 @@ from berth.workers.messages import (
     STREAMED,
     TOLD,
     Frame,
+    TracedWork,
 )
 from berth.workers.orders import Exited, Forked
 from berth.workers.process import Description, LoadFailure
@@ -93,13 +94,18 @@ class Worker:
         self._read_all = True
         self._began, self._limit = 0.0, 0.0
         self._channel = Channel(arena_bytes, self._received, self._lost)
-        self._number = template.fork(self._channel.worker_ends, self._heard)
+        self.number = template.fork(self._channel.worker_ends, self._heard)
         self._channel.let_go()
 
     @property
     def name(self) -> str:
         """For the log."""
-        return f"worker {self._number} (process {self.pid})"
+        return f"worker {self.number} (process {self.pid})"
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it runs."""
+        return 0 if self._piece is None else len(self._piece.groups)
 
     @property
     def proven(self) -> bool:
@@ -125,10 +131,9 @@ class Worker:
         self.state = State.BUSY
         self._began, self._limit = time.monotonic(), limit
         try:
-            if isinstance(piece, Stream):
-                self._channel.send(STREAM, self._sequence, piece.call)
-            else:
-                self._channel.send(RUN, self._sequence, piece.groups)
+            kind, work = (STREAM, piece.call) if isinstance(piece, Stream) else (RUN, piece.groups)
+            headers = piece.traces()
+            self._channel.send(kind, self._sequence, TracedWork(work, headers) if any(headers) else work)
         except Exception:
             self._piece, self.state = None, State.IDLE
             raise
@@ -155,7 +160,7 @@ class Worker:
         self._why = self._why or why
         self.state = State.ENDING
         self._channel.close()
-        self._template.end(self._number)
+        self._template.end(self.number)
 
     def own_memory(self) -> int:
         """Bytes of memory that are its own: not files, not the arena. 0 when it is gone."""
@@ -169,6 +174,11 @@ class Worker:
         """Kill it when its piece takes too long."""
         if self._piece is not None and self._limit and time.monotonic() - self._began > self._limit:
             self.end(f"took longer than {self._limit:g} s")
+
+    def look(self) -> None:
+        """Take what it has answered, if it has."""
+        if self.state is State.BUSY:
+            self._channel.look()
 
     def give_back(self) -> None:
         """Return what large messages left in the arena; only when idle."""

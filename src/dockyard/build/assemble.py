@@ -18,6 +18,7 @@ from dockyard.build.settings import settings_of
 from dockyard.build.writable import is_closed
 from dockyard.oci.image import History, Image, ImageConfig, Platform, assemble
 from dockyard.oci.layout import Layout
+from dockyard.spec import labels
 from dockyard.spec.project import Project
 from dockyard.spec.resources import parse_bytes
 
@@ -89,12 +90,12 @@ def _inherited(environment: Sequence[str]) -> dict[str, str]:
 
 def _labels(project: Project) -> Mapping[str, str]:
     return {
-        "dev.dockyard.model.name": project.model.name,
-        "dev.dockyard.model.version": project.model.version,
-        "dev.dockyard.berth.contract": CONTRACT,
-        "dev.dockyard.run.memory": str(parse_bytes(project.run.memory)),
-        "dev.dockyard.run.cpus": f"{project.run.cpus:g}",
-        "dev.dockyard.run.pids": str(project.run.pids),
+        labels.MODEL_NAME: project.model.name,
+        labels.MODEL_VERSION: project.model.version,
+        labels.CONTRACT: CONTRACT,
+        labels.MEMORY: str(parse_bytes(project.run.memory)),
+        labels.CPUS: f"{project.run.cpus:g}",
+        labels.PIDS: str(project.run.pids),
     }
 
 

@@ -15,12 +15,12 @@ from typing import cast
 from dockyard.build.assemble import Parts, store_image
 from dockyard.build.base import Base, BaseSource
 from dockyard.build.bytecode import Interpreter
-from dockyard.build.content import ContentBuilder, find_files
+from dockyard.build.content import ContentBuilder, ProjectFiles, find_files
 from dockyard.build.contents_check import check_contents, check_files
 from dockyard.build.debian_base import DebianBase
 from dockyard.build.dependencies import DependencyBuilder
 from dockyard.build.layers import BuiltLayer
-from dockyard.build.lock import Lock, read_lock, write_locks
+from dockyard.build.lock import Lock, now, read_lock, write_locks
 from dockyard.build.modules import modules_of_system
 from dockyard.build.preflight import Findings, check, refuse
 from dockyard.build.problem import Problem, refuse_errors
@@ -73,12 +73,24 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Passed:
-    """The lock and the system layer with which the preflight passed, and what else it found."""
+class _Settled:
+    """The lock with which the preflight passed, what lies below the project's own layers, and what was found there."""
 
     lock: Lock
+    base: Base
     system: tuple[BuiltLayer, ...]
+    dependencies: tuple[BuiltLayer, ...]
     findings: Findings
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The project's own layers, its files by digest, and what the preflight thinks of them."""
+
+    layers: tuple[BuiltLayer, ...]
+    weights: Mapping[str, Digest]
+    code: Mapping[str, Digest]
+    notes: tuple[Problem, ...]
 
 
 Attach = Callable[[Workshop, Built], object]
@@ -97,52 +109,74 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
     workshop.sweep()
     files = find_files(workshop.project)
     refuse_errors(check_files(workshop.project, files))
+    before = options.lock or read_lock(workshop.project.path, workshop.platform)
+    settled = _settle(workshop, before, options)
+    own = _own_layers(workshop, settled, files)
+    built = _assembled(workshop, settled, own, files, options.name)
+    built = replace(built, lock_changed=settled.lock != before)
+    _attached(workshop, built, attach)
+    for name in _names(workshop, options):
+        workshop.layout.add(built.image, name)
+    if built.lock_changed and options.lock is None:
+        write_locks(workshop.project.path, {workshop.platform: settled.lock})
+    return replace(built, seconds=time.monotonic() - started)
+
+
+def _attached(workshop: Workshop, built: Built, attach: Attach) -> None:
+    """Attach what belongs to the image, or leave no image."""
+    try:
+        attach(workshop, built)
+    except BaseException:
+        workshop.layout.forget(built.image)
+        raise
+
+
+def _settle(workshop: Workshop, before: Lock | None, options: Options) -> _Settled:
+    """Resolve what is not locked, make the base and the layers of dependencies, and look whether they fit together."""
     request = request_of(workshop.project)
     source = source_of(workshop, request)
-    platform = workshop.platform
-    before = options.lock or read_lock(workshop.project.path, platform)
-    settled = _settled(before, request, options, platform)
-    draft = settled or draft_lock(source, workshop)
+    locked = _locked(before, request, options, workshop.platform)
+    draft = locked or draft_lock(source, workshop, before, options)
     with ThreadPoolExecutor(1) as pool:
         # The base needs nothing that is still to be resolved, and wheels need no more of it than its Python.
         interpreter = pool.submit(source.interpreter, draft)
         making = pool.submit(source.make, draft)
-        lock = settled or resolve(source, workshop, before, options, draft)
+        lock = locked or resolve(source, workshop, before, options, draft)
         dependencies = _dependencies(workshop, lock, interpreter)
         base = making.result()
-    passed = _preflight(source, lock, base, dependencies, options)
-    lock = passed.lock
-    content = ContentBuilder(workshop, lock.base_digest)
-    weights, code = content.weight_digests(files), content.code_digests(files)
-    modules = modules_of(base, (*passed.system, *dependencies))
-    notes = tuple(check_contents(workshop, files.code, weights, lock.wheels, modules))
-    refuse_errors(notes)
-    layers = (
-        *base.layers,
-        *passed.system,
-        *dependencies,
-        *content.weights(weights),
-        content.berth(base.interpreter),
-        content.code(code, base.interpreter),
-    )
+    return _preflight(source, _Settled(lock, base, (), dependencies, Findings()), options)
+
+
+def _own_layers(workshop: Workshop, settled: _Settled, files: ProjectFiles) -> _Own:
+    """Weights, berth and code; the base's Python compiles the code while the rest is looked at."""
+    content, interpreter = ContentBuilder(workshop, settled.lock.base_digest), settled.base.interpreter
+    code = content.code_digests(files)
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(content.code, code, interpreter)
+        weights = content.weight_digests(files)
+        modules = modules_of(settled.base, (*settled.system, *settled.dependencies))
+        notes = tuple(check_contents(workshop, files.code, weights, settled.lock.wheels, modules))
+        refuse_errors(notes)
+        layers = (*content.weights(weights), content.berth(interpreter), compiling.result())
+    return _Own(layers, weights, code, notes)
+
+
+def _assembled(workshop: Workshop, settled: _Settled, own: _Own, files: ProjectFiles, name: str) -> Built:
+    """The image of these layers, stored without a name."""
+    lock, base = settled.lock, settled.base
+    layers = (*base.layers, *settled.system, *settled.dependencies, *own.layers)
     parts = Parts(workshop.project.project, workshop.target(lock).platform, base, layers, files.loaded, lock.created)
-    built = Built(
-        name=options.name,
+    return Built(
+        name=name,
         image=store_image(parts, workshop.layout),
         layers=layers,
-        findings=passed.findings,
+        findings=settled.findings,
         lock=lock,
-        weights=weights,
-        code=code,
-        lock_changed=lock != before,
-        notes=notes,
+        weights=own.weights,
+        code=own.code,
+        lock_changed=False,
+        notes=own.notes,
     )
-    attach(workshop, built)
-    for name in _names(workshop, options):
-        workshop.layout.add(built.image, name)
-    if built.lock_changed and options.lock is None:
-        write_locks(workshop.project.path, {platform: lock})
-    return replace(built, seconds=time.monotonic() - started)
 
 
 def build_index(workshops: Sequence[Workshop], options: Options, attach: Attach = _nothing) -> tuple[Built, ...]:
@@ -177,9 +211,9 @@ def _lock(workshop: Workshop, options: Options) -> bool:
     request = request_of(workshop.project)
     source = source_of(workshop, request)
     before = read_lock(workshop.project.path, workshop.platform)
-    if _settled(before, request, options, workshop.platform) is not None:
+    if _locked(before, request, options, workshop.platform) is not None:
         return False
-    lock = resolve(source, workshop, before, options, draft_lock(source, workshop))
+    lock = resolve(source, workshop, before, options, draft_lock(source, workshop, before, options))
     write_locks(workshop.project.path, {workshop.platform: lock})
     return True
 
@@ -196,7 +230,7 @@ def source_of(workshop: Workshop, request: Request) -> BaseSource:
     return cast(BaseSource, importlib.import_module("dockyard.build.foreign").ForeignBase(workshop, request))
 
 
-def _settled(before: Lock | None, request: Request, options: Options, platform: str) -> Lock | None:
+def _locked(before: Lock | None, request: Request, options: Options, platform: str) -> Lock | None:
     """The lock that is there, if it answers what is asked; LockError if it does not and must not change."""
     if before is not None and before.asked == request.digest and not options.upgrade:
         return before
@@ -206,17 +240,23 @@ def _settled(before: Lock | None, request: Request, options: Options, platform: 
     return None
 
 
-def draft_lock(source: BaseSource, workshop: Workshop) -> Lock:
-    """A lock that names the base and nothing else."""
+def draft_lock(source: BaseSource, workshop: Workshop, before: Lock | None, options: Options) -> Lock:
+    """A lock without wheels: with the base and the Debian packages of the old one where they answer what is asked of
+    them, for they change at an upgrade alone; else with a base that is resolved now, and no more.
+    """
+    request = source.request
+    if before is not None and before.base_asked == request.base_digest and not options.upgrade and options.fix:
+        return replace(before, asked=request.digest, created=now(), wheels=())
     with workshop.progress.task("Resolving the base"):
-        return source.draft()
+        return replace(source.draft(), base_asked=request.base_digest)
 
 
 def resolve(source: BaseSource, workshop: Workshop, before: Lock | None, options: Options, draft: Lock) -> Lock:
     """The draft made whole. Versions of the old lock stay where they fit, unless an upgrade is asked for."""
-    request = source.request
+    request, lock = source.request, draft
     found = before.found_packages if before and options.fix else ()
-    lock = _with_packages(source, draft, request.packages, found)
+    if not lock.system:
+        lock = _with_packages(source, draft, request.packages, found)
     with workshop.progress.task("Resolving Python dependencies"):
         previous = before.wheels if before and not options.upgrade else ()
         wheels = resolve_wheels(request.requirements, request.files, workshop.target(lock), previous, workshop.scratch)
@@ -235,17 +275,19 @@ def _dependencies(workshop: Workshop, lock: Lock, interpreter: Future[Interprete
     return DependencyBuilder(workshop).layers(lock.wheels, workshop.target(lock), lock.base_digest, interpreter.result)
 
 
-def _preflight(
-    source: BaseSource, lock: Lock, base: Base, dependencies: Sequence[BuiltLayer], options: Options
-) -> Passed:
+def _preflight(source: BaseSource, settled: _Settled, options: Options) -> _Settled:
     """Look for libraries that nothing brings, add the Debian packages that have them, and look again."""
-    lower = [layer.facts for layer in (*base.layers, *dependencies)]
+    settled = _checked(source, settled, settled.lock)
+    if settled.findings.packages and not options.locked and options.fix:
+        lock = _with_packages(source, settled.lock, source.request.packages, settled.findings.packages)
+        settled = _checked(source, settled, lock)
+    refuse(settled.findings, settled.lock.glibc)
+    return settled
+
+
+def _checked(source: BaseSource, settled: _Settled, lock: Lock) -> _Settled:
+    """With the Debian packages of `lock`, and what is missing then."""
     system = (source.system_layer(lock),) if lock.system else ()
-    findings = check([*lower, *(layer.facts for layer in system)], lock.glibc)
-    if findings.packages and not options.locked and options.fix:
-        asked = tuple(package for package in source.request.packages)
-        lock = _with_packages(source, lock, asked, findings.packages)
-        system = (source.system_layer(lock),) if lock.system else ()
-        findings = check([*lower, *(layer.facts for layer in system)], lock.glibc)
-    refuse(findings, lock.glibc)
-    return Passed(lock, system, findings)
+    layers = (*settled.base.layers, *settled.dependencies, *system)
+    findings = check([layer.facts for layer in layers], lock.glibc)
+    return replace(settled, lock=lock, system=system, findings=findings)

@@ -1,30 +1,31 @@
-"""The layers of Python dependencies: wheels installed, compiled, looked through for the preflight.
+"""The layers of Python dependencies: wheels installed, trimmed, compiled, looked through for the preflight.
 
-Heavy distributions get layers of their own, so that an upgrade of a small one does not move the large. Called by
-`builder`.
+Large distributions get layers of their own, each a function of its wheel and the base: with another set of wheels they
+are found again, and nothing of them is packed, sent or loaded anew. Called by `builder`.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dockyard.build.bytecode import Interpreter
-from dockyard.build.elf import ElfFacts, read_facts
+from dockyard.build.elf import read_facts
 from dockyard.build.files import scratch_folder
+from dockyard.build.installed import Part, divide, owned_files
 from dockyard.build.layers import BuiltLayer, Content, layer_key
-from dockyard.build.modules import modules_in
+from dockyard.build.modules import modules_among
 from dockyard.build.target import Target
+from dockyard.build.trim import Trimming, trim
 from dockyard.build.wheel_bytecode import WheelCompiler
-from dockyard.build.wheels import Wheel, install_wheels
+from dockyard.build.wheels import Wheel, install_wheels, normalized
 from dockyard.build.workshop import Workshop
 from dockyard.oci.layer import Entry, entries_of
 
 INSIDE = "/opt/dependencies"
-_HEAVY = 100_000_000
-_RECIPE = 3
+_RECIPE = 4
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,29 @@ class DependencyBuilder:
     def layers(
         self, wheels: Sequence[Wheel], target: Target, base_key: str, interpreter: Callable[[], Interpreter]
     ) -> tuple[BuiltLayer, ...]:
-        """The layers for `wheels`, heaviest first, all others together last.
+        """The layers for `wheels`: the large distributions by name, all others together last.
 
         The base may still be in the making: `base_key` stands for it, `interpreter` waits for its Python.
         """
         if found := self.find(wheels, target, base_key):
             return found
-        key = self._key(wheels, target, base_key)
         progress, scratch = self.workshop.progress, self.workshop.scratch
         with scratch_folder(scratch) as folder:
             with progress.task("Fetching and installing wheels"):
                 install_wheels(wheels, target, folder, scratch)
-            facts = read_facts(folder, INSIDE)
-            compiler = interpreter()
-            with progress.task("Compiling wheels"):
-                WheelCompiler(self.workshop, folder, INSIDE, wheels, base_key).compile(compiler)
+            owned = owned_files(folder)
+            keys = {part: self._part_key(part, wheels, target, base_key) for part in divide(folder, owned)}
+            missing = [part for part, key in keys.items() if self.workshop.layers.find(key) is None]
+            with progress.task("Trimming and compiling wheels"):
+                self._trim(folder, owned, missing)
+                compiler = WheelCompiler(self.workshop, folder, INSIDE, wheels, base_key)
+                compiler.compile(interpreter(), owned, missing)
             with progress.task("Packing wheels"):
-                return self._write(key, folder, facts)
+                layers = tuple(self._packed(folder, part, key) for part, key in keys.items())
+        key = self._key(wheels, target, base_key)
+        for number, layer in enumerate((*layers, layers[-1])):
+            self.workshop.layers.keep(f"{key}-{number}" if number < len(layers) else f"{key}-end", layer)
+        return layers
 
     def find(self, wheels: Sequence[Wheel], target: Target, base_key: str) -> tuple[BuiltLayer, ...]:
         """The layers for `wheels`, if all of them have been made before."""
@@ -62,7 +69,13 @@ class DependencyBuilder:
             layers.append(found)
         return tuple(layers) if layers and self.workshop.layers.find(f"{key}-end") else ()
 
-    def _key(self, wheels: Sequence[Wheel], target: Target, base_key: str) -> str:
+    @property
+    def trimming(self) -> Trimming:
+        """What is left out of wheels."""
+        build = self.workshop.project.project.build
+        return Trimming(build.trim, build.leave_out)
+
+    def _key(self, wheels: Sequence[Wheel], target: Target, base_key: str, **more: str) -> str:
         return layer_key(
             "wheels",
             self.workshop.codec,
@@ -71,42 +84,33 @@ class DependencyBuilder:
             platform=target.wheel_platform,
             python=target.python,
             compiler=base_key,
+            trimming=[self.trimming.usual, *self.trimming.more],
+            **more,
         )
 
-    def _write(self, key: str, folder: Path, facts: ElfFacts) -> tuple[BuiltLayer, ...]:
-        heavy = _heavy_files(folder)
-        owner = {path: name for name, paths in heavy.items() for path in paths}
-        modules = modules_in(folder)
-        layers: list[BuiltLayer] = []
-        for name in (*sorted(heavy), ""):
-            entries = _entries(folder, {path for path, own in owner.items() if own == name} if name else None, owner)
-            part = self.workshop.layers.layer(
-                f"Python: {name}" if name else "Python dependencies",
-                f"{key}-{len(layers)}",
-                self.workshop.codec,
-                lambda entries=entries, name=name: (  # type: ignore[misc]
-                    Content(entries, ElfFacts()) if name else Content(entries, facts, modules)
-                ),
-            )
-            layers.append(part)
-        self.workshop.layers.keep(f"{key}-end", layers[-1])
-        return tuple(layers)
+    def _part_key(self, part: Part, wheels: Sequence[Wheel], target: Target, base_key: str) -> str:
+        """A large distribution's layer depends on its own wheel, and on which of its files are its alone."""
+        own = [wheel for wheel in wheels if not part.name or normalized(wheel.name) == part.name]
+        files = hashlib.sha256("\n".join(sorted(part.files)).encode()).hexdigest()
+        return self._key(own, target, base_key, part=part.name, files=files)
+
+    def _trim(self, folder: Path, owned: Mapping[str, Collection[str]], parts: Sequence[Part]) -> None:
+        for files in owned.values():
+            if any(part.holds(path) for part in parts for path in files):
+                trim(folder, files, self.trimming)
+
+    def _packed(self, folder: Path, part: Part, key: str) -> BuiltLayer:
+        def content() -> Content:
+            names = [name for name in part.files if (folder / name).is_symlink() or (folder / name).exists()]
+            return Content(list(_entries(folder, part)), read_facts(folder, INSIDE, names), modules_among(names))
+
+        title = f"Python: {part.name}" if part.name else "Python dependencies"
+        return self.workshop.layers.layer(title, key, self.workshop.codec, content)
 
 
-def _entries(folder: Path, chosen: set[str] | None, owner: dict[str, str]) -> Iterator[Entry]:
-    """The chosen files; with None, everything that no heavy distribution owns. Folders follow from their files."""
+def _entries(folder: Path, part: Part) -> Iterator[Entry]:
+    """The files of one part. Folders follow from their files."""
     for entry in entries_of(folder, INSIDE.lstrip("/")):
         path = PurePosixPath(entry.path).relative_to(INSIDE.lstrip("/")).as_posix()
-        if entry.kind != "folder" and (path in chosen if chosen is not None else path not in owner):
+        if entry.kind != "folder" and part.holds(path):
             yield entry
-
-
-def _heavy_files(folder: Path) -> dict[str, set[str]]:
-    """Files of each distribution that has 100 MB or more, by its name (bytecode stays with the others)."""
-    heavy = {}
-    for record in sorted(folder.glob("*.dist-info/RECORD")):
-        with record.open(encoding="utf-8", newline="") as stream:
-            paths = {row[0] for row in csv.reader(stream) if row and (folder / row[0]).is_file()}
-        if sum((folder / path).stat().st_size for path in paths) >= _HEAVY:
-            heavy[record.parent.name.removesuffix(".dist-info").split("-")[0].lower()] = paths
-    return heavy

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,14 +43,15 @@ class ElfFacts:
     offers: tuple[str, ...] = ()
 
 
-def read_facts(folder: Path, inside: str, *, everything: bool = True) -> ElfFacts:
-    """The facts of all ELF files below `folder`, which is `inside` in the image.
+def read_facts(folder: Path, inside: str, names: Iterable[str] | None = None, *, everything: bool = True) -> ElfFacts:
+    """The facts of all ELF files below `folder`, which is `inside` in the image; or of those in `names` alone.
 
     With `everything` false only the names on offer are gathered: a base that Debian has put together needs no check.
     """
     files: list[ElfFile] = []
     offers: set[str] = set()
-    for path in sorted(folder.rglob("*")):
+    paths = folder.rglob("*") if names is None else (folder / name for name in names)
+    for path in sorted(paths):
         if ".so" not in path.name or path.is_dir():
             continue
         offers.add(path.name)

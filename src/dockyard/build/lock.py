@@ -34,7 +34,8 @@ _HEADER = (
 class Lock:
     """Everything resolved for one platform of one project.
 
-    `asked` digests what was asked for, so that a change is noticed. `created` (RFC 3339) becomes the image's creation
+    `asked` digests what was asked for, so that a change is noticed; `base_asked` the part of it that the base and
+    Debian packages answer (empty in locks of older versions). `created` (RFC 3339) becomes the image's creation
     time. A base is made of Debian packages (`base`), or is an image, pinned by the digest of its manifest
     (`base_image`); `system` packages come on top, `found_packages` names those that the preflight added.
     """
@@ -43,6 +44,7 @@ class Lock:
     created: str
     python: str
     glibc: tuple[int, int]
+    base_asked: str = ""
     base_image: str = ""
     base: tuple[DebianPackage, ...] = ()
     system: tuple[DebianPackage, ...] = ()

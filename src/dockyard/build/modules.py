@@ -30,14 +30,20 @@ def modules_in(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
     with os.scandir(folder) as entries:
-        return tuple(sorted({_module_of(entry) for entry in entries} - {""}))
+        return tuple(sorted({_module_of(entry.name, is_folder=entry.is_dir()) for entry in entries} - {""}))
 
 
-def _module_of(entry: os.DirEntry[str]) -> str:
+def modules_among(paths: Iterable[str]) -> tuple[str, ...]:
+    """The same of files, by their paths relative to a folder of sys.path."""
+    tops = {(path.partition("/")[0], "/" in path) for path in paths}
+    return tuple(sorted({_module_of(name, is_folder=is_folder) for name, is_folder in tops} - {""}))
+
+
+def _module_of(name: str, *, is_folder: bool) -> str:
     """The module that a file or folder is; empty when it is none."""
-    if entry.is_dir():
-        return entry.name if entry.name.isidentifier() and entry.name not in _NO_MODULES else ""
-    match = _MODULE.match(entry.name)
+    if is_folder:
+        return name if name.isidentifier() and name not in _NO_MODULES else ""
+    match = _MODULE.match(name)
     return match["name"] if match and match["name"].isidentifier() else ""
 
 

@@ -58,6 +58,8 @@ class Plan:
     files: ProjectFiles
     digests: Mapping[str, Digest]
     problems: tuple[Problem, ...]
+    left_out: tuple[str, ...] = ()
+    """What wheels bring and the image will not have, in words."""
 
     @property
     def fails(self) -> bool:
@@ -78,7 +80,8 @@ def make_plan(workshop: Workshop, options: Options) -> Plan:
     small = sum(folder_sizes(workshop.project.path, files.code).values()) <= LARGE_CODE
     code = content.code_digests(files) if small else {}
     target = workshop.target(lock)
-    dependencies = DependencyBuilder(workshop).find(lock.wheels, target, lock.base_digest)
+    builder = DependencyBuilder(workshop)
+    dependencies = builder.find(lock.wheels, target, lock.base_digest)
     sizes = wheel_sizes(lock.wheels, target, workshop.scratch)
     layers = (
         *_base_layers(workshop, lock),
@@ -93,7 +96,8 @@ def make_plan(workshop: Workshop, options: Options) -> Plan:
         *advice(Subject(workshop.project, files, request, lock, sizes)),
     )
     digests = {**weights, **code}
-    return Plan(options.name, workshop.platform, state, lock, layers, files, digests, _sorted(problems))
+    told, left_out = _sorted(problems), builder.trimming.left_out
+    return Plan(options.name, workshop.platform, state, lock, layers, files, digests, told, left_out)
 
 
 def _state(before: Lock | None, request: Request, options: Options) -> LockState:
@@ -115,7 +119,7 @@ def _resolved(source: BaseSource, workshop: Workshop, before: Lock | None, optio
                 f"the base {base} is not here, and what is in it decides what is resolved",
                 remedy=f"Fetch it with `dockyard pull {base}`, or build.",
             ) from error
-    return resolve(source, workshop, before, options, draft_lock(source, workshop))
+    return resolve(source, workshop, before, options, draft_lock(source, workshop, before, options))
 
 
 def _of_layer(layer: BuiltLayer) -> PlannedLayer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,9 @@ class Request:
     base: str
     suite: str
     digest: str
+    """Of everything that is asked for."""
+    base_digest: str
+    """Of what is asked of the base and the Debian packages."""
 
 
 def request_of(folder: ProjectFolder) -> Request:
@@ -44,16 +48,22 @@ def request_of(folder: ProjectFolder) -> Request:
     else:
         own, files = build.requirements, ()
     requirements = (*own, *berth_requirements())
-    asked = {
-        "requirements": requirements,
-        "files": [file.read_text(encoding="utf-8") for file in files],
+    base = {
         "packages": build.packages,
         "base": build.base,
         "base packages": BASE_PACKAGES if build.base == "debian" else (),
         "suite": build.suite,
     }
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
-    return Request(own, requirements, files, build.packages, build.base, build.suite, digest)
+    asked = {
+        "requirements": requirements,
+        "files": [file.read_text(encoding="utf-8") for file in files],
+        **base,
+    }
+    return Request(own, requirements, files, build.packages, build.base, build.suite, _digest(asked), _digest(base))
+
+
+def _digest(asked: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _requirements_file(folder: ProjectFolder, name: str) -> Path:

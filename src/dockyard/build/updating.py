@@ -28,14 +28,27 @@ class Update:
 def find_update(workshop: Workshop, before: Lock, options: Options) -> Update:
     """Resolve anew; LockError when that fails."""
     source = source_of(workshop, request_of(workshop.project))
-    lock = resolve(source, workshop, before, replace(options, upgrade=True), draft_lock(source, workshop))
+    newest = replace(options, upgrade=True)
+    lock = resolve(source, workshop, before, newest, draft_lock(source, workshop, before, newest))
     return Update(workshop, lock, tuple(lock_changes(before, lock)))
 
 
 def build_updates(updates: Sequence[Update], options: Options, attach: Attach) -> tuple[Built, ...]:
-    """Build each platform with its new lock. The images have no names yet."""
+    """Build each platform with its new lock. The images have no names yet; when one fails, none stays."""
     part = replace(options, listed=False)
-    return tuple(build(update.workshop, replace(part, lock=update.lock), attach) for update in updates)
+    built: list[Built] = []
+    try:
+        built.extend(build(update.workshop, replace(part, lock=update.lock), attach) for update in updates)
+    except BaseException:
+        drop(updates, built)
+        raise
+    return tuple(built)
+
+
+def drop(updates: Sequence[Update], built: Sequence[Built]) -> None:
+    """Remove images that are not kept. What they were packed from stays in the caches, for the next attempt."""
+    for one in built:
+        updates[0].workshop.layout.forget(one.image)
 
 
 def keep(updates: Sequence[Update], built: Sequence[Built], options: Options) -> None:

@@ -7,17 +7,16 @@ and the base alone. Called by `dependencies`.
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from dockyard.build.bytecode import Interpreter, compile_into, sources_to_compile
 from dockyard.build.files import scratch_folder, settle
+from dockyard.build.installed import Part
 from dockyard.build.layers import layer_key
 from dockyard.build.wheels import Wheel, normalized
 from dockyard.build.workshop import Workshop
@@ -39,26 +38,25 @@ class WheelCompiler:
     wheels: Sequence[Wheel]
     compiler: str
 
-    def compile(self, interpreter: Interpreter) -> None:
-        """Put bytecode beside each source that is not a test."""
+    def compile(self, interpreter: Interpreter, owned: Mapping[str, Collection[str]], parts: Sequence[Part]) -> None:
+        """Put bytecode beside each source of `parts` that is not a test; `owned` are the files of distributions."""
         pins = {normalized(wheel.name): wheel.line() for wheel in self.wheels}
         with ThreadPoolExecutor(usable_threads(), "bytecode") as pool:
             made = [
                 pool.submit(self._compiled, pins.get(name, ""), sources, interpreter)
-                for name, sources in self._groups().items()
+                for name, sources in self._groups(owned, parts).items()
             ]
             for one in made:
                 one.result()
 
-    def _groups(self) -> Mapping[str, list[str]]:
+    def _groups(self, owned: Mapping[str, Collection[str]], parts: Sequence[Part]) -> Mapping[str, list[str]]:
         """Sources by distribution; below "" those that none has for itself, whose content no wheel's hash tells."""
-        records = {_name(record): _listed(record) for record in sorted(self.folder.glob("*.dist-info/RECORD"))}
-        claims = Counter(path for listed in records.values() for path in listed)
-        owner = {path: name for name, listed in records.items() for path in listed if claims[path] == 1}
+        owner = {path: name for name, paths in owned.items() for path in paths}
         groups: dict[str, list[str]] = {}
         for source in sources_to_compile(self.folder):
             path = source.relative_to(self.folder).as_posix()
-            groups.setdefault(owner.get(path, ""), []).append(path)
+            if any(part.holds(path) for part in parts):
+                groups.setdefault(owner.get(path, ""), []).append(path)
         return groups
 
     def _compiled(self, pin: str, sources: Sequence[str], interpreter: Interpreter) -> None:
@@ -88,15 +86,6 @@ class WheelCompiler:
     def _run(self, interpreter: Interpreter, sources: Sequence[str], into: Path) -> None:
         """Compile to below `into`. Wheels may hold files for other Pythons; what does not compile is never imported."""
         compile_into(interpreter, [(self.folder / path, f"{self.inside}/{path}", into / path) for path in sources])
-
-
-def _name(record: Path) -> str:
-    return normalized(record.parent.name.removesuffix(".dist-info").split("-")[0])
-
-
-def _listed(record: Path) -> frozenset[str]:
-    with record.open(encoding="utf-8", newline="") as stream:
-        return frozenset(row[0] for row in csv.reader(stream) if row)
 
 
 def _link(source: str, target: str) -> None:

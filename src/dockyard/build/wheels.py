@@ -7,11 +7,7 @@ What would differ between machines (paths in scripts, installer notes) is taken 
 
 from __future__ import annotations
 
-import base64
-import csv
 import errno
-import hashlib
-import io
 import os
 import re
 import sys
@@ -24,6 +20,7 @@ from uv import find_uv_bin
 
 from dockyard.build.commands import run
 from dockyard.build.files import scratch_folder
+from dockyard.build.record import listed, mend, replace
 from dockyard.build.target import Target
 from dockyard.errors import LockError
 from dockyard.oci.files import as_store_error
@@ -206,22 +203,13 @@ def _trimmed(stderr: str) -> str:
 
 def _neutral_scripts(folder: Path, records: Path) -> None:
     """Point a distribution's scripts at the image's Python, and mend their lines in its RECORD."""
-    rows = list(csv.reader(io.StringIO(records.read_text(encoding="utf-8"))))
-    for row in rows:
-        path = folder / row[0]
-        if "bin" in Path(row[0]).parts and path.is_file() and (content := _neutral_script(path.read_bytes())):
-            _replace(path, content)
-            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-            row[1:] = [f"sha256={digest}", str(len(content))]
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(sorted(rows))
-    _replace(records, out.getvalue().encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file anew: what was installed is a link into uv's cache, and must stay as it is there."""
-    path.unlink()
-    path.write_bytes(content)
+    changed: dict[str, bytes] = {}
+    for path in listed(records):
+        is_script = "bin" in Path(path).parts and (folder / path).is_file()
+        if is_script and (content := _neutral_script((folder / path).read_bytes())):
+            changed[path] = content
+            replace(folder / path, content)
+    mend(records, (), changed)
 
 
 def _neutral_script(content: bytes) -> bytes | None:

@@ -16,6 +16,7 @@ from types import FrameType
 import click
 
 from dockyard import __version__
+from dockyard.cli.plain import plain
 from dockyard.errors import DockyardError
 from dockyard.oci.files import as_store_error
 
@@ -47,8 +48,26 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "batch": ("Run the rows of a file or folder through an image.", "batch"),
     "test": ("Run an image's goldens inside the image.", "test"),
     "ps": ("List containers.", "ps"),
-    "logs": ("Show a container's log.", "logs"),
+    "logs": ("Show the log of a deployment or a container.", "logs"),
     "stop": ("Stop a container and remove it.", "stop"),
+    "up": ("Run the yard, which keeps deployments running on this host.", "up"),
+    "down": ("Stop the yard with everything that it runs.", "down"),
+    "deploy": ("Deploy a project, an image or a deployment file on a yard.", "deploy"),
+    "status": ("Show deployments.", "status"),
+    "history": ("Show the revisions of a deployment.", "history"),
+    "rollback": ("Give the traffic back to an earlier revision.", "rollback"),
+    "scale": ("Ask for another number of replicas.", "scale"),
+    "restart": ("Replace all replicas without a gap.", "restart"),
+    "promote": ("Give the traffic to the revision in preview.", "promote"),
+    "abort": ("Give up the rollout under way.", "abort"),
+    "delete": ("Stop a deployment and remove it.", "delete"),
+    "events": ("Show what happened.", "events"),
+    "drift": ("Show what runs otherwise than it was asked for.", "drift"),
+    "top": ("Show what deployments do and use.", "top"),
+    "audit": ("Read, export and check the audit log.", "audit"),
+    "token": ("Make, list and revoke tokens.", "token"),
+    "backup": ("Write all that a yard needs into one file.", "backup"),
+    "restore": ("Restore a yard that has lost its state.", "restore"),
 }
 
 
@@ -129,8 +148,13 @@ class _Stopped:
 
 def _explain(error: DockyardError) -> None:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(error.what, err=True)
+    click.echo(_lines(error.what), err=True)
     if error.detail:
-        click.echo(error.detail, err=True)
+        click.echo(_lines(error.detail), err=True)
     if error.remedy:
-        click.secho(error.remedy, fg="cyan", err=True)
+        click.secho(_lines(error.remedy), fg="cyan", err=True)
+
+
+def _lines(text: str) -> str:
+    """Several lines stay several; what else could move the cursor is shown."""
+    return "\n".join(plain(line) for line in text.split("\n"))

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from dockyard.build.builder import Attach, Built, Options, build, build_index
 from dockyard.build.target import ARCHITECTURES, host_architecture
 from dockyard.build.workshop import Workshop
 from dockyard.cli import places
+from dockyard.cli.columns import columns
 from dockyard.cli.evidence import attach_evidence
-from dockyard.cli.progress import Bars
+from dockyard.cli.progress import shown
 from dockyard.errors import ProjectError
 from dockyard.oci.archive import write_archive
 from dockyard.oci.image import Platform
 from dockyard.oci.layout import Layout, copy_entry
 from dockyard.oci.reference import tagged
-from dockyard.spec.load import load_project
+from dockyard.spec.load import ProjectFolder, load_project
 from dockyard.spec.resources import format_bytes
 
 platforms_option = click.option(
@@ -70,57 +69,62 @@ def command(
     model = project.project.model
     tagged(name or model.name)  # a name that no engine accepts is told before the work
     options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade, fix=fix)
-    layout = places.store()
-    console = Console(stderr=True)
-    with Bars(console) as bars:
-        workshops = [Workshop(project, layout, places.home().cache, bars, one) for one in platforms]
-        attach: Attach = attach_evidence if evidence else lambda *_: None
-        several = len(workshops) > 1
-        built = build_index(workshops, options, attach) if several else (build(workshops[0], options, attach),)
+    built = build_project(project, options, platforms, attach_evidence if evidence else lambda *_: None)
     if as_json:
         told = [_as_json(one) for one in built]
         click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
     else:
         for one in built:
-            _summary(console, one)
+            _summary(one)
     if output is not None:
-        _write_output(console, options.name, layout, output)
+        _write_output(options.name, places.store(), output)
     if load:
         _load(options.name)
     if not as_json:
-        console.print(f"\nNext: [bold]dockyard run {options.name}[/]", highlight=False)
+        _say(f"\nNext: {click.style(f'dockyard run {options.name}', bold=True)}")
 
 
-def _summary(console: Console, built: Built) -> None:
-    """The layers with their sizes, what was reused, digest and seconds."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("layer", "size", "unpacked", ""):
-        table.add_column(title, justify="left" if title in {"layer", ""} else "right")
-    for layer in built.layers:
-        size, unpacked = format_bytes(layer.blob.descriptor.size), format_bytes(layer.blob.unpacked)
-        table.add_row(layer.title, size, unpacked, "[dim]reused[/]" if layer.reused else "[green]new[/]")
+def build_project(
+    project: ProjectFolder, options: Options, platforms: Sequence[str], attach: Attach = attach_evidence
+) -> tuple[Built, ...]:
+    """The project's image for each of the architectures, in the store; `deploy` builds with it too."""
+    with shown() as progress:
+        workshops = [Workshop(project, places.store(), places.home().cache, progress, one) for one in platforms]
+        if len(workshops) > 1:
+            return tuple(build_index(workshops, options, attach))
+        return (build(workshops[0], options, attach),)
+
+
+def _summary(built: Built) -> None:
+    """The layers with their sizes, what was reused, digest and seconds; then what there is to know."""
+    rows = [
+        (
+            layer.title,
+            format_bytes(layer.blob.descriptor.size),
+            format_bytes(layer.blob.unpacked),
+            "reused" if layer.reused else "new",
+        )
+        for layer in built.layers
+    ]
     fresh = sum(layer.blob.descriptor.size for layer in built.layers if not layer.reused)
-    console.print()
-    console.print(table)
     size = f"{format_bytes(built.image.size)}, {format_bytes(fresh)} of it new"
-    console.print(
-        f"\n[bold]{built.name}[/]  {built.image.config.platform}  {size}, in {built.seconds:.1f} s\n"
-        f"[dim]{built.image.digest}[/]",
-        highlight=False,
-    )
+    _say(f"\n{columns(('layer', 'size', 'unpacked', ''), rows, right=('size', 'unpacked'))}")
+    name = click.style(built.name, bold=True)
+    _say(f"\n{name}  {built.image.config.platform}  {size}, in {built.seconds:.1f} s")
+    _say(click.style(built.image.digest, dim=True))
     if built.lock_changed:
-        console.print("dockyard.lock has changed: commit it, and this very image can be built again.", highlight=False)
+        _say("dockyard.lock has changed: commit it, and this very image can be built again.")
     if built.lock.found_packages:
-        console.print(
-            f"Added Debian packages that the Python modules load: {', '.join(built.lock.found_packages)}",
-            highlight=False,
-        )
+        _say(f"Added Debian packages that the Python modules load: {', '.join(built.lock.found_packages)}")
     for problem in built.notes:
-        console.print(f"[yellow]{problem.level}:[/] {escape(problem.what)}", highlight=False)
+        _say(f"{click.style(f'{problem.level}:', fg='yellow')} {problem.what}")
     for missing in built.findings.optional[:4]:
-        console.print(
-            f"[yellow]note:[/] {missing.needed_by} would need {missing.soname}; no import loads it", highlight=False
-        )
+        note = click.style("note:", fg="yellow")
+        _say(f"{note} {missing.needed_by} would need {missing.soname}; no import loads it")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _as_json(built: Built) -> dict[str, object]:
@@ -177,13 +181,13 @@ def _can_be_layout(output: Path) -> bool:
     return output.is_dir() and ((output / "oci-layout").exists() or not any(output.iterdir()))
 
 
-def _write_output(console: Console, name: str, layout: Layout, output: Path) -> None:
+def _write_output(name: str, layout: Layout, output: Path) -> None:
     """The image with all that is attached to it as a layout, or, for engines, the image alone as an archive."""
     if output.suffix == ".tar":
         write_archive(layout.resolve(name), layout, name, output)
     else:
         copy_entry(layout.entry(name), layout, Layout.create(output), name.rpartition(":")[2])
-    console.print(f"Written to {output}", highlight=False)
+    _say(f"Written to {output}")
 
 
 def _load(name: str) -> None:

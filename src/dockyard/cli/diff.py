@@ -13,6 +13,7 @@ from dockyard.supply.compare import Change, Difference, compare
 from dockyard.supply.contents import contents_of
 
 _SHOWN = 20
+_WIDEST = 120
 _MARKS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 
@@ -21,7 +22,10 @@ _MARKS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "ye
 @click.argument("after")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(before: str, after: str, as_json: bool) -> None:
-    """Show what changed from image BEFORE to image AFTER: packages, settings, layers, files and size."""
+    """Show what changed from image BEFORE to image AFTER.
+
+    The model's signature and goldens come first, then packages, settings, layers, files and size.
+    """
     layout, cache = places.store(), places.home().cache / "contents"
     old, new = layout.resolve(before), layout.resolve(after)
     inside = (contents_of(layout, old, cache), contents_of(layout, new, cache))
@@ -40,6 +44,9 @@ def command(before: str, after: str, as_json: bool) -> None:
 def show(difference: Difference) -> None:
     """Print it, a group after the other."""
     groups: tuple[tuple[str, Sequence[Change]], ...] = (
+        ("signature of the model", difference.signature),
+        ("goldens", difference.goldens),
+        ("expected outputs of goldens", difference.expected),
         ("Python packages", difference.python),
         ("Debian packages", difference.system),
         ("settings", difference.settings),
@@ -60,4 +67,8 @@ def show(difference: Difference) -> None:
 def _values(title: str, change: Change) -> str:
     if title in ("files", "layers"):
         return ""
-    return f"  {' -> '.join(value for value in (change.before, change.after) if value)}"
+    return f"  {' -> '.join(_short(value) for value in (change.before, change.after) if value)}"
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _WIDEST else f"{value[:_WIDEST]}..."

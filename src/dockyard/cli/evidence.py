@@ -11,9 +11,9 @@ from typing import Any
 from dockyard.build.builder import Built
 from dockyard.build.lock import lock_document
 from dockyard.build.workshop import Workshop
-from dockyard.cli import places
 from dockyard.errors import ProjectError
 from dockyard.oci.digest import hex_of
+from dockyard.oci.reference import repository_of
 from dockyard.spec.load import FILE_NAME, ProjectFolder
 from dockyard.supply.contents import contents_of
 from dockyard.supply.evidence import add_evidence
@@ -27,7 +27,7 @@ _CARD_LIMIT = 1 << 20
 def attach_evidence(workshop: Workshop, built: Built) -> None:
     """Attach all three."""
     image, layout, folder = built.image, workshop.layout, workshop.project
-    name = places.repository_of(built.name)
+    name = repository_of(built.name)
     with workshop.progress.task("Writing down what is inside"):
         contents = contents_of(layout, image, workshop.cache / "contents")
     model = _model(built, folder)
@@ -37,8 +37,7 @@ def attach_evidence(workshop: Workshop, built: Built) -> None:
         PROVENANCE: provenance(_recipe(built, folder), _materials(built)),
         MODEL_CARD: _card(model, folder),
     }
-    for kind, document in documents.items():
-        add_evidence(layout, image.manifest, name, kind, document)
+    add_evidence(layout, image.manifest, name, documents)
 
 
 def _model(built: Built, folder: ProjectFolder) -> ModelFacts:

@@ -13,6 +13,7 @@ from dockyard.cli import compose, places
 from dockyard.cli.launching import Wish, limits
 from dockyard.engines.once import Finished, run_once
 from dockyard.oci.image import Image
+from dockyard.oci.reference import repository_of
 from dockyard.supply.evidence import add_evidence
 from dockyard.supply.statement import TEST_RESULT
 
@@ -59,7 +60,7 @@ def record_goldens(image: Image, name: str, verdicts: Sequence[Verdict], engine:
         "passedTests": [verdict.golden for verdict in verdicts if not verdict.problem],
         "failedTests": failed,
     }
-    add_evidence(places.store(), image.manifest, places.repository_of(name), TEST_RESULT, predicate)
+    add_evidence(places.store(), image.manifest, repository_of(name), {TEST_RESULT: predicate})
 
 
 def table(verdicts: Sequence[Verdict]) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from dockyard.cli import places
+from dockyard.cli.columns import columns
+from dockyard.oci.layout import NamedImage
 from dockyard.spec.resources import format_bytes
 
 _BASES = "dockyard.base:"
@@ -35,11 +35,11 @@ def command(as_json: bool) -> None:
     if not images:
         click.echo("No image yet: `dockyard build` makes one.")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "digest", "platform", "size", "created"):
-        table.add_column(title, justify="right" if title == "size" else "left", no_wrap=True)
-    for named in images:
-        image = named.image
-        created = image.config.created[:16].replace("T", " ")
-        table.add_row(named.name, image.digest[7:19], str(image.config.platform), format_bytes(image.size), created)
-    Console().print(table, highlight=False)
+    titles = ("name", "digest", "platform", "size", "created")
+    click.echo(columns(titles, [_row(named) for named in images], right=("size",)))
+
+
+def _row(named: NamedImage) -> tuple[str, ...]:
+    image = named.image
+    created = image.config.created[:16].replace("T", " ")
+    return named.name, image.digest[7:19], str(image.config.platform), format_bytes(image.size), created

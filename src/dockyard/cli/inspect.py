@@ -12,6 +12,7 @@ from dockyard.errors import EvidenceError
 from dockyard.oci.image import Descriptor, Image
 from dockyard.oci.layout import Layout
 from dockyard.oci.media import COSIGN_SIGNATURE
+from dockyard.spec.labels import MODEL_NAME, MODEL_VERSION
 from dockyard.spec.resources import format_bytes
 from dockyard.supply.contents import contents_of
 from dockyard.supply.evidence import evidence_of
@@ -88,8 +89,8 @@ def _signed(layout: Layout, subject: Descriptor) -> list[str]:
 def _for_people(told: dict[str, Any]) -> str:
     lines = [f"{told['name']}  {told['digest']}"]
     for image in told["images"]:
-        model = image["labels"].get("dev.dockyard.model.name", "")
-        version = image["labels"].get("dev.dockyard.model.version", "")
+        model = image["labels"].get(MODEL_NAME, "")
+        version = image["labels"].get(MODEL_VERSION, "")
         lines += [
             "",
             f"{image['platform']}  {format_bytes(image['size'])}, created {image['created']}",

@@ -10,13 +10,12 @@ import click
 
 from dockyard.cli import places
 from dockyard.engines.base import Container, ContainerSpec, Engine
-from dockyard.engines.launch import launch
+from dockyard.engines.launch import launch_alone
 from dockyard.errors import ImageError
 from dockyard.oci.image import Image
+from dockyard.spec.labels import CONTRACT
+from dockyard.spec.labels import limits as limits_of
 from dockyard.spec.resources import Resources
-
-_LABEL = "dev.dockyard.run."
-_CONTRACT = "dev.dockyard.berth.contract"
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,13 @@ class Wish:
 
 async def start(engine: Engine, wish: Wish) -> Container:
     """Load the image into the engine as far as it is missing there, start the container, wait until it is ready."""
-    if _CONTRACT not in wish.image.config.labels:
+    if CONTRACT not in wish.image.config.labels:
         raise ImageError(
             f"{wish.image_name} has no model server in it, so it would never be ready",
             remedy="Run images that `dockyard build` made; one like this can be their base.",
         )
     await engine.load(wish.image, places.store(), wish.image_name)
-    return await launch(
+    return await launch_alone(
         engine,
         wish.spec(),
         runtime_folder=places.home().containers,
@@ -62,12 +61,7 @@ async def start(engine: Engine, wish: Wish) -> Container:
 
 def limits(image: Image, memory: int | None = None, cpus: float | None = None, pids: int | None = None) -> Resources:
     """The limits that were asked for, else those the project wrote into the image, else the defaults."""
-    labels, default = image.config.labels, Resources()
-    return Resources(
-        memory=memory or int(labels.get(f"{_LABEL}memory", default.memory)),
-        cpus=cpus or float(labels.get(f"{_LABEL}cpus", default.cpus)),
-        pids=pids or int(labels.get(f"{_LABEL}pids", default.pids)),
-    )
+    return limits_of(image.config.labels, memory or 0, cpus or 0, pids or 0)
 
 
 async def free_name(engine: Engine, image_name: str) -> str:

@@ -32,10 +32,3 @@ def image_name(given: str | None) -> str:
     if not Path(FILE_NAME).exists():
         raise click.UsageError("Name an image, or go to a folder with a dockyard.toml.")
     return load_project(Path()).project.model.name
-
-
-def repository_of(name: str) -> str:
-    """A name without its tag and digest."""
-    path = name.partition("@")[0]
-    head, colon, tag = path.rpartition(":")
-    return head if colon and "/" not in tag else path

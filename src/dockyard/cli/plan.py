@@ -20,7 +20,7 @@ from dockyard.build.planner import Plan, PlannedLayer, make_plan
 from dockyard.build.workshop import Workshop
 from dockyard.cli import places
 from dockyard.cli.build import platforms_option
-from dockyard.cli.progress import Bars
+from dockyard.cli.progress import shown
 from dockyard.errors import ImageError
 from dockyard.oci.digest import Digest
 from dockyard.oci.image import Image, Platform
@@ -77,9 +77,8 @@ def command(
     tagged(name or model.name)
     options = Options(name or f"{model.name}:{model.version}", upgrade=upgrade)
     layout, cache = places.store(), places.home().cache
-    console = Console(stderr=True)
-    with Bars(console) as bars:
-        workshops = [Workshop(project, layout, cache, bars, one) for one in platforms]
+    with shown() as progress:
+        workshops = [Workshop(project, layout, cache, progress, one) for one in platforms]
         told = [_tell(workshop, options, against) for workshop in workshops]
     if as_json:
         documents = [_as_json(one) for one in told]
@@ -147,6 +146,7 @@ def _show(console: Console, told: _Told) -> None:
     more = f", {len(lock.system)} more on top" if lock.system else ""
     console.print(
         f"resolved {_STATES[plan.lock_state]}: {base}{more}, Python {lock.python}, {len(lock.wheels)} wheels\n"
+        f"left out of wheels: {escape(', '.join(plan.left_out) or 'nothing')}\n"
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("layer", "size", ""):
@@ -215,6 +215,7 @@ def _as_json(told: _Told) -> dict[str, Any]:
         "base_image": plan.lock.base_image,
         "packages": {one.name: one.version for one in (*plan.lock.base, *plan.lock.system)},
         "wheels": {one.name: one.version for one in plan.lock.wheels},
+        "left_out": list(plan.left_out),
         "layers": [_layer_as_json(layer) for layer in plan.layers],
         "last_image": told.previous.digest if told.previous else None,
         "changes": [

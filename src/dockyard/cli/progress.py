@@ -1,76 +1,67 @@
-"""Progress bars of a build on a terminal; plain lines where there is none. Called by `cli.build`."""
+"""What a command is doing, on standard error: bars on a terminal, elsewhere a line for each finished piece of work.
+
+Called by the verbs that build.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from types import TracebackType
+from typing import cast
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.text import Text
+import click
+
+from dockyard.build.progress import Task
+
+_WORTH_TELLING = 0.05  # seconds
 
 
-class _Amount(DownloadColumn):
-    """Bytes where a total is known, and nothing where the work cannot be measured."""
-
-    def render(self, task: Task) -> Text:
-        return super().render(task) if task.total else Text("")
-
-
-class _Running:
-    def __init__(self, bars: Progress, task: TaskID) -> None:
-        self._bars = bars
-        self._task = task
-
+class _Unseen:
     def advance(self, amount: int) -> None:
-        self._bars.advance(self._task, amount)
+        """A line tells the end alone."""
 
 
-class Bars:
-    """A `build.progress.Progress` that draws; each finished piece of work leaves a line with its seconds.
+class Lines:
+    """A `build.progress.Progress` of plain lines; pieces of work shorter than a twentieth of a second leave none."""
 
-    Pieces of work shorter than a twentieth of a second leave none.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self) -> None:
         self._lock = Lock()
-        columns = (
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), _Amount(), TimeElapsedColumn(),
-        )  # fmt: skip
-        self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
-    def __enter__(self) -> Bars:
-        self._bars.start()
+    def __enter__(self) -> Lines:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        """Nothing to put back."""
 
     @contextmanager
-    def task(self, title: str, total: int | None = None) -> Iterator[_Running]:
+    def task(self, title: str, total: int | None = None) -> Iterator[Task]:
         """See `build.progress.Progress.task`."""
         started = time.monotonic()
-        task = self._bars.add_task(title, total=total)
-        try:
-            yield _Running(self._bars, task)
-        finally:
-            self._bars.remove_task(task)
+        with self._running(title, total) as running:
+            yield running
         seconds = time.monotonic() - started
-        if seconds >= 0.05:
+        if seconds >= _WORTH_TELLING:
             with self._lock:
-                self._console.print(f"  [green]✓[/] {title} [dim]{seconds:.1f} s[/]", highlight=False)
+                self._finished(title, seconds)
+
+    @contextmanager
+    def _running(self, title: str, total: int | None) -> Iterator[Task]:
+        yield _Unseen()
+
+    def _finished(self, title: str, seconds: float) -> None:
+        click.echo(f"  ✓ {title} {seconds:.1f} s", err=True)
+
+
+def shown() -> AbstractContextManager[Lines]:
+    """How progress is told here."""
+    if not sys.stderr.isatty():
+        return Lines()
+    # Imported only now: drawing costs every command without a terminal a twentieth of a second.
+    return cast(Lines, importlib.import_module("dockyard.cli.bars").Bars())

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dockyard.cli import compose
 from dockyard.cli.containers import Found, all_containers
+from dockyard.cli.showing import span, table
 
 
 @click.command()
@@ -33,15 +34,13 @@ async def _list(engine: str, as_json: bool) -> None:
 
 
 def _table(found: tuple[Found, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "image", "state", "up", "engine", "address"):
-        table.add_column(title, no_wrap=title != "address", overflow="fold")
+    rows = table("name", "image", "state", "up", "engine", "address", fold=["address"])
     for each in found:
         one = each.container
         state = one.state.value if one.exit_code is None else f"{one.state.value} ({one.exit_code})"
         up = _age(one.started) if one.exit_code is None else ""
-        table.add_row(one.name, one.image, state, up, one.engine, _address(each))
-    return table
+        rows.add_row(one.name, one.image, state, up, one.engine, _address(each))
+    return rows
 
 
 def _address(found: Found) -> str:
@@ -50,13 +49,7 @@ def _address(found: Found) -> str:
 
 
 def _age(started: datetime | None) -> str:
-    if started is None:
-        return ""
-    seconds = max(0, int((datetime.now(UTC) - started).total_seconds()))
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
+    return "" if started is None else span((datetime.now(UTC) - started).total_seconds())
 
 
 def _as_json(found: Found) -> dict[str, object]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from dockyard.build.builder import Options, build
 from dockyard.build.content import find_files
@@ -19,7 +18,7 @@ from dockyard.build.lock import lock_of_document
 from dockyard.build.workshop import Workshop
 from dockyard.cli import places
 from dockyard.cli.diff import show
-from dockyard.cli.progress import Bars
+from dockyard.cli.progress import shown
 from dockyard.errors import EvidenceError
 from dockyard.oci.digest import digest_of_file, hex_of
 from dockyard.oci.image import Image
@@ -45,9 +44,9 @@ def rebuild(layout: Layout, images: Sequence[Image], folder: Path) -> None:
 def _rebuild(layout: Layout, image: Image, project: ProjectFolder, recorded: Recorded, scratch: Path) -> None:
     platform = image.config.platform
     options = Options(f"rebuild-{project.project.model.name}:1", listed=False, lock=lock_of_document(recorded.lock))
-    with Bars(Console(stderr=True)) as bars:
+    with shown() as progress:
         fresh = Layout.create(scratch / "images")
-        built = build(Workshop(project, fresh, scratch / "cache", bars, platform.architecture), options)
+        built = build(Workshop(project, fresh, scratch / "cache", progress, platform.architecture), options)
     if built.image.digest == image.digest:
         click.echo(f"equal: {platform} built again is {image.digest}")
         return

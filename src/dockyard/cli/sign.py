@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dockyard.cli import keyring, places
+from dockyard.oci.reference import repository_of
 from dockyard.supply.sign import sign_all
 
 
@@ -27,6 +28,6 @@ def command(image: str | None, key: Path | None, repository: str | None) -> None
     subjects = {one.digest: one for one in (entry, *(image.manifest for image in layout.members(entry)))}
     documents = 0
     for subject in subjects.values():
-        signed = sign_all(layout, subject, repository or places.repository_of(name), secret)
+        signed = sign_all(layout, subject, repository or repository_of(name), secret)
         documents += len(signed) - 2
     click.echo(f"{name} signed, with {documents} documents about it\n{entry.digest}")

@@ -14,6 +14,7 @@ import msgspec
 from dockyard.cli import compose, keyring, places
 from dockyard.cli.goldens import record_goldens, run_goldens, table
 from dockyard.oci.image import Image
+from dockyard.oci.reference import repository_of
 from dockyard.supply.evidence import evidence_of
 from dockyard.supply.keys import PrivateKey
 from dockyard.supply.sign import attest
@@ -52,6 +53,6 @@ def command(image: str | None, timeout: float, sign: bool, key: Path | None, as_
 
 def _sign_result(image: Image, name: str, key: PrivateKey) -> None:
     layout = places.store()
-    for evidence in evidence_of(layout, image.digest, places.repository_of(name)):
+    for evidence in evidence_of(layout, image.digest, repository_of(name)):
         if evidence.statement.predicate_type == TEST_RESULT:
             attest(layout, image.manifest, evidence.statement, key)

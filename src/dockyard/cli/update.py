@@ -14,23 +14,26 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 
 from dockyard.build.builder import Built, Options
 from dockyard.build.changes import Cause
 from dockyard.build.lock import read_locks
+from dockyard.build.progress import Progress
 from dockyard.build.target import host_architecture
-from dockyard.build.updating import Update, build_updates, find_update, keep
+from dockyard.build.updating import Update, build_updates, drop, find_update, keep
 from dockyard.build.workshop import Workshop
 from dockyard.cli import compose, places
 from dockyard.cli.evidence import attach_evidence
 from dockyard.cli.goldens import Verdict, record_goldens, run_goldens, table
-from dockyard.cli.progress import Bars
+from dockyard.cli.progress import shown
 from dockyard.errors import DockyardError, LockError, ProjectError
-from dockyard.oci.reference import tagged
+from dockyard.oci.reference import repository_of, tagged
 from dockyard.spec.load import ProjectFolder, load_project
 
 _TITLES = {"python": "Python", "base": "base", "debian": "Debian packages", "python-package": "Python packages"}
+_NO_VULNERABILITIES = (
+    "Which known vulnerabilities go away with that is not known: no vulnerability data is imported here."
+)
 _KEPT = "dockyard.lock and the image's names are as they were."
 
 
@@ -59,8 +62,8 @@ def command(
     if not dry_run and not skip:
         _check_goldens(project)
     try:
-        with Bars(Console(stderr=True)) as bars:
-            updates = _find(project, options, bars)
+        with shown() as progress:
+            updates = _find(project, options, progress)
         changed = any(update.changes for update in updates)
         if not as_json:
             _show(updates)
@@ -88,14 +91,14 @@ def _check_goldens(project: ProjectFolder) -> None:
         )
 
 
-def _find(project: ProjectFolder, options: Options, bars: Bars) -> list[Update]:
+def _find(project: ProjectFolder, options: Options, progress: Progress) -> list[Update]:
     locks = read_locks(project.path)
     if not locks:
         raise LockError(
             f"{project.path} has no dockyard.lock, so there is nothing to update", remedy="Run `dockyard build` first."
         )
     layout, cache = places.store(), places.home().cache
-    workshops = [Workshop(project, layout, cache, bars, one.removeprefix("linux/")) for one in sorted(locks)]
+    workshops = [Workshop(project, layout, cache, progress, one.removeprefix("linux/")) for one in sorted(locks)]
     return [find_update(workshop, locks[workshop.platform], options) for workshop in workshops]
 
 
@@ -103,10 +106,14 @@ def _take(
     updates: Sequence[Update], options: Options, skip: bool, timeout: float, engine: str
 ) -> tuple[Sequence[Built], Sequence[Verdict]]:
     """Build, test and keep; an error leaves all as it was."""
-    with Bars(Console(stderr=True)) as bars:
-        drawn = [replace(one, workshop=replace(one.workshop, progress=bars)) for one in updates]
+    with shown() as progress:
+        drawn = [replace(one, workshop=replace(one.workshop, progress=progress)) for one in updates]
         built = build_updates(drawn, options, attach_evidence)
-    verdicts = () if skip else _test(built, timeout, engine)
+    try:
+        verdicts = () if skip else _test(built, timeout, engine)
+    except BaseException:
+        drop(updates, built)
+        raise
     # From here on it is done or not at all: what is left takes milliseconds.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -122,7 +129,7 @@ def _test(built: Sequence[Built], timeout: float, engine: str) -> Sequence[Verdi
             "the lock has no platform that this machine can run, so the goldens cannot be run",
             remedy="Update on such a machine, or take the risk: --unsafe-skip-goldens.",
         )
-    name = f"{places.repository_of(own.name)}:update"
+    name = f"{repository_of(own.name)}:update"
     tested = run_goldens(own.image, name, timeout, engine)
     if tested.verdicts is not None:
         record_goldens(own.image, name, tested.verdicts, tested.engine)
@@ -149,11 +156,14 @@ def _show(updates: Sequence[Update]) -> None:
                 click.echo(f"  {title}")
             for change in changes:
                 click.echo(f"    {change.what}  {change.before or 'none'} -> {change.after or 'none'}")
+    if any(update.changes for update in updates):
+        click.echo(_NO_VULNERABILITIES)
 
 
 def _as_json(updates: Sequence[Update], built: Sequence[Built], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return {
         "changes": {update.workshop.platform: list(map(_change, update.changes)) for update in updates},
+        "vulnerabilities": None,  # no data is imported, so nothing can be said
         "updated": bool(built),
         "images": {str(one.image.config.platform): one.image.digest for one in built},
         "goldens": msgspec.to_builtins(verdicts),

@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from dockyard.engines import labels as label
+from dockyard.engines.access import check_access
 from dockyard.errors import ContainerNotFoundError, EngineError, ImageNotFoundError
 from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
+from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
-
-LABEL_MANAGED = "dev.dockyard.managed"
-LABEL_IMAGE = "dev.dockyard.image"
-LABEL_SOCKETS = "dev.dockyard.sockets"
-LABEL_PORTS = "dev.dockyard.ports"
-OWN_LABELS = frozenset({LABEL_MANAGED, LABEL_IMAGE, LABEL_SOCKETS, LABEL_PORTS})
-
-SOCKET_MOUNT = "/run/berth"
-HTTP_SOCKET = "http.sock"
-ACTIVATE_SOCKET = "activate.sock"
 
 DEFAULT_USER = 65532
 TMP_BYTES = 256 << 20
@@ -45,15 +38,38 @@ class State(Enum):
 
     CREATED = "created"
     RUNNING = "running"
+    FROZEN = "frozen"
+    """All its processes are stopped in mid-step, and go on after a thaw."""
     EXITED = "exited"
+
+
+class Owner(Enum):
+    """Who owns the folder of a container's sockets, and so removes it."""
+
+    CONTAINER = "container"
+    LISTENER = "listener"
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The folder of sockets that is mounted read-only at /run/berth, and the host's TCP ports handed over through it.
+
+    `owner`: with CONTAINER, `Engine.remove` removes the folder; with LISTENER it outlives any number of containers.
+    """
+
+    folder: Path
+    ports: tuple[int, ...] = ()
+    owner: Owner = Owner.CONTAINER
 
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """What to start. EngineError when the name is not one that every engine takes, or the limits are too small.
+    """What to start. EngineError, naming the rule, for a name, limit, mount, secret or network that cannot be.
 
-    `command` replaces the image's command (its entrypoint stays), `environment` adds to the image's. `socket_folder`
-    is mounted read-only at /run/berth; `ports` are the host's TCP ports handed over through it, kept for `list`.
+    `command` replaces the image's command (its entrypoint stays), `environment` adds to the image's. `secrets`: name ->
+    content, or the absolute path of a file of the host; each is /run/secrets/NAME, in memory only. `gpus`: numbers or
+    UUIDs, or `all`. `network`: nothing, or the name of a Docker network. `tcp_port`: where a foreign server listens
+    inside; it then joins a network that only the host reaches. The last four are Docker's alone.
     """
 
     name: str
@@ -63,8 +79,12 @@ class ContainerSpec:
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     resources: Resources = field(default_factory=Resources)
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
-    socket_folder: Path | None = None
-    ports: tuple[int, ...] = ()
+    sockets: Sockets | None = None
+    mounts: tuple[Mount, ...] = ()
+    secrets: Mapping[str, bytes | Path] = field(default_factory=dict, hash=False, repr=False)
+    gpus: tuple[str, ...] = ()
+    network: str = ""
+    tcp_port: int = 0
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -78,9 +98,10 @@ class ContainerSpec:
                 f"limits of {limits.memory} bytes, {limits.cpus} CPUs and {limits.pids} processes are too small",
                 remedy=f"Give a container at least {LEAST_MEMORY >> 20} MiB of memory, 0.01 CPUs and 1 process.",
             )
-        taken = OWN_LABELS & set(self.labels)
+        taken = label.OWN & set(self.labels)
         if taken:
             raise EngineError(f"label {min(taken)} belongs to Dockyard", remedy="Choose another name for your label.")
+        check_access(self.mounts, self.secrets, self.network, self.tcp_port)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -100,17 +121,21 @@ class ContainerSpec:
         path = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         return {**path, **image, **self.environment}
 
-    @property
-    def all_labels(self) -> dict[str, str]:
+    def all_labels(self, secrets: Path | None = None) -> dict[str, str]:
         """The image's labels, the caller's, and Dockyard's own, from which `list` rebuilds a Container later.
 
-        All of our own are always there, so that one baked into an image never counts.
+        All of our own are always there, so that one baked into an image never counts. `secrets` is the folder of its
+        secrets on the host.
         """
+        sockets = self.sockets
         own = {
-            LABEL_MANAGED: "1",
-            LABEL_IMAGE: self.image_name or self.image.digest,
-            LABEL_SOCKETS: str(self.socket_folder or ""),
-            LABEL_PORTS: ",".join(str(port) for port in self.ports),
+            label.MANAGED: "1",
+            label.IMAGE: self.image_name or self.image.digest,
+            label.SOCKETS: str(sockets.folder) if sockets else "",
+            label.SOCKETS_OWNER: sockets.owner.value if sockets else "",
+            label.PORTS: ",".join(str(port) for port in sockets.ports) if sockets else "",
+            label.TCP_PORT: str(self.tcp_port or ""),
+            label.SECRETS: str(secrets or ""),
         }
         return {**self.image.config.labels, **self.labels, **own}
 
@@ -144,20 +169,69 @@ def _is_id(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) < 1 << 31
 
 
+class TcpAddress(NamedTuple):
+    """Where a foreign server answers, as seen from this host."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a container ended. The exit code is 128 + n when signal n ended it, None when nobody noted it.
+
+    `oom_killed`: the kernel killed a process of it, for it had used all the memory that it may.
+    """
+
+    exit_code: int | None
+    oom_killed: bool = False
+
+
 @dataclass(frozen=True)
 class Container:
-    """A container as its engine sees it. `started` is aware; `exit_code` is None unless exited and known."""
+    """A container as its engine sees it. `started` is aware; `ending` is there once it has ended.
+
+    `pid` is its first process, as this host counts, while there is one. `tcp` is where a foreign server answers.
+    """
 
     id: str
     name: str
     image: str
     state: State
-    exit_code: int | None
+    ending: Ending | None
     started: datetime | None
-    socket: Path | None
-    ports: tuple[int, ...]
+    pid: int | None
+    tcp: TcpAddress | None
     labels: Mapping[str, str] = field(hash=False)
     engine: str
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, if it has ended and the code is known."""
+        return self.ending.exit_code if self.ending else None
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether it ended after the kernel had killed a process of it for want of memory."""
+        return self.ending is not None and self.ending.oom_killed
+
+    @property
+    def socket(self) -> Path | None:
+        """The unix socket on which it serves HTTP."""
+        return label.socket_of(self.labels)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports of 127.0.0.1 on which it serves as well."""
+        return label.ports_of(self.labels)
+
+    @property
+    def address(self) -> Path | TcpAddress | None:
+        """Where to send requests: a unix socket, or the address of a foreign server; None while it has none."""
+        return self.socket or self.tcp
 
 
 @dataclass(frozen=True)
@@ -220,41 +294,29 @@ class Engine(Protocol):
     def logs(self, container_id: str, *, follow: bool = False, tail: int | None = None) -> AsyncIterator[str]:
         """Lines of its output, oldest first, the last `tail` or all that is kept; following until it ends."""
 
+    async def freeze(self, container_id: str) -> None:
+        """Stop all its processes in mid-step; nothing happens if they are. EngineError when it does not run."""
+
+    async def thaw(self, container_id: str) -> None:
+        """Let them go on; nothing happens if they do. EngineError when it does not run."""
+
     async def stop(self, container_id: str, grace: float = 30.0) -> int:
-        """SIGTERM, then SIGKILL after `grace` seconds; the exit code (128 + n for signal n)."""
+        """SIGTERM, then SIGKILL after `grace` seconds; the exit code (128 + n for signal n). It is thawed first."""
 
     async def wait(self, container_id: str, deadline: float | None = None) -> int:
-        """The exit code, once it ends; EngineError when it still runs after `deadline` seconds."""
+        """The exit code, once it ends; EngineError when it still runs after `deadline` seconds.
+
+        It wakes at once and costs little while it waits: have one for each container, rather than list them again.
+        """
 
     async def remove(self, container_id: str) -> None:
-        """Kill it if it runs and leave nothing of it: no container, mount, folder or socket."""
+        """Kill it if it runs and leave nothing of it: no container, mount or secret, and no socket that it owns."""
+
+    async def warnings(self) -> tuple[str, ...]:
+        """What of its own settings will cost requests one day: sentences for its operator, each with the remedy."""
 
     async def close(self) -> None:
         """Let go of connections. Containers go on running."""
-
-
-def socket_of(labels: Mapping[str, str]) -> Path | None:
-    """The HTTP socket of a container with these labels."""
-    folder = labels.get(LABEL_SOCKETS)
-    return Path(folder) / HTTP_SOCKET if folder else None
-
-
-def ports_of(labels: Mapping[str, str]) -> tuple[int, ...]:
-    """The published TCP ports of a container with these labels."""
-    return tuple(int(text) for text in labels.get(LABEL_PORTS, "").split(",") if text.isdigit())
-
-
-def remove_sockets(labels: Mapping[str, str]) -> None:
-    """Remove a container's socket folder: the two sockets and the folder itself, nothing else that may be in it."""
-    folder = labels.get(LABEL_SOCKETS)
-    if not folder or not Path(folder).is_absolute():
-        return
-    for name in (HTTP_SOCKET, ACTIVATE_SOCKET):
-        path = Path(folder) / name
-        if path.is_socket():
-            path.unlink(missing_ok=True)
-    with suppress(OSError):
-        Path(folder).rmdir()
 
 
 def unknown_container(container_id: str) -> ContainerNotFoundError:
@@ -284,4 +346,17 @@ def still_running(container_id: str, deadline: float) -> EngineError:
     """The error of a `wait` that took too long."""
     return EngineError(
         f"container {container_id} still runs after {deadline:g} s", remedy="Wait longer, or stop the container."
+    )
+
+
+def not_running(container_id: str) -> EngineError:
+    """The error of freezing or thawing what does not run."""
+    return EngineError(f"container {container_id[:80]} does not run", remedy="Start it again first.")
+
+
+def docker_only(what: str, spec: ContainerSpec) -> EngineError:
+    """The error of runc, which has no networks and no devices, for a wish that only Docker can fulfil."""
+    return EngineError(
+        f"container {spec.name} asks for {what}, which the runc engine does not have",
+        remedy='Run it on Docker (`engine = "docker"`), or leave that out.',
     )

@@ -24,8 +24,8 @@ from dockyard.gateway.resources import Kind, Packed, Resources, resources_of
 from dockyard.gateway.snapshot import Snapshot
 
 DEADLINE_S = 10.0
+_CLOSE_S = 0.5
 RESTORE_DEADLINE_S = 2.0
-_CLOSE_DEADLINE_S = 0.5
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _ALL_BY_DEFAULT = {Kind.CLUSTERS, Kind.LISTENERS}
 
@@ -78,11 +78,11 @@ class Ads:
             ) from error
 
     async def close(self) -> None:
-        """Hang up. Envoy keeps what it was told."""
+        """Hang up; Envoy keeps what it was told. Streams end by themselves: gRPC complains of those that it ends."""
+        for stream in self._streams:
+            stream.end()
         if self._server is not None:
-            for stream in self._streams:
-                stream.end()
-            await self._server.stop(_CLOSE_DEADLINE_S)
+            await self._server.stop(_CLOSE_S)
 
     async def publish(self, snapshot: Snapshot, deadline_s: float = DEADLINE_S) -> None:
         """Make Envoy route this, and return once it does.
@@ -166,8 +166,8 @@ class Ads:
                     yield response
                 await stream.wake.wait()
         finally:
-            hearing.cancel()
             self._streams.discard(stream)
+            hearing.cancel()
             if self._stream is stream:
                 self._stream = None
 
@@ -217,7 +217,7 @@ class _Stream:
     _nonces: int = 0
 
     def end(self) -> None:
-        """Hang up."""
+        """It is over: let whoever waits for news see that."""
         self.ended = True
         self.wake.set()
 

@@ -135,7 +135,7 @@ def read_archive(path: Path, layout: Layout) -> list[Image]:
         codec = codec_of_start(file.read(4))
         file.seek(0)
         meter = Meter(cast(BinaryIO, file), codec, LIMITS, what)
-        contents.take(TarReader(cast(BinaryIO, io.BufferedReader(meter, CHUNK)), what))
+        contents.take(TarReader(cast(BinaryIO, io.BufferedReader(meter, CHUNK)), what, LIMITS.entries))
     images = contents.oci_images() if "index.json" in contents.documents else contents.docker_images()
     if not images:
         raise ImageError(
@@ -163,9 +163,7 @@ class _Contents:
         self._links: dict[str, str] = {}
 
     def take(self, reader: TarReader) -> None:
-        for count, member in enumerate(reader):
-            if count >= LIMITS.entries:
-                raise ImageError(f"{self._what} has more than {LIMITS.entries} files", remedy="It is no image archive.")
+        for member in reader:
             name = "/".join(safe_parts(member.name, self._what))
             if member.kind == "link":
                 self._links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.target))

@@ -92,10 +92,8 @@ def read_bundle(path: Path, layout: Layout) -> Bundle:
         codec = codec_of_start(file.read(4))
         file.seek(0)
         meter = Meter(cast(BinaryIO, file), codec, LIMITS, contents.what)
-        reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, 1 << 20)), contents.what)
-        for count, member in enumerate(reader):
-            if count >= LIMITS.entries:
-                raise ImageError(f"{contents.what} has more than {LIMITS.entries} files", remedy="It is no bundle.")
+        reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, 1 << 20)), contents.what, LIMITS.entries)
+        for member in reader:
             contents.take(member, reader)
     return contents.settle()
 

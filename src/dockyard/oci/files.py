@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from dockyard.errors import StoreError
+from dockyard.errors import StoreError, StoreLockedError
 
 LOCK_PATIENCE = 30.0
 _LOCK_INTERVAL = 0.01
@@ -158,7 +158,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
-    """Hold the lock file `path`, among processes and threads; StoreError when it is not free within `patience` s."""
+    """Hold the lock file `path`, among processes and threads; StoreLockedError when not free within `patience` s."""
     with store_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -176,7 +176,7 @@ def _lock_within(descriptor: int, path: Path, patience: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise StoreError(
+                raise StoreLockedError(
                     f"{path} is held by another process for more than {patience:g} s",
                     remedy="Wait for the other command to end, or find it with `fuser` and stop it.",
                 ) from None

@@ -135,25 +135,31 @@ class Layout:
                 raise self._unknown(name)
             self._write_index(kept)
 
-    def attach(self, attachment: Attachment) -> None:
-        """Store an artifact next to its subject. ImageError when the subject is not here. Durable when it returns."""
-        for document in attachment.documents:
-            self.blobs.write(document)
-        self.adopt(attachment.artifact)
+    def attach(self, *attachments: Attachment, instead: Sequence[Artifact] = ()) -> None:
+        """Store artifacts next to their subjects, at once, `instead` of others, which are forgotten.
 
-    def adopt(self, artifact: Artifact) -> None:
-        """List an artifact whose blobs are here; ImageError when one of them, or its subject, is missing."""
+        ImageError when a subject is not here. Durable when it returns.
+        """
+        for attachment in attachments:
+            for document in attachment.documents:
+                self.blobs.write(document)
+        self.adopt(*(attachment.artifact for attachment in attachments), instead=instead)
+
+    def adopt(self, *artifacts: Artifact, instead: Sequence[Artifact] = ()) -> None:
+        """List artifacts whose blobs are here; ImageError when one of them, or a subject, is missing."""
         with self._locked():
-            needed = (artifact.subject, *artifact.blobs)
-            missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
-            if missing:
-                raise ImageError(
-                    f"artifact {artifact.digest} is not whole: {', '.join(missing)} missing from {self.path}",
-                    remedy="Build or pull the image again, then what is attached to it.",
-                )
+            for artifact in artifacts:
+                needed = (artifact.subject, *artifact.blobs)
+                missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
+                if missing:
+                    raise ImageError(
+                        f"artifact {artifact.digest} is not whole: {', '.join(missing)} missing from {self.path}",
+                        remedy="Build or pull the image again, then what is attached to it.",
+                    )
             sync_folder(self.blobs.folder)
-            others = [other for other in self._read_index() if other.get("digest") != artifact.digest]
-            self._write_index([*others, artifact.manifest.document()])
+            replaced = {artifact.digest for artifact in (*artifacts, *instead)}
+            others = [other for other in self._read_index() if other.get("digest") not in replaced]
+            self._write_index([*others, *(artifact.manifest.document() for artifact in artifacts)])
 
     def detach(self, artifact: Artifact) -> None:
         """Forget an artifact; `sweep` frees the space."""
@@ -245,6 +251,24 @@ class Layout:
                         path.unlink()
                         freed += size
         return freed
+
+    def forget(self, image: Image) -> None:
+        """Remove an image that has no name, and what is attached to it; its layers stay until `sweep` takes them.
+
+        Nothing happens when a name leads to it, itself or in an index.
+        """
+        with self._locked():
+            attached = artifacts_of(self, image.digest)
+            gone = {image.digest, *(artifact.digest for artifact in attached)}
+            kept = [entry for entry in self._read_index() if entry.get("digest") not in gone]
+            if image.digest in {entry.digest for entry in self._walk(self.entries())}:
+                return
+            self._write_index(kept)
+            used = set(self._reachable())
+            documents = (blob for artifact in attached for blob in artifact.blobs)
+            for blob in (image.manifest, image.config_descriptor, *documents):
+                if blob.digest not in used:
+                    self.blobs.path(parse_digest(blob.digest)).unlink(missing_ok=True)
 
     def _age(self, digest: Digest) -> float:
         """Seconds since a blob was written."""

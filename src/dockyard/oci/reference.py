@@ -76,5 +76,12 @@ def tagged(name: str) -> str:
     return f"{path}:{tag}"
 
 
+def repository_of(name: str) -> str:
+    """A name without its tag and digest."""
+    path = name.partition("@")[0]
+    head, colon, tag = path.rpartition(":")
+    return head if colon and "/" not in tag else path
+
+
 def _wrong(text: str, why: str) -> ImageError:
     return ImageError(f"{text[:200]!r} {why}", remedy="Write it like localhost:5000/models/iris:1.2.")

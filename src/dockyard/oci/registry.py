@@ -119,18 +119,18 @@ class Registry:
         Each has a tag of its own. Where the registry does not list referrers by itself, the list under the subject's
         tag is kept up to date. RegistryError when the registry refuses.
         """
-        moved = 0
+        blobs = _unique(blob for artifact in artifacts for blob in (*artifact.layers, artifact.config))
+        unlisted: dict[Digest, list[Artifact]] = {}
         with self._transport(reference, "pull,push") as transport:
+            sent = _together(lambda blob: send_blob(transport, layout, blob, layout.origins), blobs)
             for artifact in artifacts:
-                blobs = _unique((*artifact.layers, artifact.config))
-                sent = _together(lambda blob: send_blob(transport, layout, blob, layout.origins), blobs)
-                moved += sum(blob.size for blob, was_sent in zip(blobs, sent, strict=True) if was_sent)
-                data = layout.blobs.read(artifact.digest)
-                response = _put_manifest(transport, artifact.manifest, data, artifact.tag)
-                moved += len(data)
+                response = _put_manifest(transport, artifact.manifest, layout.blobs.read(artifact.digest), artifact.tag)
                 if response.headers.get("OCI-Subject") != artifact.subject.digest:
-                    _list_by_tag(transport, artifact)
-        return moved
+                    unlisted.setdefault(artifact.subject.digest, []).append(artifact)
+            for subject, some in unlisted.items():
+                _list_by_tag(transport, subject, some)
+        moved = sum(blob.size for blob, was_sent in zip(blobs, sent, strict=True) if was_sent)
+        return moved + sum(artifact.manifest.size for artifact in artifacts)
 
     def pull_artifacts(self, reference: Reference, subject: Digest, layout: Layout) -> tuple[Artifact, ...]:
         """Fetch what refers to an image (or to what refers to it) into the layout that has the image; returns it.
@@ -201,13 +201,13 @@ def _manifest(transport: Transport, target: str, expected: Digest | None) -> tup
     return transport.patiently(fetch)
 
 
-def _list_by_tag(transport: Transport, artifact: Artifact) -> None:
-    """Add an artifact to the list that stands in for the referrers API, keeping what others have put there."""
+def _list_by_tag(transport: Transport, subject: Digest, artifacts: Sequence[Artifact]) -> None:
+    """Add artifacts to the list that stands in for the referrers API, keeping what others have put there."""
+    tag, own = subject_tag(subject), {artifact.digest for artifact in artifacts}
 
     def add() -> None:
-        tag = subject_tag(artifact.subject.digest)
-        listed = [entry for entry in _listed(transport, tag) if entry.digest != artifact.digest]
-        entries = [entry.document() for entry in (*listed, artifact.manifest)]
+        listed = [entry for entry in _listed(transport, tag) if entry.digest not in own]
+        entries = [entry.document() for entry in (*listed, *(artifact.manifest for artifact in artifacts))]
         data = wire.encode({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries})
         transport.send("PUT", f"manifests/{tag}", data, {"Content-Type": media.OCI_INDEX}, (201,))
 

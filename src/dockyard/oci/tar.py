@@ -52,17 +52,26 @@ class Member:
 class TarReader:
     """Iterate over the members; `content()` gives the bytes of the current one, which may be left unread.
 
-    Everything that is wrong with the archive is an ImageError that begins with `what`.
+    Everything that is wrong with the archive, such as more than `entries` members, is an ImageError that begins with
+    `what`.
     """
 
-    def __init__(self, stream: BinaryIO, what: str) -> None:
+    def __init__(self, stream: BinaryIO, what: str, entries: int) -> None:
         self._stream = stream
         self._what = what
+        self._entries = entries
         self._left = 0
         self._padding = 0
 
     def __iter__(self) -> Iterator[Member]:
+        count = 0
         while (member := self._next()) is not None:
+            count += 1
+            if count > self._entries:
+                raise ImageError(
+                    f"{self._what} is unsafe: it has more than the {self._entries} entries allowed",
+                    remedy="Do not use it, and find out where it came from.",
+                )
             yield member
         while self._stream.read(_CHUNK):
             pass

@@ -9,14 +9,16 @@ Sources: OCI distribution specification 1.1; the distribution project's token au
 from __future__ import annotations
 
 import ipaddress
+import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import BinaryIO, TypeVar
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import msgspec
@@ -28,6 +30,7 @@ from dockyard.errors import RegistryError
 from dockyard.oci.auth import Credentials, CredentialSource
 from dockyard.oci.digest import CHUNK
 from dockyard.oci.media import DOCUMENT_LIMIT
+from dockyard.oci.trust import tls_context
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REDIRECTS_LIMIT = 5
@@ -99,11 +102,13 @@ class Transport:
         self._patience = patience
         self._ends = time.monotonic() + patience.deadline
         self._authorization = ""
-        self._pool = _pool_for(self._base, patience)
+        self._pools: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._lock = Lock()
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.clear()
+        for pool in self._pools.values():
+            pool.clear()
 
     def patiently(self, operation: Callable[[], _T]) -> _T:
         """Run an operation that may be run again from its beginning, until it succeeds or patience ends."""
@@ -267,7 +272,7 @@ class Transport:
     def _request(self, method: str, url: str, headers: dict[str, str], body: BinaryIO | bytes | None) -> Response:
         self._check_time()
         try:
-            return self._pool.request(
+            return self._pool(url).request(
                 method,
                 url,
                 headers={"User-Agent": f"dockyard/{__version__}", "Accept-Encoding": "identity"} | headers,
@@ -278,6 +283,14 @@ class Transport:
             )
         except (HTTPError, OSError) as error:
             raise self._broken(error) from error
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        """The connections to where a URL leads: one host's certificates and proxy are not another's."""
+        with self._lock:
+            origin = _origin(url)
+            if origin not in self._pools:
+                self._pools[origin] = _pool_for(url, self._patience)
+            return self._pools[origin]
 
     def _expect(self, response: Response, statuses: frozenset[int], path: str) -> Response:
         if response.status in statuses:
@@ -336,10 +349,17 @@ class Transport:
 def _pool_for(url: str, patience: Patience) -> urllib3.PoolManager:
     timeout = urllib3.Timeout(connect=min(15.0, patience.silence), read=patience.silence)
     parts = urlsplit(url)
+    trust = tls_context(parts.netloc, os.environ) if parts.scheme == "https" else None
     proxy = None if proxy_bypass(parts.netloc) or is_loopback(parts.hostname) else getproxies().get(parts.scheme)
-    if proxy:
-        return urllib3.ProxyManager(proxy, timeout=timeout, maxsize=8, blocksize=CHUNK)
-    return urllib3.PoolManager(timeout=timeout, maxsize=8, blocksize=CHUNK)
+    if not proxy:
+        return urllib3.PoolManager(timeout=timeout, maxsize=8, blocksize=CHUNK, ssl_context=trust)
+    there = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    user = f"{unquote(there.username)}:{unquote(there.password or '')}" if there.username else None
+    headers = urllib3.make_headers(proxy_basic_auth=user)
+    address = there._replace(netloc=there.netloc.rpartition("@")[2]).geturl()
+    return urllib3.ProxyManager(
+        address, timeout=timeout, maxsize=8, blocksize=CHUNK, ssl_context=trust, proxy_headers=headers
+    )
 
 
 def _origin(url: str) -> tuple[str, str]:

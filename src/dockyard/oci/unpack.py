@@ -44,9 +44,9 @@ def unpack_layer(
     limits = limits or Limits()
     meter = Meter(stream, codec_of(media_type), limits, what)
     with staged(folder) as partial:
-        unpacking = _Unpacking(partial, limits, what)
+        unpacking = _Unpacking(partial, what)
         try:
-            reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, _BUFFER)), what)
+            reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, _BUFFER)), what, limits.entries)
             for member in reader:
                 with store_errors(folder):
                     unpacking.add(member, reader)
@@ -61,9 +61,8 @@ def unpack_layer(
 class _Unpacking:
     """The state of one layer on its way into a tree."""
 
-    def __init__(self, root: Path, limits: Limits, what: str) -> None:
+    def __init__(self, root: Path, what: str) -> None:
         self._tree = Tree(root, what)
-        self._limits = limits
         self._what = what
         self.whiteouts: list[str] = []
         self.opaque: list[str] = []
@@ -75,8 +74,6 @@ class _Unpacking:
 
     def add(self, member: Member, reader: TarReader) -> None:
         self.entries += 1
-        if self.entries > self._limits.entries:
-            raise unsafe(self._what, member.name, f"is one more than the {self._limits.entries} entries allowed")
         parts = safe_parts(member.name, self._what)
         if parts and parts[-1].startswith(_WHITEOUT):
             self._whiteout(parts, member)

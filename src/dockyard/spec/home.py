@@ -48,3 +48,13 @@ class Home:
     def keys(self) -> Path:
         """This user's own signing key, and the public keys that are trusted here."""
         return self.root / "keys"
+
+    @property
+    def yard(self) -> Path:
+        """What the yard keeps: its state, its audit log, and the socket of its API."""
+        return self.root / "yard"
+
+    @property
+    def yard_socket(self) -> Path:
+        """Where the yard's API answers on this machine."""
+        return self.yard / "api.sock"

@@ -1,7 +1,7 @@
-"""Reads dockyard.toml: the only place that turns that file into a `Project`.
+"""Reads dockyard.toml, deployment files and policies: the only place that turns those files into values of `spec`.
 
-Called by every verb that works on a project. Each mistake is a ProjectError that names the file, the path of the key,
-and the mend.
+Called by every verb that works on a project, by `dockyard deploy`, and by the yard's API for what it is sent. Each
+mistake is a ProjectError, DeploymentError or PolicyFileError that names the file, the path of the key, and the mend.
 """
 
 from __future__ import annotations
@@ -9,26 +9,28 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dockyard.errors import ProjectError
-from dockyard.spec.project import CLASS_REFERENCE, AnyModel, Build, FurtherModel, Model, Project, Run, Serve
+from dockyard.errors import DeploymentError, DockyardError, PolicyFileError, ProjectError
+from dockyard.spec.deployment import Deployment, StrategyKind
+from dockyard.spec.policy import Policy
+from dockyard.spec.project import CLASS_REFERENCE, AnyModel, Project
 
 FILE_NAME = "dockyard.toml"
-_TABLES: dict[str, type[msgspec.Struct]] = {
-    "": Project,
-    "model": Model,
-    "models": FurtherModel,
-    "build": Build,
-    "serve": Serve,
-    "run": Run,
-}
+DEPLOYMENT_FILE_NAME = "deployment.toml"
 _UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<path>[^`]*)`)?")
 _WRONG = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_NAME_A_FILE = "Name a deployment file; its keys are in docs/reference/deployment.md."
+_NEEDED = {
+    "Project": "Every project needs [model] with a name.",
+    "Deployment": "Every deployment needs name and image.",
+}
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,113 @@ def load_project(folder: Path) -> ProjectFolder:
     """The project in `folder`; ProjectError if dockyard.toml is missing or wrong."""
     path = folder.absolute()
     file = path / FILE_NAME
+    missing = "Run `dockyard init` in the folder of your model to write one."
+    return ProjectFolder(path, parse_project(_read(file, ProjectError, missing), str(file)))
+
+
+def load_deployment(file: Path, given: Mapping[str, Any] | None = None) -> Deployment:
+    """The deployment that a TOML file asks for, with `given` keys (those of options) on top of it.
+
+    `image` may be left out of the file if `given` has it. DeploymentError if the file is missing or wrong.
+    """
+    data = _read(file, DeploymentError, _NAME_A_FILE)
+    return parse_deployment(merged(data, given or {}), str(file))
+
+
+def load_policy(file: Path, *, required: bool = False) -> Policy:
+    """The policy in a TOML file; the default where there is none and none is `required`. Else PolicyFileError."""
+    if not required and not file.exists() and not file.is_symlink():
+        return Policy()
+    data = _read(file, PolicyFileError, "Put it back; it was there when the yard last deployed something.")
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        policy = msgspec.convert(data, Policy)
+    except msgspec.ValidationError as error:
+        raise explained(str(error), data, Policy, str(file), PolicyFileError) from error
+    for index, exception in enumerate(policy.exceptions):
+        if bool(exception.deployment) == bool(exception.image):
+            raise PolicyFileError(
+                f"{file}: exceptions[{index}] must name either a deployment or an image",
+                remedy='Write deployment = "NAME" or image = "sha256:...".',
+            )
+    return policy
+
+
+def keys_of(file: Path) -> frozenset[str]:
+    """The keys at the top of a deployment file; DeploymentError if it is missing or no TOML."""
+    return frozenset(_read(file, DeploymentError, _NAME_A_FILE))
+
+
+def parse_deployment(data: dict[str, Any], source: str) -> Deployment:
+    """`data` as a validated Deployment; `source` names the file in errors."""
+    try:
+        deployment = msgspec.convert(data, Deployment)
+    except msgspec.ValidationError as error:
+        raise explained(str(error), data, Deployment, source, DeploymentError) from error
+    check_deployment(deployment, source)
+    return deployment
+
+
+def check_deployment(deployment: Deployment, source: str) -> None:
+    """What the types alone do not say: keys that do not go together. DeploymentError names them."""
+    strategy, server = deployment.strategy, deployment.server
+    if strategy.kind is StrategyKind.ROLLING and not strategy.max_surge and not strategy.max_unavailable:
+        raise DeploymentError(
+            f"{source}: strategy.max_surge and strategy.max_unavailable are both 0, so no replica could be replaced",
+            remedy="Leave one of them out, or make it 1.",
+        )
+    if strategy.preview and strategy.kind is not StrategyKind.BLUE_GREEN:
+        raise DeploymentError(
+            f"{source}: strategy.preview is for blue-green rollouts, and strategy.kind is {str(strategy.kind)!r}",
+            remedy='Write kind = "blue-green", or leave preview out.',
+        )
+    if server.command and not (server.port or server.preset):
+        raise DeploymentError(
+            f"{source}: server.command is there without server.port or server.preset",
+            remedy="Say on which port the command listens: server.port.",
+        )
+    for name, path in deployment.secrets.items():
+        if not path.startswith("/"):
+            raise DeploymentError(
+                f"{source}: secrets.{name} is {path!r}, which is no absolute path",
+                remedy="Name the secret's file on the yard's host by its whole path.",
+            )
+    _check_targets(deployment, source)
+
+
+def _check_targets(deployment: Deployment, source: str) -> None:
+    seen: set[str] = set()
+    for index, mount in enumerate(deployment.mounts):
+        for key, path in (("source", mount.source), ("target", mount.target)):
+            if ".." in path.split("/"):
+                raise DeploymentError(
+                    f"{source}: mounts[{index}].{key} is {path!r}", remedy="Write the path without `..`."
+                )
+        if mount.target in seen:
+            raise DeploymentError(
+                f"{source}: mounts[{index}].target {mount.target!r} is that of another mount",
+                remedy="Give each mount a target of its own.",
+            )
+        seen.add(mount.target)
+
+
+def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` on top of `data`, table by table."""
+    both = dict(data)
+    for key, value in given.items():
+        below = both.get(key)
+        both[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return both
+
+
+def _read(file: Path, kind: type[DockyardError], missing: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ProjectError(
-            f"{file} does not exist", remedy="Run `dockyard init` in the folder of your model to write one."
-        ) from error
+        raise kind(f"{file} does not exist", remedy=missing) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProjectError(f"{file} is not valid TOML: {error}", remedy="Correct that line.") from error
+        raise kind(f"{file} is not valid TOML: {error}", remedy="Correct that line.") from error
     except OSError as error:
-        raise ProjectError(f"{file} cannot be read: {error.strerror}") from error
-    return ProjectFolder(path, parse_project(data, str(file)))
+        raise kind(f"{file} cannot be read: {error.strerror}") from error
 
 
 def parse_project(data: dict[str, Any], source: str) -> Project:
@@ -61,7 +159,7 @@ def parse_project(data: dict[str, Any], source: str) -> Project:
     try:
         project = msgspec.convert(data, Project)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), data, source) from error
+        raise explained(str(error), data, Project, source, ProjectError) from error
     _check_model(project.model, source, "model")
     _check_sizes(project.serve.batch_sizes, source, "serve")
     seen = {(project.model.name, project.model.version)}
@@ -108,26 +206,45 @@ def _check_model(model: AnyModel, source: str, where: str) -> None:
         )
 
 
-def _explained(message: str, data: dict[str, Any], source: str) -> ProjectError:
-    """msgspec's message as an error that says the key's path the way a user writes it."""
+def explained(
+    message: str, data: Any, kind: type[msgspec.Struct], source: str, error: type[DockyardError]
+) -> DockyardError:
+    """msgspec's message about `data`, which is no `kind`, as an error that says the key's path as a user writes it."""
     unknown = _UNKNOWN.search(message)
     if unknown:
         table, key = unknown["path"] or "", unknown["key"]
         path = f"{table}.{key}" if table else key
-        kind = re.sub(r"\[\d+\]$", "", table)
-        known = _TABLES[kind].__struct_fields__ if kind in _TABLES else ()
+        known = _fields_at(kind, table)
         near = difflib.get_close_matches(key, known, n=1)
-        where = f"[{table}]" if table else "the file"
-        remedy = f"Did you mean `{near[0]}`?" if near else f"{where} may have: {', '.join(known)}."
-        return ProjectError(f"{source}: unknown key `{path}`", remedy=remedy)
+        where = f"[{table}]" if table else source if source.startswith("the ") else "the file"
+        remedy = f"Did you mean `{near[0]}`?" if near else f"{where} may have: {', '.join(known) or 'nothing'}."
+        return error(f"{source}: unknown key `{path}`", remedy=remedy)
     wrong = _WRONG.match(message)
     assert wrong is not None
     path, what = wrong["path"] or "", wrong["what"]
     if missing := re.search(r"missing required field `([^`]*)`", what):
         path = f"{path}.{missing[1]}" if path else missing[1]
-        return ProjectError(f"{source}: `{path}` is missing", remedy="Every project needs [model] with a name.")
+        return error(f"{source}: `{path}` is missing", remedy=_NEEDED.get(kind.__name__, ""))
     what = what[0].lower() + what[1:]
-    return ProjectError(f"{source}: `{path}`: {what}", remedy=f"It is {_found(data, path)!r} now.")
+    where = f": `{path}`" if path else ""
+    return error(f"{source}{where}: {what}", remedy=f"It is {_found(data, path)!r} now.")
+
+
+def _fields_at(kind: type[msgspec.Struct], path: str) -> tuple[str, ...]:
+    """The keys of the table at a dotted path below `kind`; none where there is no such table."""
+    for part in re.findall(r"[^.\[\]]+", path):
+        if part == "..." or part.isdigit():
+            continue
+        hint = typing.get_type_hints(kind).get(part)
+        inside = next((one for one in (hint, *typing.get_args(hint)) if _is_struct(one)), None)
+        if inside is None:
+            return ()
+        kind = inside
+    return kind.__struct_fields__
+
+
+def _is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
 
 
 def _found(data: Any, path: str) -> Any:

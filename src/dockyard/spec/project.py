@@ -106,6 +106,10 @@ class Build(Table, frozen=True, kw_only=True):
     allow_secrets: tuple[str, ...] = ()
     """Globs of files (and `environment.NAME`) that look like secrets and may be in the image all the same."""
     compression: Codec = "gzip"
+    trim: bool = True
+    """Leave out of wheels what no server reads: tests, sources in C, debug information."""
+    leave_out: tuple[str, ...] = ()
+    """Globs of installed files of wheels, such as `pkg/data/*`, that stay out of the image too."""
 
 
 class Serve(Table, frozen=True, kw_only=True):

@@ -7,17 +7,14 @@ digests are not read. Source of the file listing: the layers themselves, the upp
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
-from typing import BinaryIO, cast
+from dataclasses import dataclass, field
 
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
-from dockyard.oci.media import codec_of
-from dockyard.oci.meter import Limits, Meter
-from dockyard.oci.tar import TarReader
+from dockyard.oci.reading import reading_layer
 from dockyard.supply.contents import Contents
+from dockyard.supply.face import FILE_LIMIT, face_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,12 @@ class Difference:
 
     python: tuple[Change, ...] = ()
     system: tuple[Change, ...] = ()
+    signature: tuple[Change, ...] = ()
+    """Of the model: its inputs and outputs."""
+    goldens: tuple[Change, ...] = ()
+    """What they ask."""
+    expected: tuple[Change, ...] = ()
+    """What goldens that are in both images expect."""
     settings: tuple[Change, ...] = ()
     labels: tuple[Change, ...] = ()
     layers: tuple[Change, ...] = ()
@@ -54,13 +57,18 @@ def compare(
     """Compare two images, each in its layout."""
     old, new = inside
     shared = set(before.config.diff_ids) & set(after.config.diff_ids)
+    lower, upper = _files(before, layouts[0], shared), _files(after, layouts[1], shared)
+    face, newer = face_of(before.config, lower.kept), face_of(after.config, upper.kept)
     return Difference(
         python=changes({one.name: one.version for one in old.python}, {one.name: one.version for one in new.python}),
         system=changes({one.name: one.version for one in old.system}, {one.name: one.version for one in new.system}),
+        signature=changes(face.signature, newer.signature),
+        goldens=changes(face.inputs, newer.inputs),
+        expected=tuple(one for one in changes(face.outputs, newer.outputs) if one.kind == "changed"),
         settings=changes(_settings(before), _settings(after)),
         labels=changes(dict(before.config.labels), dict(after.config.labels)),
         layers=changes(_titles(before), _titles(after)),
-        files=changes(_files(before, layouts[0], shared), _files(after, layouts[1], shared)),
+        files=changes(lower.digests, upper.digests),
     )
 
 
@@ -92,24 +100,33 @@ def _titles(image: Image) -> dict[str, str]:
     return dict(zip(names, image.config.diff_ids, strict=True))
 
 
-def _files(image: Image, layout: Layout, shared: Set[str]) -> dict[str, str]:
-    """Every entry of the layers that are not shared, with a digest of its kind, mode and content."""
-    found: dict[str, str] = {}
+@dataclass
+class _Files:
+    """The entries of layers: a digest of each one's kind, mode and content; and the content of what callers see."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, bytes] = field(default_factory=dict)
+
+
+def _files(image: Image, layout: Layout, shared: Set[str]) -> _Files:
+    """Every entry of the layers that are not shared."""
+    found = _Files()
     for layer in image.layer_blobs:
         if layer.diff_id not in shared:
-            found.update(_listing(layout, layer))
+            _list(layout, layer, image.config.working_dir.strip("/"), found)
     return found
 
 
-def _listing(layout: Layout, layer: LayerBlob) -> dict[str, str]:
-    what, found = f"layer {layer.diff_id}", {}
-    with layout.blobs.open(layer.descriptor.digest) as stream:
-        meter = Meter(stream, codec_of(layer.descriptor.media_type), Limits(), what)
-        reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, 1 << 20)), what)
+def _list(layout: Layout, layer: LayerBlob, root: str, found: _Files) -> None:
+    with reading_layer(layout, layer) as reader:
         for member in reader:
             running = hashlib.sha256(f"{member.kind} {member.mode:o} {member.target} {member.mtime} ".encode())
+            keep = bool(root) and member.name.startswith(f"{root}/") and member.size <= FILE_LIMIT
+            content = bytearray()
             for chunk in reader.content():
                 running.update(chunk)
-            found[member.name] = running.hexdigest()[:16]
-        meter.verify(layer.diff_id)
-    return found
+                if keep:
+                    content += chunk
+            found.digests[member.name] = running.hexdigest()[:16]
+            if keep and member.name.endswith((".py", ".json", ".onnx")):
+                found.kept[member.name] = bytes(content)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import email.parser
 import fnmatch
-import io
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import msgspec
 
@@ -22,13 +22,12 @@ from dockyard.oci.digest import hex_of
 from dockyard.oci.files import replace_file
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
-from dockyard.oci.media import codec_of
-from dockyard.oci.meter import Limits, Meter
+from dockyard.oci.reading import reading_layer
 from dockyard.oci.tar import Member, TarReader
 
 _FORMAT = 1
 _FILE_LIMIT = 4 << 20
-_BUFFER = 1 << 20
+_THREADS = 4
 _LICENSE = re.compile(r"^License:[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _SOURCE = re.compile(r"(?P<name>\S+)(?:\s+\((?P<version>[^)]+)\))?")
 
@@ -89,7 +88,8 @@ class _Record(msgspec.Struct, frozen=True):
 
 def contents_of(layout: Layout, image: Image, cache: Path) -> Contents:
     """What is inside an image; `cache` remembers layers. ImageError when a layer is damaged."""
-    found = [_of_layer(layout, layer, cache) for layer in image.layer_blobs]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda layer: _of_layer(layout, layer, cache), image.layer_blobs))
     python = {one.name: one for contents in found for one in contents.python}
     system = {one.name: one for contents in found for one in contents.system}
     told = [contents.os for contents in found if contents.os is not None]
@@ -114,14 +114,10 @@ def _of_layer(layout: Layout, layer: LayerBlob, cache: Path) -> Contents:
 
 
 def _read_layer(layout: Layout, layer: LayerBlob) -> Contents:
-    what = f"layer {layer.diff_id}"
     collected = _Collected()
-    with layout.blobs.open(layer.descriptor.digest) as stream:
-        meter = Meter(stream, codec_of(layer.descriptor.media_type), Limits(), what)
-        reader = TarReader(cast(BinaryIO, io.BufferedReader(meter, _BUFFER)), what)
+    with reading_layer(layout, layer) as reader:
         for member in reader:
             collected.take(member, reader)
-        meter.verify(layer.diff_id)
     return collected.contents()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from dockyard.errors import EvidenceError
-from dockyard.oci.artifact import Artifact, Payload, attach
+from dockyard.oci.artifact import Artifact, Attachment, Payload, attach
 from dockyard.oci.digest import Digest
 from dockyard.oci.image import Descriptor
 from dockyard.oci.layout import Layout
@@ -32,19 +32,26 @@ class Evidence:
 
 
 def add_evidence(
-    layout: Layout, subject: Descriptor, name: str, predicate_type: str, predicate: Mapping[str, Any]
-) -> Artifact:
-    """Attach a document of one kind, in place of the one there was. A bill of materials is attached as it is."""
-    if predicate_type == SBOM:
+    layout: Layout, subject: Descriptor, name: str, documents: Mapping[str, Mapping[str, Any]]
+) -> tuple[Artifact, ...]:
+    """Attach documents by their kind (predicate type), all at once, each in place of the one there was of its kind.
+
+    A bill of materials is attached as it is, anything else as the predicate of a statement.
+    """
+    made = [_attachment(subject, name, kind, predicate) for kind, predicate in documents.items()]
+    artifacts = tuple(one.artifact for one in made)
+    kept = {artifact.digest for artifact in artifacts}
+    older = [one for one in _documents(layout, subject.digest) if one.annotations.get(PREDICATE_TYPE) in documents]
+    layout.attach(*made, instead=[one for one in older if one.digest not in kept])
+    return artifacts
+
+
+def _attachment(subject: Descriptor, name: str, kind: str, predicate: Mapping[str, Any]) -> Attachment:
+    if kind == SBOM:
         payload = Payload(CYCLONEDX, msgspec.json.encode(predicate, order="sorted"))
     else:
-        payload = Payload(IN_TOTO, Statement(name, subject.digest, predicate_type, predicate).encode())
-    made = attach(subject, payload.media_type, [payload], {PREDICATE_TYPE: predicate_type})
-    for older in _of_kind(layout, subject.digest, predicate_type):
-        if older.digest != made.artifact.digest:
-            layout.detach(older)
-    layout.attach(made)
-    return made.artifact
+        payload = Payload(IN_TOTO, Statement(name, subject.digest, kind, predicate).encode())
+    return attach(subject, payload.media_type, [payload], {PREDICATE_TYPE: kind})
 
 
 def evidence_of(layout: Layout, subject: Digest, name: str) -> tuple[Evidence, ...]:
@@ -52,17 +59,12 @@ def evidence_of(layout: Layout, subject: Digest, name: str) -> tuple[Evidence, .
 
     EvidenceError when one of them cannot be read, or is about another image; ImageError when a blob is damaged.
     """
-    found = [Evidence(_statement(layout, artifact, name), artifact) for artifact in _of_kind(layout, subject, "")]
+    found = [Evidence(_statement(layout, artifact, name), artifact) for artifact in _documents(layout, subject)]
     return tuple(sorted(found, key=lambda one: one.statement.predicate_type))
 
 
-def _of_kind(layout: Layout, subject: Digest, predicate_type: str) -> list[Artifact]:
-    return [
-        artifact
-        for artifact in layout.referrers(subject)
-        if artifact.type in (IN_TOTO, CYCLONEDX)
-        and predicate_type in ("", artifact.annotations.get(PREDICATE_TYPE, ""))
-    ]
+def _documents(layout: Layout, subject: Digest) -> list[Artifact]:
+    return [artifact for artifact in layout.referrers(subject) if artifact.type in (IN_TOTO, CYCLONEDX)]
 
 
 def _statement(layout: Layout, artifact: Artifact, name: str) -> Statement:

@@ -17,6 +17,8 @@ from dockyard.spec.deployment import Probes, Strategy
 class Phase(StrEnum):
     """Where a replica is in its life."""
 
+    CREATED = "created"
+    """Its socket listens, and requests may wait there; its container is started once there is memory for it."""
     STARTING = "starting"
     """Its container is being started, or runs and is not proven yet."""
     READY = "ready"
@@ -38,7 +40,8 @@ class Replica:
     """One replica as it is now.
 
     `since`: when its phase began. `crashes`: ends in a row without having been ready for long. `routed`: whether it is
-    an endpoint in the configuration that the gateway accepted last. `in_flight`: requests in it, as the gateway counts.
+    an endpoint in the configuration that the gateway accepted last, and gets new requests; `routed_since`: when that
+    last changed, as far as anybody knows. `in_flight`: requests in it, as the gateway counts.
     """
 
     id: str
@@ -48,6 +51,7 @@ class Replica:
     crashes: int = 0
     routed: bool = False
     in_flight: int = 0
+    routed_since: float = 0.0
 
 
 class RevisionState(StrEnum):
@@ -63,7 +67,10 @@ class RevisionState(StrEnum):
 
 @dataclass(frozen=True)
 class Revision:
-    """One immutable version of a deployment, as far as planning needs it. `memory`: bytes that one replica may use."""
+    """One immutable version of a deployment, as far as planning needs it. `memory`: bytes that one replica may use.
+
+    `drain_s`: how long the last requests of a replica may take before it is stopped all the same.
+    """
 
     number: int
     state: RevisionState
@@ -71,6 +78,7 @@ class Revision:
     strategy: Strategy
     probes: Probes
     state_since: float = 0.0
+    drain_s: float = 300.0
 
 
 class RolloutPhase(StrEnum):
@@ -89,8 +97,8 @@ class RolloutPhase(StrEnum):
 
 @dataclass(frozen=True)
 class Rollout:
-    """The move under way: `source` is None for a first one. `progress`: when it last got further. `asked`: what a user
-    said meanwhile. `holding`: the old is stopped before the new is started, for memory does not fit both."""
+    """The move under way: `source` is None for a first one. `progress`: when it last got further. `holding`: the old is
+    stopped before the new is started, for memory does not fit both. `why`: what was told when its phase began."""
 
     id: int
     source: int | None
@@ -102,6 +110,7 @@ class Rollout:
     aborted: str = ""
     """Why a user aborted it; empty while nobody has."""
     holding: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,12 +136,17 @@ class World:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Where one deployment's requests go: shares of each revision, and the replicas that are its endpoints."""
+    """Where one deployment's requests go: shares of each revision in percent, and the replicas that are its endpoints.
+
+    `draining`: replicas that get no new requests any more and stay in the gateway's configuration all the same, so that
+    their requests in flight are counted.
+    """
 
     weights: Mapping[int, int] = field(hash=False)
     endpoints: Mapping[int, tuple[str, ...]] = field(hash=False)
     preview: int | None = None
     """The revision that answers under the preview host and header."""
+    draining: Mapping[int, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -144,8 +158,16 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Create:
+    """Make one more replica of a revision with its socket, so that requests can wait there; start no container yet."""
+
+    deployment: str
+    revision: int
+
+
+@dataclass(frozen=True)
 class Restart:
-    """Start a crashed replica's container again, on the same socket."""
+    """Start the container of a crashed or created replica, on the socket that it has."""
 
     deployment: str
     replica: str
@@ -189,7 +211,10 @@ class Thaw:
 
 @dataclass(frozen=True)
 class Advance:
-    """Note where the rollout is now; `why` is told to people. DONE makes its target active, FAILED makes it failed."""
+    """Note where the rollout is now; `why` is told to people. DONE makes its target active, FAILED makes it failed.
+
+    `progressed`: it got further just now. `holding`: from now on it holds; False leaves that as it was.
+    """
 
     deployment: str
     phase: RolloutPhase
@@ -215,13 +240,25 @@ class Forget:
     deployment: str
 
 
-Step = Start | Restart | Move | Stop | Freeze | Thaw | Advance | Mark | Forget
+@dataclass(frozen=True)
+class Note:
+    """What people should know who ask why nothing happens: what is waited for, what is refused, and why."""
+
+    deployment: str
+    text: str
+
+
+Step = Start | Create | Restart | Move | Stop | Freeze | Thaw | Advance | Mark | Forget
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do now: the traffic of every deployment, and steps. `wake`: when time alone changes the plan, if ever."""
+    """What to do now: the traffic of every deployment, and steps. `wake`: when time alone changes the plan, if ever.
+
+    At most one step is about any one replica. A step is planned again until the world shows its effect.
+    """
 
     traffic: Mapping[str, Traffic] = field(hash=False)
     steps: tuple[Step, ...] = ()
     wake: float | None = None
+    notes: tuple[Note, ...] = ()

@@ -7,28 +7,56 @@ privileges, read-only root, Docker's system call filter, limits, no network. Sou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from dockyard.engines import labels as label
+from dockyard.engines.access import SECRETS_MOUNT, SOCKET_MOUNT
 from dockyard.engines.base import (
-    LABEL_IMAGE,
     LOG_BYTES,
     OOM_SCORE,
-    SOCKET_MOUNT,
     Container,
     ContainerSpec,
+    Ending,
     State,
-    ports_of,
-    socket_of,
+    TcpAddress,
     tmp_options,
 )
+from dockyard.spec.deployment import Mount
 
 ENGINE = "docker"
 _NEVER = "0001-01-01T00:00:00Z"
-_STATES = {"created": State.CREATED, "exited": State.EXITED, "dead": State.EXITED}
+_STATES = {"created": State.CREATED, "paused": State.FROZEN, "exited": State.EXITED, "dead": State.EXITED}
+
+INTERNAL_NETWORK = "dockyard-internal"
+"""Where foreign servers are: this host reaches them, they reach nobody, not even each other."""
+
+NETWORK_REQUEST: dict[str, Any] = {
+    "Name": INTERNAL_NETWORK,
+    "Driver": "bridge",
+    "Internal": True,
+    "CheckDuplicate": True,
+    "Options": {"com.docker.network.bridge.enable_icc": "false"},
+    "Labels": {label.MANAGED: "1"},
+}
 
 
-def create_request(spec: ContainerSpec, reference: str, *, attached: bool, podman: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Given:
+    """What of the host a container is given, checked: mounts with real sources, and the folder of its secrets."""
+
+    mounts: tuple[Mount, ...] = ()
+    secrets: Path | None = None
+
+
+NOTHING = Given()
+
+
+def create_request(
+    spec: ContainerSpec, reference: str, given: Given = NOTHING, *, attached: bool, podman: bool = False
+) -> dict[str, Any]:
     """The body of `POST /containers/create`; `reference` is the image as the engine knows it."""
     return {
         "Image": reference,
@@ -37,23 +65,28 @@ def create_request(spec: ContainerSpec, reference: str, *, attached: bool, podma
         "Env": [f"{name}={value}" for name, value in spec.variables.items()],
         "User": f"{spec.user.uid}:{spec.user.gid}",
         "Hostname": spec.name,
-        "Labels": spec.all_labels,
-        "NetworkDisabled": True,
+        "Labels": spec.all_labels(given.secrets),
+        "NetworkDisabled": network_of(spec) == "none",
         "Tty": False,
         "OpenStdin": attached,
         "StdinOnce": attached,
         "AttachStdin": attached,
         "AttachStdout": attached,
         "AttachStderr": attached,
-        "HostConfig": _host_config(spec, attached=attached, podman=podman),
+        "HostConfig": _host_config(spec, given, attached=attached, podman=podman),
     }
 
 
-def _host_config(spec: ContainerSpec, *, attached: bool, podman: bool) -> dict[str, Any]:
+def network_of(spec: ContainerSpec) -> str:
+    """The network that a container begins in: that of foreign servers, the named one, or none."""
+    return INTERNAL_NETWORK if spec.tcp_port else spec.network or "none"
+
+
+def _host_config(spec: ContainerSpec, given: Given, *, attached: bool, podman: bool) -> dict[str, Any]:
     limits = spec.resources
     kept = {"Type": "json-file", "Config": {"max-size": str(LOG_BYTES), "max-file": "2"}}
     return {
-        "NetworkMode": "none",
+        "NetworkMode": network_of(spec),
         "IpcMode": "private",
         "ReadonlyRootfs": True,
         "Privileged": False,
@@ -66,7 +99,8 @@ def _host_config(spec: ContainerSpec, *, attached: bool, podman: bool) -> dict[s
         "OomScoreAdj": OOM_SCORE,
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "Tmpfs": {"/tmp": ",".join(_tmp_options(spec, podman=podman))},  # noqa: S108
-        "Mounts": _mounts(spec),
+        "Mounts": _mounts(spec, given),
+        "DeviceRequests": _gpus(spec.gpus),
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {"Type": "none", "Config": {}} if attached else kept,
         "AutoRemove": False,
@@ -79,12 +113,26 @@ def _tmp_options(spec: ContainerSpec, *, podman: bool) -> list[str]:
     return [option for option in options if not (podman and option.startswith(("uid=", "gid=")))]
 
 
-def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
-    if spec.socket_folder is None:
+def _mounts(spec: ContainerSpec, given: Given) -> list[dict[str, Any]]:
+    found = [_bind(mount.source, mount.target, writable=mount.writable) for mount in given.mounts]
+    if spec.sockets is not None:
+        found.append(_bind(str(spec.sockets.folder), SOCKET_MOUNT))
+    if given.secrets is not None:
+        found.append(_bind(str(given.secrets), SECRETS_MOUNT))
+    return found
+
+
+def _bind(source: str, target: str, *, writable: bool = False) -> dict[str, Any]:
+    """What is mounted below the source on the host stays out: read-only would not hold for it."""
+    options = {"Propagation": "private", "NonRecursive": True}
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": not writable, "BindOptions": options}
+
+
+def _gpus(wanted: Sequence[str]) -> list[dict[str, Any]]:
+    if not wanted:
         return []
-    source = str(spec.socket_folder)
-    options = {"Propagation": "private"}
-    return [{"Type": "bind", "Source": source, "Target": SOCKET_MOUNT, "ReadOnly": True, "BindOptions": options}]
+    which: dict[str, Any] = {"Count": -1} if "all" in wanted else {"DeviceIDs": list(wanted)}
+    return [{**which, "Capabilities": [["gpu"]]}]
 
 
 def container_of(answer: dict[str, Any]) -> Container:
@@ -92,18 +140,25 @@ def container_of(answer: dict[str, Any]) -> Container:
     state = answer["State"]
     labels = dict(answer["Config"].get("Labels") or {})
     status = _STATES.get(state["Status"], State.RUNNING)
+    ending = Ending(int(state["ExitCode"]), bool(state.get("OOMKilled"))) if status is State.EXITED else None
     return Container(
         id=answer["Id"],
         name=answer["Name"].removeprefix("/"),
-        image=labels.get(LABEL_IMAGE, answer["Image"]),
+        image=labels.get(label.IMAGE, answer["Image"]),
         state=status,
-        exit_code=int(state["ExitCode"]) if status is State.EXITED else None,
+        ending=ending,
         started=_time(state.get("StartedAt", _NEVER)),
-        socket=socket_of(labels),
-        ports=ports_of(labels),
+        pid=int(state.get("Pid") or 0) or None,
+        tcp=_tcp_address(answer, label.tcp_port_of(labels)),
         labels=labels,
         engine=ENGINE,
     )
+
+
+def _tcp_address(answer: dict[str, Any], port: int) -> TcpAddress | None:
+    networks = answer.get("NetworkSettings", {}).get("Networks") or {}
+    address = (networks.get(INTERNAL_NETWORK) or {}).get("IPAddress")
+    return TcpAddress(address, port) if address and port else None
 
 
 def _time(text: str) -> datetime | None:

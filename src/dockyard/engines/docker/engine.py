@@ -7,24 +7,27 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from dockyard.engines import access, secrets
+from dockyard.engines import labels as label
 from dockyard.engines.base import (
-    LABEL_MANAGED,
     Attached,
     Container,
     ContainerSpec,
     Loaded,
+    State,
     name_taken,
-    remove_sockets,
+    not_running,
     still_running,
     unknown_image,
 )
-from dockyard.engines.docker import transfer
-from dockyard.engines.docker.config import ENGINE, container_of, create_request, is_podman
+from dockyard.engines.docker import networks, transfer
+from dockyard.engines.docker.config import ENGINE, Given, container_of, create_request, is_podman
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, REQUEST_DEADLINE, Session
 from dockyard.engines.docker.streams import AttachedContainer
 from dockyard.engines.lines import Lines
@@ -37,6 +40,13 @@ from dockyard.oci.reference import tagged
 # Podman answers 500 where Docker says 409; these are its words.
 _NAME_TAKEN = "that name is already in use"
 _NOT_RUNNING = "can only kill running containers"
+_NO_PROGRAM = "Check that the image has this program for this machine's architecture."
+_NO_GPUS = "Check that this host has these GPUs (`nvidia-smi -L`) and the NVIDIA Container Toolkit."
+_NO_LIVE_RESTORE = (
+    "Docker stops all containers when its daemon restarts, at an upgrade for one: "
+    'put {"live-restore": true} into /etc/docker/daemon.json and reload it (`systemctl reload docker`).'
+)
+_AT_ONCE = 16
 
 
 class DockerEngine:
@@ -76,13 +86,11 @@ class DockerEngine:
     async def list(self) -> tuple[Container, ...]:
         """The containers with our label."""
         async with self._session.asking("to list containers"):
-            filters = json.dumps({"label": [f"{LABEL_MANAGED}=1"]})
+            filters = json.dumps({"label": [f"{label.MANAGED}=1"]})
             found = await self._session.client.containers.list(all=True, filters=filters)
-        containers = []
-        for each in found:
-            with suppress(ContainerNotFoundError):
-                containers.append(await self.inspect(each.id))
-        return tuple(sorted(containers, key=lambda container: container.name))
+        gate = asyncio.Semaphore(_AT_ONCE)
+        containers = await asyncio.gather(*(self._find(each.id, gate) for each in found))
+        return tuple(sorted(filter(None, containers), key=lambda container: container.name))
 
     async def inspect(self, container_id: str) -> Container:
         """One container."""
@@ -99,9 +107,23 @@ class DockerEngine:
         for line in lines.end():
             yield line
 
+    async def freeze(self, container_id: str) -> None:
+        """Pause."""
+        if (await self._running(container_id)).state is not State.FROZEN:
+            async with self._session.asking("to freeze a container", container_id):
+                await self._session.container(container_id).pause()
+
+    async def thaw(self, container_id: str) -> None:
+        """Unpause."""
+        if (await self._running(container_id)).state is State.FROZEN:
+            async with self._session.asking("to thaw a container", container_id):
+                await self._session.container(container_id).unpause()
+
     async def stop(self, container_id: str, grace: float = 30.0) -> int:
-        """SIGTERM, then SIGKILL."""
+        """SIGTERM, which a frozen one finds when it wakes; then SIGKILL."""
         await self._signal(container_id, "SIGTERM")
+        if (await self.inspect(container_id)).state is State.FROZEN:
+            await self.thaw(container_id)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 return await self._exit_code(container_id)
@@ -117,11 +139,19 @@ class DockerEngine:
             raise still_running(container_id, deadline or 0) from error
 
     async def remove(self, container_id: str) -> None:
-        """Delete by force, then remove the socket folder."""
+        """Delete by force, then remove what it had on the host."""
         container = await self.inspect(container_id)
         async with self._session.asking("to remove a container", container_id):
             await self._session.container(container_id).delete(force=True, v=True)
-        await asyncio.to_thread(remove_sockets, container.labels)
+        await asyncio.to_thread(label.remove_leftovers, container.labels)
+
+    async def warnings(self) -> tuple[str, ...]:
+        """Whether containers survive the daemon. Podman has none."""
+        if is_podman(await self._session.version()):
+            return ()
+        async with self._session.asking("for its settings"):
+            info = await self._session.client.system.info()
+        return () if info.get("LiveRestoreEnabled") else (_NO_LIVE_RESTORE,)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -156,11 +186,43 @@ class DockerEngine:
         await remove_surely(self, attached.container.id)
         await attached.close()
 
+    async def _find(self, container_id: str, gate: asyncio.Semaphore) -> Container | None:
+        """One of those listed, unless it is gone meanwhile."""
+        async with gate:
+            with suppress(ContainerNotFoundError):
+                return await self.inspect(container_id)
+        return None
+
+    async def _running(self, container_id: str) -> Container:
+        container = await self.inspect(container_id)
+        if container.state not in {State.RUNNING, State.FROZEN}:
+            raise not_running(container_id)
+        return container
+
     async def _create(self, spec: ContainerSpec, *, attached: bool) -> DockerContainer:
+        """Create a container with all that it is given; its secrets are written once its labels name their folder."""
+        socket = Path(self._session.address.removeprefix("unix://"))
+        mounts = await asyncio.to_thread(access.check_sources, spec.mounts, (socket,))
+        await networks.ensure(self._session, spec)
+        folder = await asyncio.to_thread(secrets.reserve, spec.name) if spec.secrets else None
+        created: DockerContainer | None = None
+        try:
+            created = await self._create_of(spec, Given(mounts, folder), attached=attached)
+            await networks.connect(self._session, spec, created.id)
+            await asyncio.to_thread(secrets.fill, str(folder), spec.secrets, spec.user.uid, spec.user.gid)
+        except BaseException:
+            if created is not None:
+                await remove_surely(self, created.id)
+            else:
+                secrets.remove(str(folder or ""))
+            raise
+        return created
+
+    async def _create_of(self, spec: ContainerSpec, given: Given, *, attached: bool) -> DockerContainer:
         """Create a container of the image by its ID or, in the containerd image store, its digest."""
         podman = is_podman(await self._session.version())
         for reference in (spec.image.image_id, spec.image.digest):
-            request = create_request(spec, reference, attached=attached, podman=podman)
+            request = create_request(spec, reference, given, attached=attached, podman=podman)
             async with self._session.asking(f"to create container {spec.name}"):
                 try:
                     return await self._session.client.containers.create(request, name=spec.name)
@@ -179,7 +241,7 @@ class DockerEngine:
                 raise StartError(
                     f"docker could not start {spec.name} ({spec.arguments[0]})",
                     detail=error.message.strip(),
-                    remedy="Check that the image has this program for this machine's architecture.",
+                    remedy=_NO_GPUS if spec.gpus else _NO_PROGRAM,
                 ) from error
 
     async def _exit_code(self, container_id: str) -> int:

@@ -20,6 +20,7 @@ from dockyard.errors import EngineError
 
 REQUEST_DEADLINE = 30.0
 NOT_FOUND, CONFLICT = 404, 409
+_UNREACHABLE = 900  # the client's own, where there is no answer
 
 
 class Session:
@@ -28,7 +29,9 @@ class Session:
     def __init__(self, address: str, deadline: float = REQUEST_DEADLINE) -> None:
         self.address = address
         self.deadline = deadline
-        self.client = aiodocker.Docker(url=address)
+        # Every `wait` holds a connection for as long as a container lives, so they may be as many as containers.
+        self._connector = aiohttp.UnixConnector(address.removeprefix("unix://"), limit=0)
+        self.client = aiodocker.Docker(url="unix://localhost", connector=self._connector)
         self._version: dict[str, Any] = {}
 
     def container(self, container_id: str) -> DockerContainer:
@@ -63,6 +66,11 @@ class Session:
         except DockerError as error:
             if error.status == NOT_FOUND and container_id:
                 raise unknown_container(container_id) from error
+            if error.status == _UNREACHABLE:
+                raise EngineError(
+                    f"Docker at {self.address} does not answer when asked {what}",
+                    remedy="Check that it runs (`docker version`, `systemctl status docker`); start it if it does not.",
+                ) from error
             raise EngineError(
                 f"Docker at {self.address} refused {what}", detail=error.message.strip(), remedy="Its words say why."
             ) from error
@@ -75,3 +83,4 @@ class Session:
     async def close(self) -> None:
         """Close the connections."""
         await self.client.close()
+        await self._connector.close()

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dockyard.engines.base import OOM_SCORE, OPEN_FILES, SOCKET_MOUNT, ContainerSpec, tmp_options
+from dockyard.engines.access import SECRETS_MOUNT, SOCKET_MOUNT
+from dockyard.engines.base import OOM_SCORE, OPEN_FILES, ContainerSpec, tmp_options
 from dockyard.engines.runc.seccomp import profile
+from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
 
 CPU_PERIOD = 100_000
@@ -52,17 +54,30 @@ def host_features(cgroups: Path = Path("/sys/fs/cgroup")) -> Host:
     return Host(unified, counts_swap, OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most))
 
 
-def runtime_config(spec: ContainerSpec, root: str, cgroup: str, host: Host) -> dict[str, Any]:
-    """The whole of `config.json`. `root` is the root folder's path, relative to the bundle or absolute."""
+@dataclass(frozen=True)
+class Bundle:
+    """What a container is made of besides its spec.
+
+    `root`: the root folder, relative to the bundle or absolute. `mounts` have real sources. `secrets`: their folder.
+    """
+
+    root: str
+    cgroup: str
+    mounts: tuple[Mount, ...] = ()
+    secrets: str = ""
+
+
+def runtime_config(spec: ContainerSpec, bundle: Bundle, host: Host) -> dict[str, Any]:
+    """The whole of `config.json`."""
     return {
         "ociVersion": "1.0.2",
         "hostname": spec.name,
-        "root": {"path": root, "readonly": True},
+        "root": {"path": bundle.root, "readonly": True},
         "process": _process(spec, host),
-        "mounts": _mounts(spec, host),
+        "mounts": [*_mounts(spec, host), *_given(spec, bundle)],
         "linux": {
             "namespaces": [{"type": kind} for kind in _namespaces(host)],
-            "cgroupsPath": cgroup,
+            "cgroupsPath": bundle.cgroup,
             "resources": _resources(spec.resources, host),
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READ_ONLY),
@@ -106,10 +121,25 @@ def _mounts(spec: ContainerSpec, host: Host) -> list[dict[str, Any]]:
     ]
     if host.unified:
         found.append(_mount("/sys/fs/cgroup", "cgroup", [*tight, "relatime", "ro"]))
-    if spec.socket_folder is not None:
-        options = ["bind", "ro", "private", *tight]
-        found.append({**_mount(SOCKET_MOUNT, "bind", options), "source": str(spec.socket_folder)})
     return found
+
+
+def _given(spec: ContainerSpec, bundle: Bundle) -> list[dict[str, Any]]:
+    """What is the host's: folders that the user named, sockets, secrets. What is mounted below a source stays out."""
+    found = [
+        _bind(mount.source, mount.target, ["rw" if mount.writable else "ro", "nosuid", "nodev"])
+        for mount in bundle.mounts
+    ]
+    tight = ["ro", "nosuid", "noexec", "nodev"]
+    if spec.sockets is not None:
+        found.append(_bind(str(spec.sockets.folder), SOCKET_MOUNT, tight))
+    if bundle.secrets:
+        found.append(_bind(bundle.secrets, SECRETS_MOUNT, tight))
+    return found
+
+
+def _bind(source: str, target: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": "bind", "source": source, "options": ["bind", "private", *options]}
 
 
 def _mount(destination: str, kind: str, options: list[str]) -> dict[str, Any]:

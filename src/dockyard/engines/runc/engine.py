@@ -12,12 +12,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dockyard.engines import access, secrets
+from dockyard.engines import labels as label
 from dockyard.engines.base import (
     LOG_BYTES,
     Attached,
@@ -25,26 +27,29 @@ from dockyard.engines.base import (
     ContainerSpec,
     Loaded,
     State,
+    docker_only,
     is_name,
     name_taken,
-    remove_sockets,
+    not_running,
     still_running,
     unknown_container,
     unknown_image,
 )
 from dockyard.engines.removal import finish, remove_surely
-from dockyard.engines.runc import lives, programs, records
-from dockyard.engines.runc.bundle import host_features, runtime_config
+from dockyard.engines.runc import freezer, lives, programs, records
+from dockyard.engines.runc.bundle import Bundle, host_features, runtime_config
 from dockyard.engines.runc.layers import LayerStore
 from dockyard.engines.runc.logs import read_log
 from dockyard.engines.runc.programs import Outcome, Started
 from dockyard.engines.runc.streams import PipedContainer
-from dockyard.errors import EngineError, StartError
+from dockyard.errors import DockyardError, EngineError, StartError
 from dockyard.oci.files import store_errors
 from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
+from dockyard.spec.deployment import Mount
 
 _KILL_PATIENCE = 10.0
+_MOUNT_POINTS = "points"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,14 @@ class _Places:
     layers: Path
     containers: Path
     state: Path
+
+
+@dataclass(frozen=True)
+class _Root:
+    """What a container's root is made of: folders to lay over each other (or none: a tree), and mounts in it."""
+
+    lower: tuple[str, ...]
+    mounts: tuple[Mount, ...]
 
 
 class RuncEngine:
@@ -110,6 +123,14 @@ class RuncEngine:
         async for line in read_log(folder, tail, follow=follow, alive=alive):
             yield line
 
+    async def freeze(self, container_id: str) -> None:
+        """By the kernel's freezer."""
+        await freezer.freeze(self._pid(container_id))
+
+    async def thaw(self, container_id: str) -> None:
+        """By the kernel's freezer."""
+        freezer.thaw(self._pid(container_id))
+
     async def stop(self, container_id: str, grace: float = 30.0) -> int:
         """SIGTERM, then SIGKILL, to the container's first process."""
         folder = self._folder(container_id)
@@ -134,65 +155,83 @@ class RuncEngine:
         folder = self._folder(container_id)
         labels = self._read(container_id).labels
         await self._destroy(folder)
-        await asyncio.to_thread(remove_sockets, labels)
+        await asyncio.to_thread(label.remove_leftovers, labels)
+
+    async def warnings(self) -> tuple[str, ...]:
+        """None: there is no daemon that could take its containers along."""
+        return ()
 
     async def close(self) -> None:
         """Nothing is held open."""
 
     async def _begin(self, spec: ContainerSpec, log_bytes: int) -> Started:
         """Make the container's folder and start its monitor. On any failure nothing is left."""
-        folder = await asyncio.to_thread(self._lay_out, spec)
+        _refuse_what_is_dockers(spec)
+        mounts = await asyncio.to_thread(access.check_sources, spec.mounts, (self._places.layers.parent,))
+        folder = await asyncio.to_thread(self._lay_out, spec, mounts)
         try:
+            await asyncio.to_thread(
+                secrets.fill, records.secrets_of(folder), spec.secrets, spec.user.uid, spec.user.gid
+            )
             lower = await asyncio.to_thread(self._layers.overlay, spec.image)
-            started = await self._start_monitor(folder, spec, lower, log_bytes)
+            points = (f"../{folder.parent.name}/{folder.name}/{_MOUNT_POINTS}",) if lower and mounts else ()
+            started = await self._start_monitor(folder, spec, _Root((*lower, *points), mounts), log_bytes)
             if started.outcome is Outcome.NO_OVERLAY:
-                started = await self._start_monitor(folder, spec, (), log_bytes)
+                started = await self._start_monitor(folder, spec, _Root((), mounts), log_bytes)
             if started.outcome is not Outcome.STARTED:
                 raise _not_started(spec, folder, started)
         except BaseException:
-            await self._destroy(folder)
+            await self._discard(folder)
             raise
         return started
 
     def _undo(self, spec: ContainerSpec) -> Callable[[Started], Coroutine[Any, Any, None]]:
         """What to do with a container that started after its starter was cancelled."""
-        return lambda _: self._destroy(self._places.containers / spec.name)
+        return lambda _: self._discard(self._places.containers / spec.name)
 
-    def _lay_out(self, spec: ContainerSpec) -> Path:
-        """The container's folder with its facts, under its name only once it is whole."""
+    def _lay_out(self, spec: ContainerSpec, mounts: Sequence[Mount]) -> Path:
+        """The container's folder with its facts, under its name only once it is whole; its secrets are noted in it."""
         if not self._layers.has(spec.image):
             raise unknown_image(spec, self.name)
         folder = self._places.containers / spec.name
         partial = self._places.containers / f".new-{os.urandom(6).hex()}"
-        with store_errors(self._places.containers):
-            (partial / "rootfs").mkdir(mode=0o700, parents=True)
-            records.write(partial / "container.json", records.facts_of(spec.name, spec.all_labels))
-            try:
+        kept = secrets.reserve(spec.name) if spec.secrets else None
+        try:
+            with store_errors(self._places.containers):
+                (partial / "rootfs").mkdir(mode=0o700, parents=True)
+                _make_mount_points(partial / _MOUNT_POINTS, mounts)
+                records.write(partial / "container.json", records.facts_of(spec.name, spec.all_labels(kept)))
                 partial.rename(folder)
-            except (FileExistsError, OSError) as error:
-                shutil.rmtree(partial)
-                if folder.exists():
-                    raise name_taken(spec, self.name) from error
-                raise
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            secrets.remove(str(kept or ""))
+            if isinstance(error, DockyardError) and folder.exists():
+                raise name_taken(spec, self.name) from error
+            raise
         return folder
 
-    async def _start_monitor(
-        self, folder: Path, spec: ContainerSpec, lower: tuple[str, ...], log_bytes: int
-    ) -> Started:
+    async def _start_monitor(self, folder: Path, spec: ContainerSpec, wanted: _Root, log_bytes: int) -> Started:
         """Write what runc and the monitor need, then start them."""
-        root = "rootfs" if lower else str(await asyncio.to_thread(self._layers.tree, spec.image))
-        cgroup = f"{self._cgroups}-{spec.name}"
-        records.write(folder / "config.json", runtime_config(spec, root, cgroup, host_features()))
+        root = "rootfs" if wanted.lower else str(await asyncio.to_thread(self._layers.tree, spec.image))
+        kept = records.secrets_of(folder)
+        bundle = Bundle(root, f"{self._cgroups}-{spec.name}", wanted.mounts, kept)
+        records.write(folder / "config.json", runtime_config(spec, bundle, host_features()))
         plan = records.Plan(
             runc=str(self._program),
             state=str(self._places.state),
             id=spec.name,
             layers=str(self._places.layers),
-            lower=":".join(lower),
+            lower=":".join(wanted.lower),
             log_bytes=log_bytes,
         )
         records.write(folder / "plan", plan.text())
         return await programs.start_monitor(folder, piped=not log_bytes)
+
+    async def _discard(self, folder: Path) -> None:
+        """A start has failed: nothing of it stays, and its sockets are the starter's."""
+        kept = records.secrets_of(folder)
+        await self._destroy(folder)
+        await asyncio.to_thread(secrets.remove, kept)
 
     async def _destroy(self, folder: Path) -> None:
         """Kill, let runc forget it, remove the folder; in this order, and again if it was interrupted."""
@@ -208,6 +247,13 @@ class RuncEngine:
             raise unknown_container(container_id)
         return folder
 
+    def _pid(self, container_id: str) -> int:
+        """The first process of a container that runs or is frozen."""
+        pid = self._read(container_id).pid
+        if pid is None:
+            raise not_running(container_id)
+        return pid
+
     def _read(self, container_id: str) -> Container:
         container = records.read_container(self._folder(container_id))
         if container is None:
@@ -221,6 +267,27 @@ class RuncEngine:
             names = sorted(path.name for path in self._places.containers.iterdir() if is_name(path.name))
         found = (records.read_container(self._places.containers / name) for name in names)
         return tuple(container for container in found if container is not None)
+
+
+def _refuse_what_is_dockers(spec: ContainerSpec) -> None:
+    """EngineError for what takes networks and device plug-ins, which Docker has."""
+    if spec.tcp_port:
+        raise docker_only(f"a server on TCP port {spec.tcp_port} (an image that Dockyard did not build)", spec)
+    if spec.network:
+        raise docker_only(f"network {spec.network!r}", spec)
+    if spec.gpus:
+        raise docker_only(f"GPUs ({', '.join(spec.gpus)})", spec)
+
+
+def _make_mount_points(folder: Path, mounts: Sequence[Mount]) -> None:
+    """Where the image may lack a target, for nothing can be made in a read-only root."""
+    for mount in mounts:
+        point = folder / mount.target.lstrip("/")
+        point.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if Path(mount.source).is_dir():
+            point.mkdir(mode=0o755, exist_ok=True)
+        else:
+            point.touch(mode=0o644)
 
 
 def _not_started(spec: ContainerSpec, folder: Path, started: Started) -> StartError:

@@ -23,7 +23,7 @@ from dockyard.oci.unpack import UnpackedLayer, merge_layers, unpack_layer
 SKELETON = "skeleton"
 LOCK_PATIENCE = 900.0
 _OPTIONS_LIMIT = 3900
-_MOUNT_POINTS = ("dev", "etc", "proc", "run/berth", "sys", "tmp")
+_MOUNT_POINTS = ("dev", "etc", "proc", "run/berth", "run/secrets", "sys", "tmp")
 _FILES = {"etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n", "etc/hostname": "localhost\n", "etc/resolv.conf": ""}
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dockyard.engines.base import unknown_container
+from dockyard.engines.runc import freezer
 from dockyard.engines.runc.records import Life, is_watched, open_process, read_facts, read_life
 from dockyard.errors import EngineError
 
@@ -21,7 +22,7 @@ MONITOR_PATIENCE = 5.0
 
 
 def send(folder: Path, number: signal.Signals) -> None:
-    """Send a signal to the container's first process; nothing happens when it is gone."""
+    """Send a signal to the container's first process, and wake it; nothing happens when it is gone."""
     life = read_life(folder)
     process = open_process(life) if life is not None and life.state == "running" else None
     if process is None:
@@ -29,6 +30,8 @@ def send(folder: Path, number: signal.Signals) -> None:
     try:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, number)
+        if life is not None and freezer.is_frozen(life.pid):
+            freezer.thaw(life.pid)
     finally:
         os.close(process)
 

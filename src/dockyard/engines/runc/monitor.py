@@ -156,24 +156,56 @@ def birth(pid: int) -> int:
 
 def note(life: dict[str, Any]) -> None:
     """Write `state.json` at once; nothing happens when the bundle was removed meanwhile."""
-    fields = (f'"{name}": ' + (f'"{value}"' if isinstance(value, str) else repr(value)) for name, value in life.items())
+    fields = ", ".join(f'"{name}": {as_json(value)}' for name, value in life.items())
     try:
         with open("state.json.new", "w", encoding="utf-8") as file:  # noqa: PTH123
-            file.write("{" + ", ".join(fields) + "}")
+            file.write("{" + fields + "}")
         os.rename("state.json.new", "state.json")  # noqa: PTH104
     except FileNotFoundError:
         return
 
 
+def as_json(value: object) -> str:
+    """A text without quotes in it, a number or a truth, as JSON."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
 def watch(life: dict[str, Any], log_bytes: int) -> None:
-    """Reap until the container has ended, looking after its log; then note its exit code."""
+    """Reap until the container has ended, looking after its log; then note its exit code, and if memory was why."""
+    counter = memory_events(life["pid"])
     while (code := reap(life["pid"])) is None:
         if log_bytes:
             rotate(log_bytes)
             signal.sigtimedwait({signal.SIGCHLD}, LOG_CHECK)
         else:
             signal.sigwaitinfo({signal.SIGCHLD})
-    note({**life, "state": "exited", "exit_code": code, "ended": time.time()})
+    note({**life, "state": "exited", "exit_code": code, "oom_killed": killed_for_memory(counter), "ended": time.time()})
+
+
+def memory_events(pid: int) -> str:
+    """The file in which the kernel counts the processes of a container that it kills for memory; empty if none.
+
+    The cgroup stays until runc deletes the container, so the file can be read after the end.
+    """
+    try:
+        lines = read(f"/proc/{pid}/cgroup").splitlines()
+    except OSError:
+        return ""
+    paths = dict(line.split(":", 2)[1:] for line in lines)
+    if "memory" in paths:
+        return f"/sys/fs/cgroup/memory{paths['memory']}/memory.oom_control"
+    return f"/sys/fs/cgroup{paths.get('', '')}/memory.events"
+
+
+def killed_for_memory(counter: str) -> bool:
+    """Whether the count is above zero. Source: Linux, cgroup-v1/memory.rst and cgroup-v2.rst, "oom_kill"."""
+    try:
+        found = [line.split() for line in read(counter).splitlines()]
+    except OSError:
+        return False
+    return any(words[0] == "oom_kill" and words[1] != "0" for words in found)
 
 
 def reap(pid: int) -> int | None:

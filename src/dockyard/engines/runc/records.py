@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from dockyard.engines.base import LABEL_IMAGE, Container, State, ports_of, socket_of
+from dockyard.engines import labels as label
+from dockyard.engines.base import Container, Ending, State
+from dockyard.engines.runc import freezer
 from dockyard.errors import EngineError
 from dockyard.oci.files import store_errors
 
@@ -63,6 +65,7 @@ class Life(msgspec.Struct, frozen=True):
     monitor: int
     monitor_born: int
     exit_code: int | None = None
+    oom_killed: bool = False
     ended: float | None = None
 
 
@@ -135,26 +138,36 @@ def read_container(folder: Path) -> Container | None:
     life = read_life(folder)
     if life is not None and life.state == "running" and not is_alive(life):
         life = read_life(folder) or life
+    state = _state(life)
+    there = life is not None and state in {State.RUNNING, State.FROZEN}
     return Container(
         id=facts.name,
         name=facts.name,
         image=facts.image,
-        state=_state(life),
-        exit_code=life.exit_code if life else None,
+        state=state,
+        ending=Ending(life.exit_code, life.oom_killed) if life and state is State.EXITED else None,
         started=datetime.fromtimestamp(life.started, UTC) if life else None,
-        socket=socket_of(facts.labels),
-        ports=ports_of(facts.labels),
+        pid=life.pid if life and there else None,
+        tcp=None,
         labels=facts.labels,
         engine=ENGINE,
     )
 
 
+def secrets_of(folder: Path) -> str:
+    """The folder of a container's secrets; empty when it has none."""
+    facts = read_facts(folder)
+    return facts.labels.get(label.SECRETS, "") if facts else ""
+
+
 def facts_of(name: str, labels: Mapping[str, str]) -> Facts:
     """The facts of a container that is about to start."""
-    return Facts(name, labels[LABEL_IMAGE], dict(labels))
+    return Facts(name, labels[label.IMAGE], dict(labels))
 
 
 def _state(life: Life | None) -> State:
     if life is None:
         return State.CREATED
-    return State.RUNNING if life.state == "running" and is_alive(life) else State.EXITED
+    if life.state != "running" or not is_alive(life):
+        return State.EXITED
+    return State.FROZEN if freezer.is_frozen(life.pid) else State.RUNNING

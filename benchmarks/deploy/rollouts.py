@@ -1,0 +1,136 @@
+"""Rollouts, one after the other, under load: requests that failed, latency during them, and how long each took.
+
+`python -m benchmarks.deploy.rollouts --rollouts 100` prints one JSON object. A yard, a Docker Engine and an Envoy are
+started for the measurement. The load is wrk: 16 connections that are kept and 4 that are made anew for every request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.deploy.wrk import Seen, Wrk, loaded
+from dockyard.spec.deployment import Deployment, Keep, Strategy, StrategyKind
+from dockyard.spec.home import Home
+from dockyard.spec.status import Receipt
+from tests.support.dockerd import docker_engine
+from tests.support.projects import build_in, write_adder
+from tests.support.yards import RunningYard, running_yard
+
+NAME = "adder"
+BODY = '{"left": 1.0, "right": 2.0}'
+REPLICAS = 2
+KEPT, FRESH = 16, 4
+QUIET_S = 8.0
+
+
+def measure(rollouts: int) -> dict[str, Any]:
+    """So many rollouts of each kind on each engine, under load."""
+    folder = Path(tempfile.mkdtemp(prefix="dyb-"))
+    try:
+        home = Home(folder)
+        build_in(write_adder(folder / "project"), home, "adder:1")
+        with docker_engine() as address:
+            engines = {}
+            for engine in ("runc", "docker"):
+                with running_yard(home, {"DOCKER_HOST": address}, "--engine", engine) as yard:
+                    engines[engine] = _on_engine(yard, rollouts)
+            return {"rollouts": engines, "totals": _totals(engines)}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _on_engine(yard: RunningYard, rollouts: int) -> dict[str, Any]:
+    assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
+    url = f"http://127.0.0.1:{yard.port}/models/{NAME}/predict"
+    quiet = loaded(url, BODY, QUIET_S, connections=KEPT)
+    found: dict[str, Any] = {"quiet": _told(quiet)}
+    for kind in StrategyKind:
+        kept, fresh = Wrk(url, BODY, connections=KEPT), Wrk(url, BODY, connections=FRESH, fresh=True)
+        receipts = [yard.deploy(wanted(f"{kind}-{number}", kind)) for number in range(rollouts)]
+        seen, anew = kept.stop(), fresh.stop()
+        found[kind] = {
+            "rollouts": len(receipts),
+            "succeeded": sum(each.succeeded for each in receipts),
+            "median_s": _median(receipts),
+            "dropped_by_receipts": sum(each.dropped for each in receipts),
+            "kept": _told(seen),
+            "fresh": _told(anew),
+            "p99_over_quiet": seen.p99_ms / quiet.p99_ms,
+        }
+    return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
+
+
+def _rollbacks(yard: RunningYard) -> dict[str, Any]:
+    """Rollbacks to replicas that are kept warm, and to frozen ones: seconds from asking to traffic switched."""
+    told: dict[str, Any] = {}
+    for keep in (Keep.WARM, Keep.FROZEN):
+        seconds = []
+        for number in range(5):
+            strategy = Strategy(kind=StrategyKind.BLUE_GREEN, keep=keep)
+            assert yard.deploy(wanted(f"{keep}-{number}", StrategyKind.BLUE_GREEN, strategy=strategy)).succeeded
+            if keep is Keep.FROZEN:
+                time.sleep(7)
+            receipt = yard.rollback(NAME)
+            assert receipt.succeeded, receipt
+            seconds.append(receipt.seconds)
+        told[keep] = {"median_s": statistics.median(seconds), "longest_s": max(seconds)}
+    return told
+
+
+def _deploys(yard: RunningYard) -> dict[str, Any]:
+    """A new revision of an image in the store, one replica, goldens and all."""
+    seconds = []
+    for number in range(5):
+        begun = time.perf_counter()
+        assert yard.deploy(wanted(f"one-{number}", StrategyKind.ROLLING, replicas=1)).succeeded
+        seconds.append(time.perf_counter() - begun)
+    return {"median_s": statistics.median(seconds), "longest_s": max(seconds)}
+
+
+def wanted(mark: str, kind: StrategyKind, *, replicas: int = REPLICAS, strategy: Strategy | None = None) -> Deployment:
+    return Deployment(
+        name=NAME,
+        image="adder:1",
+        replicas=replicas,
+        environment={"MARK": mark},
+        strategy=strategy or Strategy(kind=kind, rollback_window_s=2),
+    )
+
+
+def _median(receipts: list[Receipt]) -> float:
+    return statistics.median(each.seconds for each in receipts)
+
+
+def _told(seen: Seen) -> dict[str, float]:
+    return {"requests": seen.requests, "failed": seen.failed, "p50_ms": seen.p50_ms, "p99_ms": seen.p99_ms}
+
+
+def _totals(engines: dict[str, Any]) -> dict[str, float]:
+    kinds = [found[kind] for found in engines.values() for kind in StrategyKind]
+    loads = [each[load] for each in kinds for load in ("kept", "fresh")]
+    return {
+        "rollouts": sum(each["rollouts"] for each in kinds),
+        "requests": sum(each["requests"] for each in loads),
+        "failed": sum(each["failed"] for each in loads),
+        "p99_over_quiet": max(each["p99_over_quiet"] for each in kinds),
+        "rollback_warm_s": max(found["rollback"][Keep.WARM]["median_s"] for found in engines.values()),
+        "deploy_s": max(found["deploy"]["median_s"] for found in engines.values()),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rollouts", type=int, default=50, help="of each kind, on each engine; default: 50")
+    print(json.dumps(measure(parser.parse_args().rollouts), indent=1))
+
+
+if __name__ == "__main__":
+    main()

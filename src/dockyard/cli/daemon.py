@@ -1,0 +1,107 @@
+"""Running the yard without a terminal: in the background, or under systemd. Called by `up`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from dockyard.errors import DockyardError, YardError
+from dockyard.oci.files import store_errors
+
+READY_DEADLINE_S = 30.0
+_POLL_S = 0.05
+
+
+def detach(log: Path, serve: Callable[[], None], ready: Path) -> None:
+    """Run `serve` in a process of its own session that writes to `log`; return once it has made the socket `ready`.
+
+    YardError, with what it wrote, when it ends before that or does not come so far in time.
+    """
+    with store_errors(log.parent):
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    begin, before = os.fstat(output).st_size, _identity(ready)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _become_daemon(output, serve)
+    os.close(output)
+    deadline = time.monotonic() + READY_DEADLINE_S
+    while _identity(ready) in {None, before}:
+        if os.waitpid(child, os.WNOHANG)[0] == child or time.monotonic() > deadline:
+            raise YardError(
+                "the yard did not come up", remedy=f"Its whole log is {log}.", detail=_since(log, begin)[-4000:]
+            )
+        time.sleep(_POLL_S)
+    click.echo(_since(log, begin), nl=False, err=True)
+    click.echo(f"  log       {log}", err=True)
+
+
+def _become_daemon(output: int, serve: Callable[[], None]) -> None:
+    """Never returns: this process is the yard from here on."""
+    code = 1
+    try:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        serve()
+        code = 0
+    except DockyardError as error:
+        click.echo(f"error: {error}", err=True)
+    except BaseException:  # the log is the only place left to tell it
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _since(log: Path, begin: int) -> str:
+    with log.open("rb") as file:
+        file.seek(begin)
+        return file.read().decode("utf-8", "replace")
+
+
+def unit(arguments: Sequence[str]) -> str:
+    """A systemd unit that runs this very command, with the same options and home."""
+    program = shutil.which(arguments[0]) or arguments[0]
+    words = [str(Path(program).absolute()), *(each for each in arguments[1:] if each not in {"--print-unit", "-d"})]
+    words = [each for each in words if each != "--detach"]
+    home = os.environ.get("DOCKYARD_HOME", "")
+    environment = f'Environment="DOCKYARD_HOME={home}"\n' if home else ""
+    return f"""[Unit]
+Description=Dockyard: deployments of models on this host
+After=network.target docker.service
+Wants=network.target
+
+[Service]
+ExecStart={" ".join(_quoted(word) for word in words)}
+{environment}Restart=always
+RestartSec=1
+# Replicas and the gateway live in processes of their own and go on when the yard is stopped or upgraded.
+KillMode=process
+TimeoutStopSec=30
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' if any(c in word for c in ' "\\') else word

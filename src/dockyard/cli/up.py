@@ -1,0 +1,206 @@
+"""`dockyard up`: the yard of this host, in the foreground, as a daemon, or as a unit for systemd.
+
+It decides which concrete engines and gateway the yard works with; everything else is in `dockyard.yard`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from dockyard.cli import daemon, places
+from dockyard.cli.keyring import trusted_keys
+from dockyard.engines.base import Engine
+from dockyard.engines.detect import ENGINES, detect
+from dockyard.errors import EngineNotFoundError
+from dockyard.gateway.base import GatewaySettings
+from dockyard.gateway.envoy import EnvoyGateway
+from dockyard.spec.home import Home
+from dockyard.spec.resources import format_bytes, parse_bytes
+from dockyard.yard.api_listen import Listener, UnixListener, tcp_listener
+from dockyard.yard.host import Host, usable_memory
+from dockyard.yard.run import Yard, opened
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was said on the command line."""
+
+    engine: str
+    host: str
+    port: int
+    memory: str
+    labels: tuple[str, ...]
+    policy: Path | None
+    listen: str
+    tls_cert: Path | None
+    tls_key: Path | None
+    unsafe_plain_http: bool
+
+
+@click.command()
+@click.option("--engine", type=click.Choice(("auto", *ENGINES)), default="auto", envvar="DOCKYARD_ENGINE",
+              show_envvar=True, help="Which engine deployments use that name none.")  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address that the gateway listens on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="The gateway's port.")
+@click.option("--memory", default="", help="What all replicas may use together, such as 12GiB.  [default: 90 %]")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="What `placement` may ask for.")
+@click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="Another policy.toml.")
+@click.option("--listen", default="", metavar="HOST:PORT", help="Offer the API over TLS, too.")
+@click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Its certificate.")
+@click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The certificate's key.")
+@click.option("--unsafe-plain-http", is_flag=True, help="Offer it without TLS; on loopback only.")
+@click.option("-d", "--detach", is_flag=True, help="Go on in the background, once it is ready.")
+@click.option("--print-unit", is_flag=True, help="Print a unit for systemd that runs this, and do nothing else.")
+def command(
+    engine: str,
+    host: str,
+    port: int,
+    memory: str,
+    labels: tuple[str, ...],
+    policy: Path | None,
+    listen: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    unsafe_plain_http: bool,
+    detach: bool,
+    print_unit: bool,
+) -> None:
+    """Run the yard: what `dockyard deploy` hands models to.
+
+    Its replicas and its gateway go on when it ends; the next `dockyard up` adopts them. `dockyard down` stops them.
+    """
+    if print_unit:
+        click.echo(daemon.unit(sys.argv), nl=False)
+        return
+    options = Options(engine, host, port, memory, labels, policy, listen, tls_cert, tls_key, unsafe_plain_http)
+    home = places.home()
+    if detach:
+        daemon.detach(home.yard / "yard.log", lambda: _serve(home, options, quiet=True), home.yard_socket)
+        return
+    _serve(home, options, quiet=False)
+
+
+def _serve(home: Home, options: Options, *, quiet: bool) -> None:
+    asyncio.run(_run(home, options, quiet=quiet))
+
+
+async def _run(home: Home, options: Options, *, quiet: bool) -> None:
+    begun = time.monotonic()
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    async with _yard(home, options) as yard:
+        _tell(yard, time.monotonic() - begun)
+        ended = asyncio.ensure_future(yard.ended())
+        stopping = asyncio.ensure_future(asked.wait())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if ended.done():
+            ended.result()
+        ended.cancel()
+        count = yard.running
+    if not quiet:
+        click.echo(
+            f"the yard has stopped; its gateway and {count} replicas go on (`dockyard down` stops them too)", err=True
+        )
+
+
+@asynccontextmanager
+async def _yard(home: Home, options: Options) -> AsyncIterator[Yard]:
+    """The yard with this host's engines and Envoy."""
+    async with AsyncExitStack() as stack:
+        engines, default = await engines_here(home, options.engine)
+        for engine in engines.values():
+            stack.push_async_callback(engine.close)
+        host = Host(
+            engines=engines,
+            default_engine=default,
+            images=places.store(),
+            sockets=home.containers,
+            memory=parse_bytes(options.memory) if options.memory else usable_memory(),
+            labels=_labels(options.labels),
+        )
+        settings = gateway_settings(home, options)
+        yield await stack.enter_async_context(
+            opened(
+                host,
+                home,
+                gateway=lambda: EnvoyGateway.start(settings),
+                listeners=_listeners(home, options),
+                policy=options.policy or home.root / "policy.toml",
+                trusted=lambda: trusted_keys(()),
+            )
+        )
+
+
+def gateway_settings(home: Home, options: Options | None) -> GatewaySettings:
+    """Where the gateway is, and where it listens, if that is known."""
+    folder = home.yard / "gateway"
+    return GatewaySettings(folder) if options is None else GatewaySettings(folder, options.host, options.port)
+
+
+async def engines_here(home: Home, asked: str) -> tuple[Mapping[str, Engine], str]:
+    """Every engine that answers here, and the one for deployments that name none."""
+    found: dict[str, Engine] = {}
+    refused: list[str] = []
+    for name in ENGINES:
+        try:
+            found[name] = (await detect(home.runc, prefer=name)).engine
+        except EngineNotFoundError as error:
+            refused.append(error.what)
+    if not found or asked not in {"auto", *found}:
+        raise EngineNotFoundError(
+            f"no engine answers here{'' if asked == 'auto' else f' that is {asked}'}",
+            remedy="Start Docker, or be root and install runc (Debian: apt-get install runc).",
+            detail="\n".join(refused),
+        )
+    return found, next(iter(found)) if asked == "auto" else asked
+
+
+def _listeners(home: Home, options: Options) -> tuple[Listener, ...]:
+    unix = UnixListener(home.yard_socket)
+    if not options.listen:
+        return (unix,)
+    secured = tcp_listener(options.listen, options.tls_cert, options.tls_key, unsafe_plain=options.unsafe_plain_http)
+    return (unix, secured)
+
+
+def _labels(given: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{entry!r} is not KEY=VALUE", param_hint="--label")
+        labels[key] = value
+    return labels
+
+
+def _tell(yard: Yard, seconds: float) -> None:
+    """Say where everything is."""
+    host = yard.parts.host
+    click.secho(f"the yard is up after {seconds:.2f} s", bold=True, err=True)
+    rows = (
+        (
+            "gateway",
+            f"{yard.parts.gateway.address}   (models answer at /models/NAME/predict and /v2/models/NAME/infer)",
+        ),
+        ("API", "   ".join(yard.addresses)),
+        ("engines", ", ".join(f"{name} (default)" if name == host.default_engine else name for name in host.engines)),
+        ("memory", f"{format_bytes(host.memory)} for all replicas"),
+        ("state", str(yard.folder)),
+        ("process", str(os.getpid())),
+        ("deploy", "dockyard deploy IMAGE   (in another terminal)"),
+    )
+    for name, value in rows:
+        click.echo(f"  {name:<9} {value}", err=True)

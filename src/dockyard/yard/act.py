@@ -1,0 +1,104 @@
+"""Carries out the steps of a plan: notes in the store what is decided, and orders the fleet to do the rest.
+
+`reconcile` calls it after the gateway has accepted the plan's traffic. What takes long goes on in the background; what
+fails is told in an event, and planned again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import singledispatchmethod
+
+from dockyard.errors import DockyardError
+from dockyard.yard.fleet import Fleet
+from dockyard.yard.host import Host
+from dockyard.yard.records import ReplicaRecord
+from dockyard.yard.state import Advance, Create, Forget, Freeze, Mark, Move, Phase, Restart, Start, Step, Stop, Thaw
+from dockyard.yard.store import Store
+
+
+class Actor:
+    """Turns steps into deeds."""
+
+    def __init__(self, host: Host, store: Store, fleet: Fleet) -> None:
+        self._host = host
+        self._store = store
+        self._fleet = fleet
+
+    async def act(self, step: Step) -> bool:
+        """One step; whether it changed anything. A replica with an order under way can only be told to stop."""
+        replica = getattr(step, "replica", None)
+        if replica is not None and self._fleet.busy(replica) and not isinstance(step, Stop):
+            return False
+        try:
+            return await self._do(step)
+        except DockyardError as error:
+            self._store.events.add(
+                "yard.step-failed", f"{step!r}: {error.what}", deployment=step.deployment, detail=str(error)
+            )
+            return False
+
+    @singledispatchmethod
+    async def _do(self, step: Step) -> bool:
+        raise TypeError(f"nobody knows how to carry out {step!r}")
+
+    @_do.register
+    async def _(self, step: Start) -> bool:
+        self._fleet.start(self._add(step.deployment, step.revision))
+        return True
+
+    @_do.register
+    async def _(self, step: Create) -> bool:
+        record = self._add(step.deployment, step.revision)
+        self._fleet.hold(record)
+        self._store.set_phase(record.id, Phase.CREATED)
+        return True
+
+    @_do.register
+    async def _(self, step: Restart) -> bool:
+        self._fleet.start(self._store.set_phase(step.replica, Phase.STARTING))
+        return True
+
+    @_do.register
+    async def _(self, step: Move) -> bool:
+        self._store.set_phase(step.replica, step.phase)
+        return True
+
+    @_do.register
+    async def _(self, step: Stop) -> bool:
+        return self._fleet.stop(self._store.replica(step.replica), step.grace, step.why)
+
+    @_do.register
+    async def _(self, step: Freeze) -> bool:
+        await self._fleet.freeze(self._store.replica(step.replica))
+        return True
+
+    @_do.register
+    async def _(self, step: Thaw) -> bool:
+        await self._fleet.thaw(self._store.replica(step.replica))
+        return True
+
+    @_do.register
+    async def _(self, step: Advance) -> bool:
+        rollout = self._store.advance(step)
+        text = f"rollout to revision {rollout.target}: {step.phase}{f', {step.why}' if step.why else ''}"
+        self._store.events.add(f"rollout.{step.phase}", text, deployment=step.deployment)
+        return True
+
+    @_do.register
+    async def _(self, step: Mark) -> bool:
+        self._store.mark(step.deployment, step.revision, step.state, step.why)
+        return True
+
+    @_do.register
+    async def _(self, step: Forget) -> bool:
+        self._store.forget(step.deployment)
+        self._store.events.add("deployment.deleted", f"{step.deployment} is gone", deployment=step.deployment)
+        return True
+
+    def _add(self, deployment: str, number: int) -> ReplicaRecord:
+        """A replica's record, before anything of it is there."""
+        revision = self._store.revision(deployment, number)
+        engine = revision.settings.engine or self._host.default_engine
+        name = f"{deployment}-{number}-{secrets.token_hex(3)}"
+        return self._store.add_replica(name, deployment, number, engine=engine, folder=self._host.sockets / name)

@@ -1,0 +1,237 @@
+"""The replicas' containers: starts, watches, freezes, stops and adopts them, each in the background.
+
+`act` gives the orders, `reconcile` is told by `notify` whenever something has changed. What happened is in the store
+when it is told, so a yard that is killed loses nothing: the next one calls `adopt`. One order at a time is carried out
+for a replica; `busy` says whether one is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAddress
+from dockyard.engines.launch import launch
+from dockyard.engines.sockets import Listener
+from dockyard.errors import ContainerNotFoundError, DockyardError, UnknownInYardError
+from dockyard.oci.image import Image
+from dockyard.spec.deployment import Probes
+from dockyard.yard.containers import container_of, is_ours
+from dockyard.yard.host import Host
+from dockyard.yard.labels import labels_of
+from dockyard.yard.records import ReplicaRecord, RevisionRecord
+from dockyard.yard.state import Phase
+from dockyard.yard.store import Store
+from dockyard.yard.watch import Ended, watch
+
+RETRY_S = 1.0
+STABLE_S = 60.0
+"""A replica that was ready for so long before it crashed begins to count its crashes anew."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Handle:
+    """What this process holds of one replica: our copy of its listener, its container, the tasks about it."""
+
+    listener: Listener | None = None
+    container: Container | None = None
+    work: asyncio.Task[None] | None = None
+    stopping: bool = False
+    watching: asyncio.Task[None] | None = None
+
+
+class Fleet:
+    """All replicas of this host. `notify` is called when the store has news of one."""
+
+    def __init__(self, host: Host, store: Store, notify: Callable[[], None]) -> None:
+        self._host = host
+        self._store = store
+        self._notify = notify
+        self._handles: dict[str, Handle] = {}
+
+    def busy(self, replica: str) -> bool:
+        """Whether an order about it is being carried out."""
+        work = self._handle(replica).work
+        return work is not None and not work.done()
+
+    def tcp(self, replica: str) -> TcpAddress | None:
+        """Where a foreign server answers, while it runs."""
+        container = self._handle(replica).container
+        return container.tcp if container else None
+
+    def container(self, replica: str) -> Container | None:
+        """Its container, if it has one that runs."""
+        return self._handle(replica).container
+
+    def hold(self, record: ReplicaRecord) -> None:
+        """Listen for a replica before anything is started, so that requests can wait for it."""
+        handle = self._handle(record.id)
+        if handle.listener is None and is_ours(self._host.image(self._revision(record).image_digest)):
+            handle.listener = Listener.bind(record.folder)
+
+    def start(self, record: ReplicaRecord) -> None:
+        """Start its container, on the socket that it has or a new one."""
+        self._order(record.id, self._start(record))
+
+    def stop(self, record: ReplicaRecord, grace: float, why: str) -> bool:
+        """Stop its container, if it has one, and leave nothing of the replica; ends a start that is under way.
+
+        False when that was ordered before.
+        """
+        handle = self._handle(record.id)
+        if handle.stopping:
+            return False
+        if handle.work is not None:
+            handle.work.cancel()
+        handle.stopping = True
+        self._order(record.id, self._stop(record, handle.work, grace, why))
+        return True
+
+    async def freeze(self, record: ReplicaRecord) -> None:
+        """Pause its processes."""
+        await self._host.engine(record.engine).freeze(record.id)
+        self._store.set_phase(record.id, Phase.FROZEN)
+
+    async def thaw(self, record: ReplicaRecord) -> None:
+        """Let its processes go on."""
+        await self._host.engine(record.engine).thaw(record.id)
+        self._store.set_phase(record.id, Phase.READY)
+
+    def keep(self, record: ReplicaRecord, container: Container, listener: Listener | None) -> None:
+        """Take over a container that runs: from now on it is watched."""
+        handle = self._handle(record.id)
+        handle.container, handle.listener = container, listener or handle.listener
+        probes = self._revision(record).settings.probes
+        handle.watching = asyncio.create_task(self._watch(record, container, probes))
+
+    def lost(self, record: ReplicaRecord, ended: Ended) -> None:
+        """Note that a replica's container has ended, or hangs, and tell why."""
+        handle = self._handle(record.id)
+        handle.container = None
+        now = self._store.replica(record.id)
+        stable = now.phase is Phase.READY and self._store.now() - now.since >= STABLE_S
+        with self._store.together():
+            self._store.set_phase(record.id, Phase.CRASHED, crashes=1 if stable else now.crashes + 1)
+            self._store.events.add(
+                "replica.crashed",
+                f"{record.id} {ended.what}",
+                deployment=record.deployment,
+                replica=record.id,
+                detail=ended.log,
+            )
+        self._notify()
+
+    async def close(self) -> None:
+        """Let go of everything. Containers go on; starts that are under way are undone."""
+        tasks = [
+            task for each in self._handles.values() for task in (each.work, each.watching) if task and not task.done()
+        ]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for handle in self._handles.values():
+            if handle.listener is not None:
+                handle.listener.close()
+
+    async def _start(self, record: ReplicaRecord) -> None:
+        handle, engine = self._handle(record.id), self._host.engine(record.engine)
+        revision = self._revision(record)
+        settings = revision.settings
+        try:
+            image = self._host.image(revision.image_digest)
+            self.hold(record)
+            await _remove_if_there(engine, record.id)
+            await engine.load(image, self._host.images, revision.image_name)
+            container = await launch(
+                engine,
+                self._spec(record, image),
+                handle.listener,
+                ready_path=settings.probes.ready_path,
+                deadline=settings.probes.start_deadline_s,
+            )
+        except DockyardError as error:
+            self.lost(record, Ended(f"did not start: {error.what}", "start", error.detail))
+            return
+        self._store.set_container(record.id, container.id)
+        self._store.set_phase(record.id, Phase.READY)
+        self._tell("replica.ready", f"{record.id} is ready", record)
+        self.keep(record, container, None)
+
+    async def _stop(self, record: ReplicaRecord, before: asyncio.Task[None] | None, grace: float, why: str) -> None:
+        handle, engine = self._handle(record.id), self._host.engine(record.engine)
+        if before is not None:
+            await asyncio.gather(before, return_exceptions=True)
+        if handle.watching is not None:
+            handle.watching.cancel()
+        try:
+            with suppress(ContainerNotFoundError):
+                await engine.stop(record.id, grace)
+            await _remove_if_there(engine, record.id)
+        except DockyardError as error:
+            self._tell("replica.stop-failed", f"{record.id} could not be stopped: {error.what}", record)
+            await asyncio.sleep(RETRY_S)
+            handle.stopping = False
+            return
+        if handle.listener is not None:
+            handle.listener.discard()
+        self._handles.pop(record.id, None)
+        self._store.remove_replica(record.id)
+        self._tell("replica.stopped", f"{record.id} was stopped{f': {why}' if why else ''}", record)
+
+    async def _watch(self, record: ReplicaRecord, container: Container, probes: Probes) -> None:
+        """See the container to its end; then it counts as crashed, unless somebody stops it."""
+        engine = self._host.engine(record.engine)
+
+        def awake() -> bool:
+            return self._store.replica(record.id).phase not in {Phase.FROZEN, Phase.FREEZING}
+
+        try:
+            ended = await watch(engine, container, probes, awake)
+            if ended.kind == "liveness":
+                with suppress(DockyardError):
+                    await engine.stop(container.id, 0)
+            self.lost(record, ended)
+        except UnknownInYardError:
+            return
+
+    def _order(self, replica: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=replica)
+        task.add_done_callback(self._done)
+        self._handle(replica).work = task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("an order about %s failed", task.get_name(), exc_info=error)
+            self._store.events.add("yard.fault", f"an order about {task.get_name()} failed: {error!r}")
+        self._notify()
+
+    def _tell(self, kind: str, text: str, record: ReplicaRecord) -> None:
+        self._store.events.add(kind, text, deployment=record.deployment, replica=record.id)
+
+    def _spec(self, record: ReplicaRecord, image: Image) -> ContainerSpec:
+        revision = self._revision(record)
+        wanted = self._store.deployment(record.deployment).wanted
+        labels = labels_of(self._store.yard, record.id, revision, wanted)
+        return container_of(revision.settings, image, revision.image_name, record.id, labels)
+
+    def _revision(self, record: ReplicaRecord) -> RevisionRecord:
+        return self._store.revision(record.deployment, record.revision)
+
+    def _handle(self, replica: str) -> Handle:
+        return self._handles.setdefault(replica, Handle())
+
+
+async def _remove_if_there(engine: Engine, container: str) -> None:
+    with suppress(ContainerNotFoundError):
+        await engine.remove(container)
+
+
+def runs(container: Container) -> bool:
+    """Whether it is there to serve, awake or frozen."""
+    return container.state in {State.RUNNING, State.FROZEN}

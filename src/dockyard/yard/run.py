@@ -1,0 +1,128 @@
+"""The yard from start to stop, as a runbook: lock, store, audit log, gateway, reconciler, API.
+
+`cli.up` calls it with concrete parts. What it starts is stopped in reverse; replicas and gateway are not its children
+and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dockyard.errors import YardError
+from dockyard.gateway.base import Gateway
+from dockyard.spec.home import Home
+from dockyard.supply.keys import PublicKey
+from dockyard.yard.admission import Admission
+from dockyard.yard.api import serving
+from dockyard.yard.api_listen import Listener
+from dockyard.yard.audit import AuditLog
+from dockyard.yard.host import Host
+from dockyard.yard.judging import Judge
+from dockyard.yard.labels import YARD
+from dockyard.yard.lock import alone
+from dockyard.yard.looking import Looking
+from dockyard.yard.parts import Parts
+from dockyard.yard.receipts import Receipts
+from dockyard.yard.reconcile import Reconciler
+from dockyard.yard.service import Service
+from dockyard.yard.state import Phase
+from dockyard.yard.store import FILE_NAME, Store
+
+CHECKPOINT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Yard:
+    """A yard that runs. `addresses`: of its API."""
+
+    parts: Parts
+    addresses: tuple[str, ...]
+    folder: Path
+    work: asyncio.Task[None]
+
+    async def ended(self) -> None:
+        """Return never, or raise what broke the reconciler."""
+        await asyncio.shield(self.work)
+
+    @property
+    def running(self) -> int:
+        """How many replicas serve."""
+        return sum(each.phase in {Phase.READY, Phase.DRAINING} for each in self.parts.store.replicas())
+
+
+@asynccontextmanager
+async def opened(
+    host: Host,
+    home: Home,
+    *,
+    gateway: Callable[[], Awaitable[Gateway]],
+    listeners: Sequence[Listener],
+    policy: Path,
+    trusted: Callable[[], Sequence[PublicKey]],
+) -> AsyncIterator[Yard]:
+    """The yard of one home, until the body ends. YardConflictError when another one runs there."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(alone(home.yard))
+        store = Store.open(home.yard / FILE_NAME)
+        stack.callback(store.close)
+        if store.fresh:
+            await _check_new(host, home, store)
+        audit = AuditLog.open(store, home.yard)
+        proxy = await gateway()
+        stack.push_async_callback(proxy.close)
+        receipts = Receipts(store, audit, proxy)
+        reconciler = Reconciler(host, store, proxy, receipts)
+        looking = Looking(home.yard, store, reconciler.fleet, proxy)
+        stack.callback(looking.close)
+        reconciler.counted_by(looking.metrics)
+        judge = Judge(host, store, audit, policy, trusted)
+        parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
+        work = asyncio.create_task(_work(reconciler, looking, audit), name="yard")
+        stack.push_async_callback(_stopped, work, reconciler)
+        addresses = await stack.enter_async_context(serving(Service(parts), listeners))
+        store.events.add("yard.started", f"the yard answers on {addresses[0]}")
+        yield Yard(parts, addresses, home.yard, work)
+        store.events.add("yard.stopped", "the yard was told to stop; replicas and gateway go on")
+
+
+async def _check_new(host: Host, home: Home, store: Store) -> None:
+    """YardError when replicas of this home's yard run and the store is new: it was lost, and they would be lost too."""
+    found = [each for engine in host.engines.values() for each in await engine.list()]
+    ours = [each for each in found if each.socket is not None and YARD in each.labels and _is_below(home, each.socket)]
+    if not ours:
+        return
+    store.close()
+    for file in home.yard.glob(f"{FILE_NAME}*"):
+        file.unlink()
+    raise YardError(
+        f"the yard's state in {home.yard} is lost, and {len(ours)} of its replicas still run",
+        remedy="Bring it back with `dockyard restore FILE`, or without a backup: `dockyard restore --from-engine`.",
+    )
+
+
+def _is_below(home: Home, socket: Path) -> bool:
+    return socket.is_relative_to(home.containers)
+
+
+async def _checkpoints(audit: AuditLog) -> None:
+    """Sign how far the audit log is, now and then."""
+    while True:
+        await asyncio.sleep(CHECKPOINT_S)
+        audit.checkpoint()
+
+
+async def _work(reconciler: Reconciler, looking: Looking, audit: AuditLog) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_checkpoints(audit), name="checkpoints")
+        group.create_task(reconciler.run(), name="reconciler")
+        group.create_task(looking.sampler.run(), name="sampler")
+
+
+async def _stopped(work: asyncio.Task[None], reconciler: Reconciler) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await reconciler.close()

@@ -1,0 +1,20 @@
+"""The yard's service: everything that the API offers, in one object. `cli.up` makes it; `api` calls it.
+
+It is `operations.Operations`, put together from the files that do the work: `changing`, `telling`, `governing`.
+"""
+
+from __future__ import annotations
+
+from dockyard.yard.changing import Changing
+from dockyard.yard.governing import Governing
+from dockyard.yard.measuring import Measuring
+from dockyard.yard.parts import Parts
+from dockyard.yard.telling import Telling
+
+
+class Service(Changing, Telling, Measuring, Governing):
+    """All operations of one yard."""
+
+    def __init__(self, parts: Parts) -> None:
+        for kind in (Changing, Telling, Measuring, Governing):
+            kind.__init__(self, parts)

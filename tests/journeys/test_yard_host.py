@@ -1,0 +1,233 @@
+"""What an operator of a yard does: policy, tokens over TLS, backup, memory that does not fit, the daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dockyard.build.builder import Built
+from dockyard.client import Client
+from dockyard.errors import DeploymentError, PolicyError
+from dockyard.oci.layout import Layout
+from dockyard.spec.deployment import Deployment, Probes, Server, Strategy, StrategyKind
+from dockyard.spec.home import Home
+from tests.support.load import Load, free_port
+from tests.support.projects import CommandLine, build_in, write_adder
+from tests.support.tiny_image import CONFIG, base_layers, make_image
+from tests.support.yards import RunningYard, running_yard, until
+
+pytestmark = pytest.mark.slow
+
+NOWHERE = {"DOCKER_HOST": "unix:///nowhere"}
+BODY = {"left": 1.0, "right": 2.0}
+PREDICT = "/models/adder/predict"
+HUNGRY = '''\
+"""Adds, and eats memory when it is asked to."""
+
+
+class Adder:
+    def load(self) -> None:
+        self.eaten = []
+
+    def predict(self, left: float, right: float = 1.0) -> float:
+        """Left plus right; with a right of a million, much more than anybody has."""
+        while right == 1e6:
+            self.eaten.append(bytearray(16 << 20))
+        return left + right
+'''
+
+
+@pytest.fixture
+def yard(home: Home, adder: Built) -> Iterator[RunningYard]:
+    """A yard on runc with 400 MiB of memory for replicas: one adder fits, two do not."""
+    with running_yard(home, NOWHERE, "--memory", "400MiB") as running:
+        yield running
+
+
+def adder_of(**fields: object) -> Deployment:
+    return Deployment(**({"name": "adder", "image": "adder:1"} | fields))  # type: ignore[arg-type]
+
+
+def test_requests_wait_while_revisions_that_do_not_fit_together_are_swapped(yard: RunningYard) -> None:
+    assert yard.deploy(adder_of()).succeeded
+    with Load(yard.port, PREDICT, BODY) as load:
+        receipt = yard.deploy(adder_of(environment={"ROUND": "2"}))
+    assert receipt.succeeded, receipt
+    assert load.failures == []
+    assert receipt.hold_s > 0
+    never = Strategy(kind=StrategyKind.BLUE_GREEN, hold_and_swap="never")
+    with Load(yard.port, PREDICT, BODY) as load:
+        refused = yard.deploy(adder_of(environment={"ROUND": "3"}, strategy=never))
+    assert refused.outcome == "failed"
+    assert "memory" in refused.why
+    assert load.failures == []
+    assert yard.status("adder").active == 2
+
+
+def test_a_replica_that_the_kernel_kills_for_memory_is_told_as_that(home: Home, adder: Built, tmp_path: Path) -> None:
+    build_in(write_adder(tmp_path / "hungry", predictor=HUNGRY), home, "hungry:1")
+    with running_yard(home, NOWHERE) as yard:
+        assert yard.deploy(adder_of(image="hungry:1", probes=Probes(goldens=False))).succeeded
+        status, _ = yard.ask(PREDICT, {"left": 1.0, "right": 1e6}, deadline=60)
+        assert status >= 500
+
+        async def told(client: Client) -> list[str]:
+            return [event.what async for event in client.events(0) if event.kind == "replica.crashed"]
+
+        until(lambda: any("memory" in what for what in yard.client(told)), "nobody says that it was memory", 30)
+        until(lambda: yard.status("adder").ready == 1, "the replica does not come back", 30)
+
+
+def test_a_signing_policy_refuses_what_nobody_signed_and_lets_in_what_was(yard: RunningYard) -> None:
+    policy = yard.home.root / "policy.toml"
+    policy.write_text("[signed]\nrequired = true\n")
+    try:
+        with pytest.raises(PolicyError) as caught:
+            yard.deploy(adder_of())
+        assert caught.value.rule == "signed"
+        refused = yard.line("deploy", "adder:1")
+        assert refused.returncode == 1
+        assert "rule `signed`" in refused.stderr
+        entries = yard.client(lambda client: client.audit(-10))
+        assert any(each.outcome == "refused" and each.rule == "signed" for each in entries)
+        policy.write_text("signed = 1\n")
+        assert "policy.toml" in yard.line("deploy", "adder:1").stderr
+        policy.unlink()
+        assert "policy.toml" in yard.line("deploy", "adder:1").stderr  # it was there, so its absence lets nothing in
+        policy.write_text("[signed]\nrequired = true\n")
+        assert yard.line("keygen", "--unencrypted").returncode == 0
+        signed = yard.line("sign", "adder:1")
+        assert signed.returncode == 0, signed.stderr
+        deployed = yard.line("deploy", "adder:1")
+        assert deployed.returncode == 0, deployed.stderr
+    finally:
+        policy.unlink(missing_ok=True)
+        shutil.rmtree(yard.home.keys, ignore_errors=True)
+
+
+def test_over_tls_a_token_does_what_its_scope_allows(home: Home, adder: Built, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    port = free_port()
+    options = ("--listen", f"127.0.0.1:{port}", "--tls-cert", str(certificate), "--tls-key", str(key))
+    with running_yard(home, NOWHERE, *options) as yard:
+        made = yard.line("token", "create", "reader", "--scope", "viewer", "--json")
+        assert made.returncode == 0, made.stderr
+        secret = json.loads(made.stdout)["secret"]
+        remote = CommandLine(
+            home,
+            {"DOCKYARD_YARD": f"https://127.0.0.1:{port}", "DOCKYARD_CA": str(certificate), "DOCKYARD_TOKEN": secret},
+        )
+        assert remote("status").returncode == 0
+        denied = remote("deploy", "adder:1")
+        assert denied.returncode == 1
+        assert "operator" in denied.stderr
+        stranger = CommandLine(home, {**remote.environment, "DOCKYARD_TOKEN": "dyt_wrong"})
+        assert stranger("status").returncode == 1
+        entries = yard.client(lambda client: client.audit(-10))
+        assert {"token reader", "unknown, from 127.0.0.1"} <= {each.who for each in entries}
+
+
+def test_an_image_of_others_is_deployed_updated_and_rolled_back_on_docker(
+    home: Home, dockerd: str, tiny_program: Path
+) -> None:
+    layout = Layout.create(home.images)
+    httpd = ("/bin/busybox", "httpd", "-f", "-p", "8000", "-h", "/app")
+    config = replace(CONFIG, entrypoint=httpd, command=(), labels={})
+    for note in ("one", "two"):
+        make_image(layout, base_layers(layout, tiny_program), f"notes:{note}", note, config)
+
+    def notes(tag: str, **more: object) -> Deployment:
+        probes = Probes(ready_path="/note.txt", live_path="/note.txt")
+        return Deployment(
+            **({"name": "notes", "image": f"notes:{tag}", "server": Server(port=8000), "probes": probes} | more)
+        )  # type: ignore[arg-type]
+
+    with running_yard(home, {"DOCKER_HOST": dockerd}, "--engine", "docker") as yard:
+        with pytest.raises(DeploymentError, match="nobody knows where its server listens"):
+            yard.deploy(notes("one", server=Server()))
+        assert yard.deploy(notes("one")).succeeded
+        with Load(yard.port, "/models/notes/note.txt", None) as load:
+            assert yard.deploy(notes("two")).succeeded
+            assert yard.rollback("notes").succeeded
+        assert load.failures == []
+        assert set(load.answers) == {"one", "two"}
+        on_runc = yard.deploy(notes("one", engine="runc", environment={"ROUND": "2"}))
+        assert on_runc.outcome == "failed"
+
+
+def test_a_backup_becomes_the_same_yard_on_an_empty_home(yard: RunningYard, short_path: Path) -> None:
+    assert yard.deploy(adder_of(), why="to be backed up").succeeded
+    file = short_path / "yard.tar"
+    saved = yard.line("backup", str(file))
+    assert saved.returncode == 0, saved.stderr
+    assert yard.line("restore", "--verify", str(file)).returncode == 0
+    other = Home(short_path / "home")
+    restored = CommandLine(other)("restore", str(file))
+    assert restored.returncode == 0, restored.stderr
+    with running_yard(other, NOWHERE) as second:
+        until(lambda: second.status("adder").ready == 1, "the restored deployment does not start", 60)
+        assert second.ask(PREDICT, BODY) == (200, 3.5)
+        history = second.client(lambda client: client.history("adder"))
+        assert [(each.number, each.why) for each in history] == [(1, "to be backed up")]
+        assert second.line("audit", "list").returncode == 0
+
+
+def test_up_goes_to_the_background_and_down_stops_everything(home: Home, adder: Built) -> None:
+    line, port = CommandLine(home, NOWHERE), free_port()
+    started = line("up", "--detach", "--port", str(port))
+    try:
+        assert started.returncode == 0, started.stderr
+        assert f"http://127.0.0.1:{port}" in started.stderr
+        assert line("deploy", "adder:1").returncode == 0
+        twice = line("up", "--port", str(free_port()))
+        assert twice.returncode == 1
+        assert "runs in" in twice.stderr
+    finally:
+        down = line("down", "--grace", "1")
+        shutil.rmtree(home.yard, ignore_errors=True)
+    assert down.returncode == 0, down.stderr
+    assert "1 replicas have stopped" in down.stderr
+    with socket.socket() as one:
+        assert one.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_taken_port_is_told_with_what_to_do(home: Home) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = CommandLine(home, NOWHERE)("up", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "in use" in done.stderr
+
+
+def test_the_unit_runs_the_same_command_and_leaves_replicas_alone(home: Home) -> None:
+    done = CommandLine(home)("up", "--port", "8123", "--print-unit")
+    assert done.returncode == 0
+    assert "--port 8123" in done.stdout
+    assert "--print-unit" not in done.stdout
+    assert "KillMode=process" in done.stdout
+    assert f"DOCKYARD_HOME={home.root}" in done.stdout
+
+
+def test_sigterm_ends_the_yard_and_nothing_else(yard: RunningYard) -> None:
+    assert yard.deploy(adder_of()).succeeded
+    with Load(yard.port, PREDICT, BODY) as load:
+        assert yard.process is not None
+        os.kill(yard.process.pid, signal.SIGTERM)
+        assert yard.process.wait(30) == 0
+    assert load.failures == []
+    assert load.answered > 0
