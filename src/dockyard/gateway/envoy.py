@@ -44,6 +44,7 @@ _LOG_CHECK_S = 5.0
 _LOCK_PATIENCE_S = 1.0
 _SAMPLE_S = 0.05
 _CALM_SAMPLES = 2
+_PORT_TRIES = 20
 _ENVOY_LOG_BYTES = 16 << 20
 _LOG = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class EnvoyGateway:
         running = Process.found(folder)
         last = self._last()
         if running is None:
-            _check_port(self._settings.host, self._settings.port)
+            await _free(self._settings.host, self._settings.port)
             last = last or Snapshot()
         replace_file(folder / _BOOTSTRAP, self._bootstrap, folder)
         await self._ads.start(last)
@@ -291,6 +292,19 @@ def _prepare(folder: Path) -> None:
     with store_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
+
+
+async def _free(host: str, port: int) -> None:
+    """Wait a moment until nobody listens there: the sockets of a killed Envoy outlive it by some milliseconds."""
+    for left in reversed(range(_PORT_TRIES)):
+        try:
+            _check_port(host, port)
+        except PortTakenError:
+            if not left:
+                raise
+            await asyncio.sleep(_SAMPLE_S)
+        else:
+            return
 
 
 def _check_port(host: str, port: int) -> None:
