@@ -70,9 +70,9 @@ async def test_requests_through_a_real_gateway_to_a_real_replica_are_seen_at_eve
 
         looking = sampler(series, replicas, gateway)
         await looking.tick()
-        for _ in range(20):
+        for _ in range(GOOD):
             assert envoy.ask("POST", "/iris.3/predict", {})[0] == 422
-        for _ in range(5):
+        for _ in range(BAD):
             assert envoy.ask("POST", "/iris.2/predict", {})[0] == 503
         await asyncio.sleep(1.2)  # until Envoy has put its histograms together
         await looking.tick()
