@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from dockyard.cli import daemon, places
 from dockyard.cli.keyring import trusted_keys
 from dockyard.engines.base import Engine
 from dockyard.engines.detect import ENGINES, detect
-from dockyard.errors import EngineNotFoundError
+from dockyard.errors import EngineError, EngineNotFoundError
 from dockyard.gateway.base import GatewaySettings
 from dockyard.gateway.envoy import EnvoyGateway
 from dockyard.spec.home import Home
@@ -102,6 +102,8 @@ async def _run(home: Home, options: Options, *, quiet: bool) -> None:
         loop.add_signal_handler(number, asked.set)
     async with _yard(home, options) as yard:
         _tell(yard, time.monotonic() - begun)
+        for engine in yard.parts.host.engines.values():
+            await _warn(engine)
         ended = asyncio.ensure_future(yard.ended())
         stopping = asyncio.ensure_future(asked.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -114,6 +116,13 @@ async def _run(home: Home, options: Options, *, quiet: bool) -> None:
         click.echo(
             f"the yard has stopped; its gateway and {count} replicas go on (`dockyard down` stops them too)", err=True
         )
+
+
+async def _warn(engine: Engine) -> None:
+    """Say what of the engine's settings will cost requests one day."""
+    with suppress(EngineError):
+        for warning in await engine.warnings():
+            click.echo(f"  note      {warning}", err=True)
 
 
 @asynccontextmanager
