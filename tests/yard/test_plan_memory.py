@@ -177,6 +177,19 @@ def test_memory_for_which_requests_wait_is_not_given_to_others() -> None:
     assert [str(each.phase) for each in yard.replicas("blog")] == ["ready"]
 
 
+def test_the_memory_of_a_source_that_was_stopped_for_a_smaller_revision_is_kept_for_its_way_back() -> None:
+    yard = Yard(memory=GIB)
+    yard.deploy("blog", replicas=0, memory=GIB // 2)
+    yard.deploy("shop", replicas=1)
+    yard.run(30)
+    yard.fates.broken.add(("shop", 2))
+    yard.deploy("shop", memory=GIB // 2)
+    yard.run_until(lambda: yard.phases(2) == ["starting"] and not yard.phases(1))
+    yard.scale(1, "blog")
+    yard.run(60)
+    assert (yard.phases(1), yard.weights(), yard.replicas("blog")) == (["ready"], {1: 100}, [])
+
+
 def test_a_created_replica_gives_its_claim_up_once_others_serve_and_there_is_no_memory_for_it() -> None:
     revision = Revision(1, RevisionState.ACTIVE, GIB, Strategy(), Probes())
     replicas = (Replica("a", 1, Phase.READY, 0.0, routed=True), Replica("b", 1, Phase.CREATED, 0.0))

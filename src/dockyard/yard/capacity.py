@@ -6,24 +6,29 @@ A replica's share is its limit, from its start to its end, also while it is froz
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from dockyard.spec.resources import format_bytes
-from dockyard.yard.state import DeploymentState, Phase, Replica, RevisionState, World
+from dockyard.yard.state import DeploymentState, Phase, Replica, RevisionState, RolloutPhase, World
 
 _HOLDS_NONE = frozenset({Phase.CREATED, Phase.STOPPED})
+_OVER = frozenset({RolloutPhase.DONE, RolloutPhase.FAILED})
 _GOES = frozenset({RevisionState.RETIRED, RevisionState.FAILED})
 
 
 class Memory:
     """A ledger of bytes. `free` can be negative: when the host has less than it had.
 
-    `promised` belongs to replicas that are created and not started yet: requests may be waiting at their sockets, so
-    nobody else may start in their place.
+    `promised` is not for everybody: it belongs to replicas that are created and not started yet, at whose sockets
+    requests may be waiting; and to the way back of a rollout that stopped its source, or goes back to it just now.
     """
 
     def __init__(self, world: World) -> None:
         self.total = world.memory
         self.free = world.memory
         self.promised = 0
+        self._way_back: dict[str, int] = {}
         self._leaving = 0
         self._leaving_of: dict[str, int] = {}
         for deployment in world.deployments:
@@ -37,6 +42,20 @@ class Memory:
                 self.promised += memory
             if _leaves_anyway(deployment, replica):
                 self._leave(deployment, replica)
+
+        if way_back := _way_back(deployment):
+            self._way_back[deployment.name] = way_back
+            self.promised += way_back
+
+    @contextmanager
+    def turn_of(self, deployment: str) -> Iterator[None]:
+        """While one deployment is planned, what is promised to its way back is free for it."""
+        own = self._way_back.get(deployment, 0)
+        self.promised -= own
+        before = self.free - self.promised
+        yield
+        used = before - (self.free - self.promised)
+        self.promised += max(0, own - used)
 
     def fits(self, need: int) -> bool:
         """Whether so much can be started now."""
@@ -82,6 +101,17 @@ class Memory:
     def figures(self) -> str:
         """What is free, for people."""
         return f"{format_bytes(max(0, self.free - self.promised))} of {format_bytes(self.total)} are free"
+
+
+def _way_back(deployment: DeploymentState) -> int:
+    """What the source of a rollout needs beyond what its deployment has, if it was stopped before its time."""
+    rollout = deployment.rollout
+    if deployment.deleted or rollout is None or rollout.source is None:
+        return 0
+    if rollout.phase is not RolloutPhase.ABORTING and (rollout.phase in _OVER or not rollout.holding):
+        return 0
+    has = sum(deployment.revisions[each.revision].memory for each in deployment.replicas)
+    return max(0, deployment.wanted * deployment.revisions[rollout.source].memory - has)
 
 
 def _leaves_anyway(deployment: DeploymentState, replica: Replica) -> bool:

@@ -48,9 +48,16 @@ def plan(world: World, now: float) -> Plan:
 
 def _draft(deployment: DeploymentState, now: float, memory: Memory) -> Draft:
     draft = Draft(deployment, now, memory)
+    with memory.turn_of(deployment.name):
+        _fill(draft)
+    return draft
+
+
+def _fill(draft: Draft) -> None:
+    deployment = draft.deployment
     if deployment.deleted:
         _delete(draft)
-        return draft
+        return
     if draft.rollout is not None:
         rollout.go_on(draft, draft.rollout)
     elif deployment.active is not None:
@@ -58,7 +65,6 @@ def _draft(deployment: DeploymentState, now: float, memory: Memory) -> Draft:
         share(draft, [deployment.active])
     look_after(draft)
     finish_leaving(draft)
-    return draft
 
 
 def _delete(draft: Draft) -> None:
