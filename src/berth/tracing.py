@@ -21,6 +21,7 @@ _STATE_KEY = re.compile(r"[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,2
 _STATE_VALUE = re.compile(r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
 MAX_STATE_MEMBERS = 32
 CONTEXT_HEADERS = frozenset((b"traceparent", b"tracestate"))
+CALL = b"CALL"  # in place of a method: one model of this server asked another
 HUNG_UP = 0  # in place of a status: the caller did not wait for one
 _TRACES_PATH = "v1/traces"
 
