@@ -133,9 +133,8 @@ def test_a_revision_that_does_not_start_never_gets_a_request(site: Site) -> None
     status = site.status()
     assert (status.active, status.ready) == (1, 2)
     assert status.problem is not None
-    events = site.events()
-    crashed = [event for event in events if event.kind == "replica.crashed"]
-    assert any("BERTH_WRONG: no such setting" in event.detail for event in crashed), crashed
+    assert "did not start" in status.problem.what
+    assert any("BERTH_WRONG: no such setting" in line for line in status.problem.log), status.problem
 
 
 def test_a_killed_replica_comes_back_and_says_why_it_was_gone(site: Site) -> None:
