@@ -16,6 +16,8 @@ import pytest
 from dockyard.build.lock import Lock, read_lock, write_locks
 from dockyard.build.target import host_architecture
 from dockyard.oci.layout import Layout
+from dockyard.spec.home import Home
+from tests.support.osv import affected, record, write_archive
 from tests.support.projects import PREDICTOR, CommandLine, write_adder
 from tests.support.wheels import write_wheel
 
@@ -108,7 +110,7 @@ def test_a_newer_version_with_which_the_goldens_hold_is_kept(updater: Updater) -
     change = {"kind": "python-package", "what": "dy-answer", "before": "1.0", "after": "2.0"}
     assert told["changes"][PLATFORM] == [change]
     assert told["updated"]
-    assert told["vulnerabilities"] is None
+    assert told["problems"] is None
     assert told["goldens"] == [{"golden": "one", "problem": ""}]
     assert updater.locked() == "2.0"
     assert updater.digests == {told["images"][PLATFORM]} != digests
@@ -126,9 +128,44 @@ def test_goldens_that_fail_keep_the_old_lock_and_the_old_image(updater: Updater)
     assert "the goldens do not hold with the new versions" in done.stderr
     assert "0 of 1 goldens hold" in done.stderr
     assert "dockyard.lock and the image's names are as they were" in done.stderr
-    assert "no vulnerability data is imported" in done.stdout
+    assert "Which known problems go away with that is not known" in done.stdout
     assert (updater.lock, updater.digests) == (lock, digests)
     assert updater.unnamed <= unnamed
+
+
+def test_known_problems_that_go_and_stay_and_come_are_told(updater: Updater, tmp_path: Path) -> None:
+    """In a home of its own, since advisories are this user's and not one project's."""
+    updater.publish("2.0", "0.5")
+    own = tmp_path / "own"
+    own.mkdir()
+    for part in ("images", "cache", "runc"):
+        (own / part).symlink_to(updater.line.home.root / part)
+    line = CommandLine(Home(own), updater.line.environment)
+    records = [
+        record("CVE-2031-1", affected("PyPI", "dy_answer", {"introduced": "0"}, {"fixed": "1.5"})),
+        record("CVE-2031-2", affected("PyPI", "dy-answer", {"introduced": "0"})),
+        record("CVE-2031-3", affected("PyPI", "dy-answer", versions=["2.0"])),
+        record("CVE-2031-4", affected("PyPI", "dy-answer", {"introduced": "3.0"})),
+    ]
+    assert line("advisories", "import", str(write_archive(tmp_path / "pypi.zip", *records))).returncode == 0
+    done = line("update", str(updater.folder), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    said = [" ".join(text.split()) for text in done.stdout.splitlines()]
+    assert "goes away unrated CVE-2031-1 dy-answer 1.0 fixed in 1.5" in said
+    assert "stays unrated CVE-2031-2 dy-answer 2.0 no fix" in said
+    assert "is new unrated CVE-2031-3 dy-answer 2.0 affected" in said
+    assert "CVE-2031-4" not in done.stdout
+    assert any(text.startswith("not checked: ") and "packages of Debian:" in text for text in said)
+    updated = line("update", str(updater.folder), "--engine", "runc", "--json")
+    assert updated.returncode == 0, updated.stderr
+    told = json.loads(updated.stdout)["problems"][PLATFORM]
+    assert {kind: [one["id"] for one in told[kind]] for kind in ("gone", "stay", "new")} == {
+        "gone": ["CVE-2031-1"],
+        "stay": ["CVE-2031-2"],
+        "new": ["CVE-2031-3"],
+    }
+    scanned = json.loads(line("scan", updater.name, "--json").stdout)["images"][0]
+    assert sorted(one["id"] for one in scanned["problems"]) == ["CVE-2031-2", "CVE-2031-3"]
 
 
 def test_a_build_that_fails_keeps_both(updater: Updater) -> None:
