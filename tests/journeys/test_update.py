@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,19 @@ def test_goldens_that_fail_keep_the_old_lock_and_the_old_image(updater: Updater)
     assert updater.unnamed <= unnamed
 
 
+def with_own(updater: Updater, folder: Path, *shared: str) -> Updater:
+    """The same project in a home of its own, which shares these folders with the others."""
+    folder.mkdir()
+    for part in shared:
+        (updater.line.home.root / part).mkdir(exist_ok=True)
+        (folder / part).symlink_to(updater.line.home.root / part)
+    return replace(updater, line=replace(updater.line, home=Home(folder)))
+
+
 def test_known_problems_that_go_and_stay_and_come_are_told(updater: Updater, tmp_path: Path) -> None:
     """In a home of its own, since advisories are this user's and not one project's."""
     updater.publish("2.0", "0.5")
-    own = tmp_path / "own"
-    own.mkdir()
-    for part in ("images", "cache", "runc"):
-        (own / part).symlink_to(updater.line.home.root / part)
-    line = CommandLine(Home(own), updater.line.environment)
+    line = with_own(updater, tmp_path / "own", "images", "cache", "runc").line
     records = [
         record("CVE-2031-1", affected("PyPI", "dy_answer", {"introduced": "0"}, {"fixed": "1.5"})),
         record("CVE-2031-2", affected("PyPI", "dy-answer", {"introduced": "0"})),
@@ -267,3 +272,36 @@ def test_an_update_that_is_ended_at_any_moment_leaves_a_whole_lock(updater: Upda
     assert updater().returncode == 0
     assert updater.locked() == "2.0"
     assert updater.digests.isdisjoint(digests)
+
+
+def test_gc_takes_all_that_an_update_killed_while_its_goldens_ran_has_left(updater: Updater, short_path: Path) -> None:
+    own = with_own(updater, short_path / "own", "cache")
+    assert own.line("build", str(own.folder)).returncode == 0
+    lock, digests = own.lock, own.digests
+    own.publish("2.0", "0.5")
+    entries = {entry.digest for entry in Layout.open(own.line.home.images).entries()}
+    process = subprocess.Popen(
+        own.line.command("update", str(own.folder), "--engine", "runc"),
+        env=own.line.variables(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((own.line.home.runc / "containers").glob("test-*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "the update was never seen before its end"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+    assert (own.lock, own.digests) == (lock, digests)
+    assert own.line("gc", "--older-than", "0").returncode == 0
+    assert own.unnamed == set()
+    assert {entry.digest for entry in Layout.open(own.line.home.images).entries()} == entries
+    assert [path.name for path in own.folder.iterdir() if "lock" in path.name] == ["dockyard.lock"]
+    assert own.line("verify", own.name, "--rebuild", str(own.folder)).returncode == 0
+    assert own().returncode == 0
+    assert own.locked() == "2.0"
+    assert own.digests.isdisjoint(digests)
+    left = own.line("ps", "--engine", "runc", "--json")
+    assert json.loads(left.stdout) == [], left.stdout
