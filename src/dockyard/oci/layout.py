@@ -22,12 +22,12 @@ from dockyard.errors import ImageError, ImageNotFoundError, StoreError
 from dockyard.oci import media, wire
 from dockyard.oci.artifact import Artifact, Attachment
 from dockyard.oci.blobs import PRIVATE, Blobs
-from dockyard.oci.digest import CHUNK, Digest, parse_digest
+from dockyard.oci.digest import Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
 from dockyard.oci.origins import Origins
 
-__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "attached_to", "copy_entry", "copy_image"]
+__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
@@ -353,39 +353,6 @@ def _key(name: str) -> str:
 
 def _is_named(entry: dict[str, Any], name: str) -> bool:
     return _key((entry.get("annotations") or {}).get(REF_NAME, "")) == _key(name)
-
-
-def copy_image(image: Image, source: Layout, target: Layout, name: str) -> None:
-    """Copy what `target` lacks of an image, each byte verified, and name it there."""
-    _copy_blobs(image.blobs, source, target)
-    target.add(image, name)
-
-
-def copy_entry(entry: Descriptor, source: Layout, target: Layout, name: str) -> None:
-    """Copy an image, or an index with its images, and all that is attached to them, and name it in `target`."""
-    for image in source.members(entry):
-        _copy_blobs(image.blobs, source, target)
-    _copy_blobs([entry], source, target)
-    target.add_entry(entry, name)
-    for artifact in attached_to(source, entry):
-        _copy_blobs(artifact.blobs, source, target)
-        target.adopt(artifact)
-
-
-def _copy_blobs(blobs: Sequence[Descriptor], source: Layout, target: Layout) -> None:
-    for blob in blobs:
-        if target.blobs.has(blob.digest):
-            continue
-        with source.blobs.open(blob.digest) as file, target.blobs.writer() as writer:
-            while chunk := file.read(CHUNK):
-                writer.write(chunk)
-            writer.commit(blob.digest)
-
-
-def attached_to(layout: Layout, entry: Descriptor) -> tuple[Artifact, ...]:
-    """All artifacts about an entry and the images in it."""
-    subjects = dict.fromkeys([entry.digest, *(image.digest for image in layout.members(entry))])
-    return tuple(artifact for subject in subjects for artifact in artifacts_of(layout, subject))
 
 
 def artifacts_of(layout: Layout, subject: Digest) -> tuple[Artifact, ...]:
