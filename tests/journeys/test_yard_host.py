@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from dockyard.errors import DeploymentError, PolicyError
 from dockyard.oci.layout import Layout
 from dockyard.spec.deployment import Deployment, Probes, Server, Strategy, StrategyKind
 from dockyard.spec.home import Home
+from tests.support.certificates import loopback_certificate
 from tests.support.load import Load, free_port
 from tests.support.projects import CommandLine, build_in, write_adder
 from tests.support.tiny_image import CONFIG, base_layers, make_image
@@ -115,12 +115,7 @@ def test_a_signing_policy_refuses_what_nobody_signed_and_lets_in_what_was(yard: 
 
 
 def test_over_tls_a_token_does_what_its_scope_allows(home: Home, adder: Built, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
+    certificate, key = loopback_certificate(tmp_path)
     port = free_port()
     options = ("--listen", f"127.0.0.1:{port}", "--tls-cert", str(certificate), "--tls-key", str(key))
     with running_yard(home, NOWHERE, *options) as yard:

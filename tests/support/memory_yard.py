@@ -21,7 +21,7 @@ import msgspec
 
 from dockyard.errors import DockyardError, UnauthenticatedError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment
-from dockyard.spec.requests import TokenRequest
+from dockyard.spec.requests import BlobOffer, ImageOffer, TokenRequest
 from dockyard.spec.status import (
     AccessLine,
     AuditEntry,
@@ -29,6 +29,8 @@ from dockyard.spec.status import (
     Difference,
     DriftItem,
     Event,
+    ImageTaken,
+    ImageWanted,
     Load,
     LogLine,
     NewToken,
@@ -227,6 +229,21 @@ class MemoryYard:
         if self.breaking is not None:
             raise self.breaking
         yield b"\nthe end\n"
+
+    async def image_wanted(self, offer: ImageOffer) -> ImageWanted:
+        await self._pass()
+        return ImageWanted(known=True)
+
+    async def receive_blob(self, blob: BlobOffer, parts: AsyncIterator[bytes], cause: Cause) -> ImageTaken:
+        await self._pass()
+        size = sum([len(part) async for part in parts])
+        self.asked.append(("receive_blob", (blob, size)))
+        return ImageTaken(digest=blob.digest, size=size)
+
+    async def receive_image(self, offer: ImageOffer, cause: Cause) -> ImageTaken:
+        await self._pass()
+        self.asked.append(("receive_image", (offer, cause)))
+        return ImageTaken(digest=offer.manifest.digest, size=offer.manifest.size)
 
     async def tokens(self) -> tuple[Token, ...]:
         await self._pass()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -19,7 +20,16 @@ from dockyard.errors import DeploymentError, YardBusyError
 from dockyard.spec.deployment import Name
 from dockyard.spec.load import check_deployment, explained
 from dockyard.spec.project import Table
-from dockyard.spec.requests import ActionRequest, DeployRequest, RollbackRequest, ScaleRequest, TokenRequest, Why
+from dockyard.spec.requests import (
+    ActionRequest,
+    BlobOffer,
+    DeployRequest,
+    ImageOffer,
+    RollbackRequest,
+    ScaleRequest,
+    TokenRequest,
+    Why,
+)
 from dockyard.spec.status import Scope
 from dockyard.yard.api_access import ACTOR
 from dockyard.yard.api_streams import Limits, Streams
@@ -63,6 +73,10 @@ class _AccessLog(Table, frozen=True, kw_only=True):
 class _Audit(Table, frozen=True, kw_only=True):
     since: int = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class _Size(Table, frozen=True, kw_only=True):
+    size: int
 
 
 class _Because(Table, frozen=True, kw_only=True):
@@ -174,6 +188,22 @@ class Handlers:
         cause = _cause(request, _query(request, _Because).why)
         return await self._change(self._yard.delete(_name(request), cause))
 
+    async def image_wanted(self, request: web.Request) -> web.StreamResponse:
+        """Which blobs of an image are lacking."""
+        return await self._read(self._yard.image_wanted(await self._body(request, ImageOffer)))
+
+    async def receive_blob(self, request: web.Request) -> web.StreamResponse:
+        """A blob, as it comes; as long as it does come."""
+        query = _query(request, _Size)
+        blob = _converted({"digest": request.match_info["digest"], "size": query.size}, BlobOffer)
+        async with aclosing(self._streams.body(request)) as parts:
+            return _json(await self._yard.receive_blob(blob, parts, _cause(request, "")))
+
+    async def receive_image(self, request: web.Request) -> web.StreamResponse:
+        """An image whose blobs are all here."""
+        body = await self._body(request, ImageOffer)
+        return await self._change(self._yard.receive_image(body, _cause(request, body.why)))
+
     async def audit(self, request: web.Request) -> web.StreamResponse:
         """Entries of the audit log."""
         query = _query(request, _Audit)
@@ -258,6 +288,9 @@ ROUTES = (
     Route("POST", f"{_ONE}/restart", Scope.OPERATOR, Handlers.restart),
     Route("POST", f"{_ONE}/promote", Scope.OPERATOR, Handlers.promote),
     Route("POST", f"{_ONE}/abort", Scope.OPERATOR, Handlers.abort),
+    Route("POST", "/v1/images/wanted", Scope.OPERATOR, Handlers.image_wanted),
+    Route("PUT", "/v1/images/blobs/{digest}", Scope.OPERATOR, Handlers.receive_blob),
+    Route("POST", "/v1/images", Scope.OPERATOR, Handlers.receive_image),
     Route("GET", "/v1/audit", Scope.ADMIN, Handlers.audit),
     Route("GET", "/v1/audit/export", Scope.ADMIN, Handlers.export_audit),
     Route("GET", "/v1/tokens", Scope.ADMIN, Handlers.tokens),

@@ -16,6 +16,7 @@ import msgspec
 
 from dockyard import __version__
 from dockyard.errors import DockyardError, UnknownInYardError
+from dockyard.oci.image import Platform
 from dockyard.spec import status as told
 from dockyard.spec.status import AccessLine, DeploymentStatus, DriftItem, LogLine, RolloutUpdate, YardInfo
 from dockyard.yard.accesslog import Filter
@@ -50,6 +51,7 @@ class Telling:
             engine=self._parts.host.default_engine,
             gateway=(self._parts.gateway.address,),
             placement=dict(self._parts.host.labels),
+            platform=str(Platform.host()),
             deployments=len(self._store.deployments()),
             you=actor.name,
             scope=actor.scope,
