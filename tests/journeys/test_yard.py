@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
@@ -136,6 +138,35 @@ def test_a_revision_that_does_not_start_never_gets_a_request(site: Site) -> None
     events = site.events()
     crashed = [event for event in events if event.kind == "replica.crashed"]
     assert any("BERTH_WRONG: no such setting" in event.detail for event in crashed), crashed
+
+
+def test_who_follows_the_log_sees_replicas_start_and_fail(site: Site) -> None:
+    wrong = site.wanted(replicas=1, environment={"BERTH_WRONG": "on"})
+
+    async def followed(client: Client) -> list[str]:
+        async with aclosing(client.logs(site.name, follow=True, tail=0)) as lines:
+            proposal = await client.deploy(wrong, why="it fails")
+            async for each in lines:
+                if each.revision == proposal.revision:
+                    seen.append(each.line)
+                if sum("BERTH_WRONG" in line for line in seen) >= 2:
+                    return seen
+        return seen
+
+    seen: list[str] = []
+    site.yard.client(followed)
+    assert "BERTH_WRONG" in seen[0]  # the first thing that such a container writes
+    until(lambda: site.status().rollout is None, "the rollout does not end", 60)
+
+
+def test_who_follows_the_requests_sees_each_as_it_is_answered(site: Site) -> None:
+    async def followed(client: Client) -> list[int]:
+        async with aclosing(client.follow_access(site.name, tail=1)) as lines:
+            first = asyncio.ensure_future(anext(lines))
+            await asyncio.to_thread(lambda: [site.ask() for _ in range(3)])
+            return [(await first).status, *[(await anext(lines)).status for _ in range(2)]]
+
+    assert site.yard.client(followed) == [200, 200, 200]
 
 
 def test_a_killed_replica_comes_back_and_says_why_it_was_gone(site: Site) -> None:

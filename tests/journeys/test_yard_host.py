@@ -136,6 +136,25 @@ def test_over_tls_a_token_does_what_its_scope_allows(home: Home, adder: Built, t
         assert {"token reader", "unknown, from 127.0.0.1"} <= {each.who for each in entries}
 
 
+def test_only_so_many_revisions_are_kept_and_a_rollback_to_an_older_one_says_so(home: Home, adder: Built) -> None:
+    with running_yard(home, NOWHERE, "--keep-revisions", "2") as yard:
+        for number in range(5):
+            assert yard.deploy(adder_of(environment={"ROUND": str(number)})).succeeded
+
+        def known() -> list[tuple[int, str]]:
+            return [(each.number, each.state) for each in yard.client(lambda client: client.history("adder"))]
+
+        kept = [(5, "active"), (4, "kept"), (3, "kept")]
+        until(lambda: known() == [*kept, (2, "retired"), (1, "retired")], "old revisions are not retired")
+        yard.kill()
+        yard.start()
+        until(lambda: known() == kept, "old revisions are not pruned")
+        gone = yard.line("rollback", "adder", "1")
+        assert (gone.returncode, "revision 1 of adder is not kept any more" in gone.stderr) == (1, True), gone.stderr
+        assert yard.rollback("adder").succeeded
+        assert yard.ask(PREDICT, BODY) == (200, 3.5)
+
+
 def test_an_image_of_others_is_deployed_updated_and_rolled_back_on_docker(
     home: Home, dockerd: str, tiny_program: Path
 ) -> None:

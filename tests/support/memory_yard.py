@@ -150,6 +150,14 @@ class MemoryYard:
         lines = [access_line(number, code) for number, code in ((1, 200), (2, 503))]
         return tuple(each for each in lines if status in {"", str(each.status), f"{str(each.status)[0]}xx"})[-tail:]
 
+    async def follow_access(
+        self, name: str, *, status: str, revision: int | None, tail: int
+    ) -> AsyncIterator[AccessLine]:
+        for line in await self.access(name, status=status, revision=revision, tail=tail):
+            yield line
+        async for _ in self._rest():
+            yield access_line(9, 200)
+
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         await self._pass()
         return self.drifting

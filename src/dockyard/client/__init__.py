@@ -116,6 +116,13 @@ class Client:
         query = {"status": status, "revision": revision, "tail": tail}
         return await self._get(_path(name, "access"), tuple[AccessLine, ...], **query)
 
+    def follow_access(
+        self, name: str, *, status: str = "", revision: int | None = None, tail: int = 100
+    ) -> AsyncGenerator[AccessLine, None]:
+        """The same, and then each new request as it is answered."""
+        query = {"status": status, "revision": revision, "tail": tail, "follow": True}
+        return self._connection.lines(_path(name, "access"), AccessLine, query)
+
     async def deploy(
         self, deployment: Deployment, *, why: str = "", dry_run: bool = False, only_new: bool = False
     ) -> Proposal:

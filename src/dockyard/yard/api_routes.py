@@ -68,6 +68,7 @@ class _AccessLog(Table, frozen=True, kw_only=True):
     status: Annotated[str, Meta(pattern="^([1-5][0-9][0-9]|[1-5]xx|0)?$")] = ""
     revision: Annotated[int, Meta(ge=1)] | None = None
     tail: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    follow: bool = False
 
 
 class _Audit(Table, frozen=True, kw_only=True):
@@ -128,9 +129,12 @@ class Handlers:
         return await self._streams.lines(request, lines)
 
     async def access(self, request: web.Request) -> web.StreamResponse:
-        """The last requests to it."""
+        """The last requests to it; following, as lines that go on."""
         query = _query(request, _AccessLog)
         name, status, revision, tail = _name(request), query.status, query.revision, query.tail
+        if query.follow:
+            lines = self._yard.follow_access(name, status=status, revision=revision, tail=tail)
+            return await self._streams.lines(request, lines)
         return await self._read(self._yard.access(name, status=status, revision=revision, tail=tail))
 
     async def events(self, request: web.Request) -> web.StreamResponse:

@@ -6,24 +6,21 @@ Each is one transaction that notes what is wanted, with its entry in the audit l
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from dockyard.errors import DockyardError, ImageNotFoundError, UnknownInYardError, YardConflictError
+from dockyard.errors import DockyardError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment, StrategyKind
 from dockyard.spec.status import Difference, Proposal
 from dockyard.yard.admission import Admitted
 from dockyard.yard.audit import Entry, Outcome
+from dockyard.yard.naming import image_name
 from dockyard.yard.operations import Cause
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentRecord, NewRevision, Origin, RevisionRecord
 from dockyard.yard.state import RevisionState
 
-KEPT_IMAGES = 20
-"""So many revisions of a deployment keep their images, whatever became of them."""
-_OUT_OF_SERVICE = {RevisionState.RETIRED, RevisionState.FAILED}
 _ALWAYS_TOLD = {"image", "replicas"}
 _BACK_TO = {RevisionState.KEPT, RevisionState.RETIRED}
 
@@ -181,15 +178,7 @@ class Changing:
         except BaseException:
             self._parts.host.images.remove(kept)
             raise
-        self._let_go_of_images(name)
         return self._begun(proposal, rollout.id)
-
-    def _let_go_of_images(self, name: str) -> None:
-        """Revisions long out of service need their images no more; going back to one of them needs a pull, then."""
-        for revision in self._store.revisions(name)[KEPT_IMAGES:]:
-            if revision.state in _OUT_OF_SERVICE:
-                with suppress(ImageNotFoundError):
-                    self._parts.host.images.remove(image_name(name, revision.number))
 
     def _scaled(
         self, record: DeploymentRecord, replicas: int, cause: Cause, *, dry_run: bool, notes: tuple[str, ...]
@@ -266,11 +255,6 @@ class Changing:
             f"{record.name} has no earlier revision that ever had the traffic",
             remedy=f"`dockyard history {record.name}` lists all; name one to go to it.",
         )
-
-
-def image_name(deployment: str, revision: int) -> str:
-    """The name under which the image store keeps a revision's image from being swept."""
-    return f"yard.dockyard/{deployment}:{revision}"
 
 
 def _masked(settings: Deployment) -> Deployment:

@@ -124,6 +124,10 @@ class Reading(Protocol):
         """The last requests to a deployment, the oldest first. `status`: `404`, `5xx` or "" for any."""
         ...
 
+    def follow_access(self, name: str, *, status: str, revision: int | None, tail: int) -> AsyncIterator[AccessLine]:
+        """The same, and then each new request."""
+        ...
+
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         """What runs otherwise than it was asked for, in one deployment, or in all with ""."""
         ...

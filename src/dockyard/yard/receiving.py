@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from dockyard.errors import ImageError, StoreError
 from dockyard.oci import media
 from dockyard.oci.blobs import BlobWriter
-from dockyard.oci.digest import Digest, hex_of
+from dockyard.oci.digest import Digest
 from dockyard.oci.files import store_errors
 from dockyard.oci.image import Descriptor
 from dockyard.oci.parcel import knows, lacking, take_in
@@ -23,6 +23,7 @@ from dockyard.spec.requests import BlobOffer, ImageOffer
 from dockyard.spec.resources import format_bytes
 from dockyard.spec.status import ImageTaken, ImageWanted
 from dockyard.yard.audit import Entry, Outcome
+from dockyard.yard.naming import received_name
 from dockyard.yard.operations import Cause
 from dockyard.yard.parts import Parts
 
@@ -100,11 +101,6 @@ class Receiving:
         after = {"digest": taken.image.digest, "artifacts": [one.digest for one in taken.artifacts]}
         self._parts.audit.append(Entry(cause.actor.name, "image.receive", offer.image, why=cause.why, after=after))
         return ImageTaken(digest=taken.image.digest, size=sum(blob.size for blob in taken.blobs))
-
-
-def received_name(digest: Digest) -> str:
-    """The name of an image that was sent, until revisions keep it. No deployment's name begins with an underscore."""
-    return f"yard.dockyard/_received:{hex_of(digest)}"
 
 
 def _descriptor(blob: BlobOffer, media_type: str) -> Descriptor:
