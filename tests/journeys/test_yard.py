@@ -221,6 +221,21 @@ def test_requests_go_on_when_the_yard_is_killed_and_the_next_yard_adopts_everyth
     until(lambda: site.status().ready == 2, "the next yard does not heal", 30)
 
 
+def test_a_revision_kept_stopped_comes_back_after_the_yard_was_killed(site: Site) -> None:
+    stopped = Strategy(keep=Keep.STOPPED)
+    assert site.deploy(replicas=1, environment={"ROUND": "2"}, strategy=stopped).succeeded
+    until(lambda: {each.revision for each in site.status().replicas} == {2}, "the old revision is not stopped", 30)
+    site.yard.kill()
+    site.yard.start()
+    until(lambda: site.status().ready == 1, "the next yard does not adopt the replica")
+    planned = site.yard.client(lambda client: client.rollback(site.name, dry_run=True))
+    assert planned.steps == ("start revision 1 again, then give it all requests",)
+    with site.load() as load:
+        assert site.yard.rollback(site.name).succeeded
+    assert load.failures == []
+    assert (site.status().active, site.ask()) == (1, (200, 3.5))
+
+
 def test_a_yard_that_lost_its_state_makes_it_anew_from_what_runs(site: Site) -> None:
     with site.load() as load:
         site.yard.kill()

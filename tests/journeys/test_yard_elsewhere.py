@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -26,6 +27,7 @@ from dockyard.oci.parcel import Parcel
 from dockyard.spec.home import Home
 from dockyard.spec.requests import BlobOffer
 from tests.support.certificates import loopback_certificate
+from tests.support.disks import small_disk
 from tests.support.load import free_port
 from tests.support.projects import PREDICTOR, CommandLine, build_in, write_adder
 from tests.support.yards import RunningYard, running_yard, until
@@ -204,3 +206,16 @@ def test_more_than_an_image_may_have_is_refused_before_a_byte_is_sent(elsewhere:
     huge = tuple(BlobOffer(digest=digest_of(bytes([number])), size=200 << 30) for number in range(2))
     with pytest.raises(ImageError, match="a yard takes at most"):
         elsewhere.client(lambda client: client.image_wanted(msgspec.structs.replace(offer, blobs=huge)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_what_does_not_fit_on_the_disk_is_refused_before_a_byte_is_sent(elsewhere: Elsewhere) -> None:
+    place = elsewhere.yard.home.images
+    with small_disk(place, "66m"):
+        Layout.create(place)
+        refused = elsewhere.line()("deploy", "adder:1")
+        assert refused.returncode == 1
+        told = " ".join(refused.stderr.split())
+        assert f"the disk that holds {place} on the yard's host has" in told, refused.stderr
+        assert "dockyard gc" in told
+        assert list(Layout.open(place).blobs) == []

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from dockyard.errors import DockyardError, UnknownInYardError, YardConflictError
-from dockyard.spec.deployment import Deployment, StrategyKind
+from dockyard.spec.deployment import Deployment, Keep, StrategyKind
 from dockyard.spec.status import Difference, Proposal
 from dockyard.yard.admission import Admitted
 from dockyard.yard.audit import Entry, Outcome
@@ -19,9 +19,10 @@ from dockyard.yard.naming import image_name
 from dockyard.yard.operations import Cause
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentRecord, NewRevision, Origin, RevisionRecord
-from dockyard.yard.state import RevisionState
+from dockyard.yard.state import Phase, RevisionState
 
 _ALWAYS_TOLD = {"image", "replicas"}
+_THERE = {Phase.READY, Phase.FREEZING, Phase.FROZEN}
 _BACK_TO = {RevisionState.KEPT, RevisionState.RETIRED}
 
 
@@ -71,7 +72,7 @@ class Changing:
         target = self._back_to(record, revision)
         self._check_quiet(name)
         self._parts.host.image(target.image_digest)
-        kept = target.state is RevisionState.KEPT
+        there = any(each.revision == target.number and each.phase in _THERE for each in self._store.replicas(name))
         proposal = Proposal(
             deployment=name,
             kind="rollback",
@@ -79,7 +80,7 @@ class Changing:
             previous=record.active,
             steps=(
                 f"give all requests to revision {target.number}, whose replicas are still there"
-                if kept
+                if there
                 else f"start revision {target.number} again, then give it all requests",
             ),
             dry_run=dry_run,
@@ -310,5 +311,7 @@ def _steps(asked: Deployment, before: DeploymentRecord | None, number: int) -> t
             *waiting,
             f"give all requests to revision {number} at once",
         )
+    if strategy.keep is Keep.STOPPED:
+        return (*moving, f"stop revision {old}: a rollback starts it again")
     kept = f"keep revision {old} {strategy.keep} for {strategy.rollback_window_s:g} s, for an instant rollback"
     return (*moving, kept)

@@ -64,6 +64,17 @@ class ReplicaTable(DeploymentTable):
             )
             return self.replica(replica)
 
+    def pass_on(self, replica: str, before: Phase, after: Phase) -> bool:
+        """Note that a replica went on from one phase to the next; False, and nothing changes, if it is in another.
+
+        For what takes a while: meanwhile somebody may have sent the replica away, or its container may have ended.
+        """
+        with self.together():
+            if self.replica(replica).phase is not before:
+                return False
+            self.set_phase(replica, after)
+            return True
+
     def set_container(self, replica: str, container: str) -> ReplicaRecord:
         """Note which container a replica is."""
         with self.together():
