@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -167,6 +167,23 @@ def test_who_follows_the_requests_sees_each_as_it_is_answered(site: Site) -> Non
             return [(await first).status, *[(await anext(lines)).status for _ in range(2)]]
 
     assert site.yard.client(followed) == [200, 200, 200]
+
+
+def test_the_yard_counts_what_it_does(site: Site) -> None:
+    async def fetched(client: Client) -> str:
+        with suppress(UnknownInYardError):
+            await client.status("nobody")
+        return (await client.metrics()).decode()
+
+    page = site.yard.client(fetched)
+    for sample in (
+        'dockyard_api_requests_total{route="/v1/deployments",status="200"}',
+        'dockyard_api_requests_total{route="/v1/deployments/{name}",status="404"}',
+        'dockyard_events_total{kind="replica.ready"}',
+        "dockyard_audit_entries_total",
+    ):
+        found = next((line for line in page.splitlines() if line.startswith(sample)), "")
+        assert float(found.rpartition(" ")[2] or 0) >= 1, sample
 
 
 def test_a_killed_replica_comes_back_and_says_why_it_was_gone(site: Site) -> None:

@@ -83,12 +83,15 @@ async def opened(
         looking = Looking(home.yard, store, reconciler.fleet, proxy)
         stack.callback(looking.close)
         reconciler.counted_by(looking.metrics)
+        store.events.heard, audit.heard = looking.metrics.told, looking.metrics.audited
         judge = Judge(host, store, audit, policy, trusted)
         parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
         pruning = Pruning(store, host.images, retention)
         work = asyncio.create_task(_work(reconciler, looking, audit, pruning), name="yard")
         stack.push_async_callback(_stopped, work, reconciler)
-        addresses = await stack.enter_async_context(serving(Service(parts), listeners))
+        addresses = await stack.enter_async_context(
+            serving(Service(parts), listeners, answered=looking.metrics.answered)
+        )
         store.events.add("yard.started", f"the yard answers on {addresses[0]}")
         yield Yard(parts, addresses, home.yard, work)
         store.events.add("yard.stopped", "the yard was told to stop; replicas and gateway go on")
