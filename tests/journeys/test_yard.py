@@ -9,7 +9,8 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,10 +18,13 @@ import pytest
 from dockyard.build.builder import Built
 from dockyard.client import Client
 from dockyard.errors import DeploymentError, ImageNotFoundError, UnknownInYardError, YardConflictError
+from dockyard.oci.image import Platform
+from dockyard.oci.layout import Layout
 from dockyard.spec.deployment import Deployment, Keep, Limits, Probes, Strategy, StrategyKind
 from dockyard.spec.home import Home
 from dockyard.spec.status import DeploymentStatus, DriftItem, Event, Receipt, Replica
 from tests.support.load import Load
+from tests.support.tiny_image import CONFIG, ELSEWHERE, base_layers, make_image
 from tests.support.yards import RunningYard, alive, running_yard, until
 
 pytestmark = pytest.mark.slow
@@ -135,9 +139,8 @@ def test_a_revision_that_does_not_start_never_gets_a_request(site: Site) -> None
     status = site.status()
     assert (status.active, status.ready) == (1, 2)
     assert status.problem is not None
-    events = site.events()
-    crashed = [event for event in events if event.kind == "replica.crashed"]
-    assert any("BERTH_WRONG: no such setting" in event.detail for event in crashed), crashed
+    assert "did not start" in status.problem.what
+    assert any("BERTH_WRONG: no such setting" in line for line in status.problem.log), status.problem
 
 
 def test_who_follows_the_log_sees_replicas_start_and_fail(site: Site) -> None:
@@ -281,13 +284,16 @@ def test_the_gateway_comes_back_within_seconds_after_it_was_killed(site: Site) -
     until(answers, "the gateway does not come back", 10)
 
 
-def test_what_cannot_be_is_refused_before_anything_changes(site: Site) -> None:
+def test_what_cannot_be_is_refused_before_anything_changes(site: Site, tiny_program: Path) -> None:
     def refused(error: type[Exception], **fields: object) -> str:
         with pytest.raises(error) as caught:
             site.deploy(**fields)
         return str(caught.value)
 
     assert "no image 'nothing:1'" in refused(ImageNotFoundError, image="nothing:1")
+    layout = Layout.open(site.yard.home.images)
+    make_image(layout, base_layers(layout, tiny_program), "elsewhere:1", config=replace(CONFIG, platform=ELSEWHERE))
+    assert f"no image for {Platform.host()}" in refused(ImageNotFoundError, image="elsewhere:1")
     assert "this host has" in refused(DeploymentError, replicas=2, resources=Limits(memory="9000GiB"))
     assert "secrets.key" in refused(DeploymentError, secrets={"key": "/no/such/file"})
     assert "placement.gpu" in refused(DeploymentError, placement={"gpu": "yes"})

@@ -225,15 +225,19 @@ class Telling:
         )
 
     def _problem(self, snapshot: DeploymentSnapshot) -> told.Problem | None:
-        """The last crash or failed rollout, unless something has succeeded since."""
+        """The last crash, or a rollout that failed without one, unless something has succeeded since."""
+        failed = None
         for event in reversed(self._store.events.newest(deployment=snapshot.deployment.name, limit=50)):
             if event.kind in _SUCCESSES:
-                return None
+                break
             if event.kind in _ERRORS:
-                return told.Problem(
-                    at=event.time, what=event.text, replica=event.replica, log=tuple(event.detail.splitlines()[-20:])
-                )
-        return None
+                failed = failed if failed and not event.replica else event
+                if event.replica:
+                    break
+        if failed is None:
+            return None
+        log = tuple(failed.detail.splitlines()[-20:])
+        return told.Problem(at=failed.time, what=failed.text, replica=failed.replica, log=log)
 
     def _rollout(self, name: str, number: int | None) -> RolloutRecord:
         rollouts = self._store.rollouts(name)
