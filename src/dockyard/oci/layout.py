@@ -12,7 +12,7 @@ import difflib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -234,8 +234,8 @@ class Layout:
                 found.append(entry)
         return found
 
-    def sweep(self, age: float = SWEEP_AGE) -> int:
-        """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
+    def sweep(self, age: float = SWEEP_AGE, only: Collection[Digest] | None = None) -> int:
+        """Remove blobs (`only` these) that no image needs and that are older than `age` s; returns the bytes freed.
 
         The age keeps what a build, running now, has written and not yet added. Artifacts go with their subject.
         """
@@ -244,10 +244,12 @@ class Layout:
             self._forget_orphans(age)
             used = set(self._reachable())
             for digest in self.blobs:
+                if only is not None and digest not in only:
+                    continue
                 path = self.blobs.path(digest)
                 with store_errors(path):
                     size = path.stat().st_size
-                    if digest not in used and self._age(digest) >= age:
+                    if digest not in used and self.age(digest) >= age:
                         path.unlink()
                         freed += size
         return freed
@@ -270,7 +272,7 @@ class Layout:
                 if blob.digest not in used:
                     self.blobs.path(parse_digest(blob.digest)).unlink(missing_ok=True)
 
-    def _age(self, digest: Digest) -> float:
+    def age(self, digest: Digest) -> float:
         """Seconds since a blob was written."""
         return time.time() - self.blobs.path(digest).stat().st_mtime
 
@@ -281,7 +283,7 @@ class Layout:
         named = {entry.digest for entry in self._walk(self.entries())} - artifacts.keys()
         while held := {digest for digest, one in artifacts.items() if one.subject.digest in named} - named:
             named |= held
-        old = {digest for digest in artifacts.keys() - named if self._age(digest) >= age}
+        old = {digest for digest in artifacts.keys() - named if self.age(digest) >= age}
         kept = [entry for entry in entries if entry.get("digest") not in old]
         if len(kept) < len(entries):
             self._write_index(kept)
