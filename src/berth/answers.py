@@ -1,33 +1,29 @@
 """The way back: from a model's outcome, a refusal or a fault to the one answer of an exchange, counted and logged.
 
-`Exchange` is a request with the place where its answer goes; the transports subclass it. application.py answers what
-needs no model, served.py hands over what a batch brought.
+application.py answers what needs no model, served.py hands over what a batch brought.
 """
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Any
 
 import msgspec
 
 from berth.errors import InputError
+from berth.exchange import NO_ROUTE, REQUEST_ID, Exchange
 from berth.executor import Failed, FailureKind, Finished, failure_of, new_error_id
 from berth.info import NOTHING, Info
 from berth.log import Access, Log
 from berth.metrics import Metrics, ModelMetrics
-from berth.protocols.base import Head, Headers, Refusal, Request, Response, Route, failure_text
+from berth.protocols.base import Head, Headers, Refusal, Response, Route, failure_text
 from berth.protocols.encoding import choose, compress
 from berth.tracing import Span, Traced, Tracer
 from berth.work import StreamEncoder, Work
 
-REQUEST_ID = b"x-request-id"
-RUN = os.urandom(4).hex()  # tells the request ids of one process from those of the next
-NO_ROUTE = Route("", "unknown", {})
 _RETRY: Headers = ((b"Retry-After", b"1"),)
 _FAILURES = {  # Triton's reason, and the status; whoever sent bad input is told by the protocol's word for it
     FailureKind.MODEL: ("BACKEND", 500),
@@ -35,82 +31,6 @@ _FAILURES = {  # Triton's reason, and the status; whoever sent bad input is told
     FailureKind.LATE: ("OTHER", 504),
 }
 _MAX_TRACED_TEXT = 1024  # characters of a path or the like in a span
-
-
-class Exchange(Request):
-    """A request with the place where its answer goes.
-
-    `queued` (seconds) and `timing` go into Server-Timing; `span` is there when the request is traced; `sent` counts the
-    bytes of a stream.
-    """
-
-    number: int = 0
-    started: float = 0.0
-    queued: float = 0.0
-    timing: bytes = b""
-    work: Work | None = None
-    gone: bool = False  # the caller hung up
-    span: Span | None = None
-    sent: int = 0
-
-    @property
-    def server_timing(self) -> bytes:
-        """The value of Server-Timing; empty for what no model was asked."""
-        if not self.queued:
-            return self.timing
-        return b"queue;dur=%.3f, %b" % (self.queued * 1000, self.timing)
-
-    @property
-    def route(self) -> Route:
-        """Where the request went."""
-        return self.head.route or NO_ROUTE
-
-    @property
-    def request_id(self) -> str:
-        """The caller's X-Request-Id when it is a plain short text, or one of our own."""
-        given = self.headers.get(REQUEST_ID)
-        if given is not None and len(given) <= 128 and given.isascii() and given.decode("ascii").isprintable():
-            return given.decode("ascii")
-        return f"{RUN}-{self.number:x}"
-
-    @property
-    def trace_headers(self) -> dict[str, str]:
-        """What continues the request's trace elsewhere, after W3C Trace Context; empty when it is of none."""
-        span, context = self.span, self.head.trace
-        if span is not None:
-            parent, state = f"00-{span.trace_id}-{span.span_id}-01", span.state
-        elif context is not None:
-            parent, state = f"00-{context.trace_id}-{context.parent_id}-{context.sampled:02d}", context.state
-        else:
-            return {}
-        return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
-
-    @property
-    def trace_id(self) -> str:
-        """The trace that the request belongs to; empty when it is of none."""
-        if self.span is not None:
-            return self.span.trace_id
-        return "" if self.head.trace is None else self.head.trace.trace_id
-
-    def answer(self, response: Response) -> None:
-        """Send the answer; called exactly once, or `begin` instead."""
-        raise NotImplementedError
-
-    def begin(self, response: Response) -> None:
-        """Begin a stream: status, headers, and a first piece if the response has a body."""
-        raise NotImplementedError
-
-    def send(self, data: bytes) -> bool:
-        """Another piece of a stream; False when the caller is behind, and `on_room` should be waited for."""
-        raise NotImplementedError
-
-    def end(self, data: bytes = b"", trailers: Headers = ()) -> None:
-        """The end of a stream."""
-        raise NotImplementedError
-
-    def on_room(self, callback: Callable[[], object]) -> None:
-        """Call back when the caller has caught up, or is gone."""
-        raise NotImplementedError
 
 
 class Answers:

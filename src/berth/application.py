@@ -18,8 +18,9 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
 
-from berth.answers import Answers, Exchange
+from berth.answers import Answers
 from berth.config import Limits
+from berth.exchange import Exchange
 from berth.floats import can_read_floats
 from berth.protocols.base import Handler, Head, Headers, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress

@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from berth.answers import Exchange
 from berth.calls import Question, Target, Told, current_deadline
 from berth.config import ModelSettings
 from berth.errors import InputError, ModelError
+from berth.exchange import Exchange
 from berth.protocols.base import Head, Headers, Refusal, Response, Route
 from berth.repository import Repository
 from berth.served import ServedModel

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from berth.answers import Exchange
 from berth.application import Application
 from berth.config import Limits
+from berth.exchange import Exchange
 from berth.grpc_heads import TRAILERS, GrpcHead, ending, head_block
 from berth.http2_streams import Stream
 from berth.protocols.base import Headers, Refusal, Response, Route

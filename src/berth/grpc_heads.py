@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from berth.answers import REQUEST_ID, Exchange
+from berth.exchange import REQUEST_ID, Exchange
 from berth.http2_frames import Code, Fields, Http2Error, block
 from berth.protocols.base import Head, Headers, Refusal, Response
 from berth.protocols.grpc_base import GRPC, MESSAGE, CallRoute

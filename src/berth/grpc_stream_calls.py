@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from berth.answers import Exchange
+from berth.exchange import Exchange
 from berth.grpc_calls import UNKNOWN_CALL, GrpcExchange, Shared, check_held, too_large, unframed
 from berth.grpc_heads import HEAD, TRAILERS, GrpcHead, ending
 from berth.http2_streams import Stream

@@ -13,7 +13,7 @@ from typing import cast
 import httptools
 
 from berth import http_known
-from berth.answers import NO_ROUTE
+from berth.exchange import NO_ROUTE
 from berth.http_answering import MAX_PIPELINE, AnsweringConnection
 from berth.http_exchange import BODY, HEAD, IDLE, LINGER, HttpExchange, HttpHead
 from berth.http_server import Server

@@ -12,7 +12,7 @@ from typing import Any
 
 import httptools
 
-from berth.answers import REQUEST_ID
+from berth.exchange import REQUEST_ID
 from berth.http_exchange import IDLE, LINGER, HttpExchange
 from berth.http_server import Server
 from berth.protocols.base import JSON, Express, Response

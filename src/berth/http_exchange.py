@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable
 from typing import Protocol
 
-from berth.answers import Exchange
+from berth.exchange import Exchange
 from berth.protocols.base import Head, Headers, Refusal, Response
 
 

@@ -2,7 +2,7 @@
 
 A client that keeps its connection sends the same first lines again and again. A proxy does the same, but for values
 that name the one request: an id, a trace, an address. Those values are cut out, and what is left is looked up. They are
-words of visible ASCII between the same bytes as before, so a parser that took the others takes these as well, and reads
+printable ASCII between the same bytes as before, so a parser that took the others takes these as well, and reads
 everything else as it did: nothing that frames a request (Content-Length and the like) is ever cut out. http.py asks
 here, and parses what is not known.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import re
 
-from berth.answers import REQUEST_ID
+from berth.exchange import REQUEST_ID
 from berth.http_exchange import HttpHead
 from berth.tracing import CONTEXT_HEADERS, read_trace_context
 
@@ -20,8 +20,9 @@ MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 2048
 Key = bytes | tuple[bytes, ...]
 _NAMES = rb"x-request-id|traceparent|tracestate|x-forwarded-for|x-real-ip|x-envoy-external-address"
-_VARYING = re.compile(rb"(\r\n(?:" + _NAMES + rb"): )([!-~]{1,128})(?=\r\n)", re.IGNORECASE)
-_IDENTITY = re.compile(rb"[!-~]{1,128}")
+_VALUE = rb"[!-~](?:[ -~]{0,126}[!-~])?"  # at most 128 characters, with blanks only between others
+_VARYING = re.compile(rb"(\r\n(?:" + _NAMES + rb"): )(" + _VALUE + rb")(?=\r\n)", re.IGNORECASE)
+_IDENTITY = re.compile(_VALUE)
 
 
 def find(heads: dict[Key, HttpHead], start: bytes) -> HttpHead | None:

@@ -29,7 +29,8 @@ from berth.protocols.base import Refusal
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.warmup import warm_up
-from berth.workers.pool import Event, PoolSettings, WorkerPool
+from berth.workers.crew import Event, PoolSettings
+from berth.workers.pool import WorkerPool
 from berth.workers.remote import remote_model
 from berth.workers.template import Template
 

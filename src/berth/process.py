@@ -1,7 +1,7 @@
 """What the system knows of the server's process, under the names that every Prometheus client uses.
 
 Read from /proc when /metrics is asked for, and never otherwise. metrics.py writes the facts of the server down, and
-workers/pool.py asks for those of its processes.
+workers/crew.py asks for those of its processes.
 """
 
 from __future__ import annotations

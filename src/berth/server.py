@@ -22,9 +22,10 @@ import uvloop
 import berth
 from berth import memory
 from berth.accepting import Acceptor
-from berth.answers import RUN, Answers
+from berth.answers import Answers
 from berth.application import Application
 from berth.config import Config
+from berth.exchange import RUN
 from berth.health import Health, State
 from berth.http import Connection
 from berth.http_server import Server

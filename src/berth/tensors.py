@@ -226,7 +226,7 @@ def _narrowed(array: Array, dtype: np.dtype[Any]) -> Array:
     try:
         with np.errstate(over="raise"):
             return array.astype(dtype)
-    except FloatingPointError as error:
+    except (FloatingPointError, OverflowError) as error:  # OverflowError: a whole number that no float can hold
         raise ValueError(f"expected {dtype.name} (up to {np.finfo(dtype).max:.4g}), got a larger number") from error
 
 

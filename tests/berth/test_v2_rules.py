@@ -365,6 +365,16 @@ def test_parameters_of_generate_are_an_object(onnx_server: Berth, parameters: An
     assert (answer.status, answer.json) == (400, {"error": "parameters: expected an object"})
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1" + "0" * 400])
+@pytest.mark.parametrize(("path", "status"), [("/v2/models/double/generate", 400), ("/predict", 422)])
+def test_a_whole_number_larger_than_any_float_is_refused(
+    onnx_server: Berth, path: str, status: int, value: str
+) -> None:
+    answer = onnx_server.post(path, b'{"x": [[1, %b]]}' % value.encode())
+    assert answer.status == status
+    assert "got a larger number" in answer.json["error"]
+
+
 def test_a_raw_request_without_bytes_is_400(onnx_server: Berth) -> None:
     answer = onnx_server.post(INFER, b"", {LENGTH: "0"})
     assert answer.status == 400

@@ -30,8 +30,9 @@ from berth.executor import Failed, FailureKind, Finished, Outcome
 from berth.model import Model, PredictorModel, TensorModel
 from berth.predictors import load_predictor, wait_here
 from berth.tensors import TensorBatch, TensorRows, TensorSpec
+from berth.workers.crew import PoolSettings
 from berth.workers.messages import RAN, pack
-from berth.workers.pool import PoolSettings, WorkerPool
+from berth.workers.pool import WorkerPool
 from berth.workers.quarantine import KEPT_S, Quarantine
 from berth.workers.remote import RemotePredictor, RemoteTensors
 from berth.workers.shared_memory import INLINE, Arena, Inbox, Outbox, create
@@ -222,10 +223,10 @@ class Pool:
         return (await self.finish([[{"x": value}] for value in values])).outcomes
 
     async def pids(self) -> set[int]:
-        return {worker.pid for worker in self.pool._workers}
+        return {worker.pid for worker in self.pool.workers}
 
     def busy_pids(self) -> list[int]:
-        return [worker.pid for worker in self.pool._workers if worker.state is State.BUSY]
+        return [worker.pid for worker in self.pool.workers if worker.state is State.BUSY]
 
     async def until(self, holds: Callable[[], object]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -338,7 +339,7 @@ def test_no_request_is_lost_when_workers_are_killed_twenty_times_under_load(temp
             await asyncio.gather(*asking)
             assert pool.pool.counts["ended"] == 20
             assert pool.pool.counts["quarantined"] == 0
-            await pool.until(lambda: len(pool.pool._idle) == 2)
+            await pool.until(lambda: len([worker for worker in pool.pool.workers if worker.state is State.IDLE]) == 2)
 
     run(scenario)
 
@@ -420,7 +421,7 @@ def test_a_worker_that_grows_past_its_limit_is_replaced_without_a_dropped_reques
                 await asyncio.sleep(0.05)
             assert len(set(pids)) == 2
             assert pool.pool.counts["replaced"] == 1
-            await pool.until(lambda: len(pool.pool._workers) == 1)
+            await pool.until(lambda: len(pool.pool.workers) == 1)
             assert not [entry for entry in pool.log if entry[0] == "error"]
 
     run(scenario)
@@ -801,7 +802,8 @@ def test_workers_do_not_keep_the_servers_listener_open() -> None:
 
 _SERVER = """
 import asyncio, sys
-from berth.workers.pool import PoolSettings, WorkerPool
+from berth.workers.crew import PoolSettings
+from berth.workers.pool import WorkerPool
 from berth.workers.template import Template
 from berth.workers.worker import State
 from tests.berth.test_workers import BUSY, HANGS, add
@@ -812,7 +814,7 @@ async def main():
     pool = WorkerPool(template, add, PoolSettings(2), print)
     await pool.start()
     pool.submit([[{"x": HANGS}]], print)
-    print(template.pid, *(worker.pid for worker in pool._workers), flush=True)
+    print(template.pid, *(worker.pid for worker in pool.workers), flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(main())

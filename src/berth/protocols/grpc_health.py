@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from berth.answers import Exchange
+from berth.exchange import Exchange
 from berth.health import Health, State
 from berth.protocols.base import Refusal, Request, Response, Route
 from berth.protocols.grpc_base import GRPC, answer_of, call_route, framed, parsed

@@ -1,8 +1,8 @@
 """The workers of one model, in the executor's place: takes batches, answers each request exactly once.
 
 A worker that ends, or hangs, is replaced. The requests that it had are run again, each alone: so the innocent are
-answered, and one that ends a second worker fails and is kept out from then on. A worker whose memory grows past the
-limit is replaced once its successor has loaded. The batcher submits; all methods are called on the event loop.
+answered, and one that ends a second worker fails and is kept out from then on. crew.py keeps the workers. The batcher
+submits; all methods are called on the event loop.
 """
 
 from __future__ import annotations
@@ -10,47 +10,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from berth.calls import Question, Told
-from berth.errors import ModelError
 from berth.executor import Done, Failed, Group, Outcome, Sink
 from berth.model import Model
-from berth.process import Usage, usage
+from berth.process import Usage
 from berth.workers.batches import Piece, Stream, Submission, Wanted, failure
+from berth.workers.crew import Crew, Event, PoolSettings
 from berth.workers.process import Description, LoadFailure
 from berth.workers.quarantine import ENOUGH, Quarantine
 from berth.workers.template import Template
 from berth.workers.worker import State, Worker
 
-MIB = 1024 * 1024
 COLLECT_S = 0.001
-TICK_S = 1.0
-BACK_OFF_S = 0.05  # after the first process that proved nothing; doubled for each further one
-BACK_OFF_LIMIT_S = 30.0
-HOPELESS = 3  # so many in a row, and nobody is kept waiting for a worker
-GROWTH = 1.25  # a watermark below what a fresh worker needs would replace workers for ever
-REPLACE_PAUSE_S = 30.0  # after a successor that did not come up
-KILL_S = 5.0
 
-Event = Callable[..., None]  # Log.event: level, message, fields
 Ask = Callable[[Question, float, Callable[[Told], None]], None]  # Chain.ask: question, deadline, who is told
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """How many workers, how long one batch may take (seconds), and how much memory of its own a worker may have.
-
-    0 means without limit. `arena_bytes` is for each direction and worker; only what is used takes memory.
-    """
-
-    workers: int
-    batch_timeout: float = 60.0
-    max_memory: int = 0
-    arena_bytes: int = 64 * MIB
 
 
 class WorkerPool:
@@ -65,106 +42,61 @@ class WorkerPool:
         ask: Ask | None = None,
     ) -> None:
         self.capacity = settings.workers
-        self.counts: Counter[str] = Counter()  # started, ended, replaced, requeued, quarantined
-        self._template = template
-        self._load = load
+        self._crew = Crew(template, load, settings, event, self)
+        self.counts = self._crew.counts  # started, ended, replaced, requeued, quarantined, refused
         self._settings = settings
-        self._event = event
         self._ask = ask
         self._loop = asyncio.get_running_loop()
-        self._tick_s = min(TICK_S, settings.batch_timeout / 4 or TICK_S)
-        self._workers: list[Worker] = []
-        self._idle: list[Worker] = []
         self._waiting: deque[Piece | Stream] = deque()
         self._quarantine = Quarantine()
-        self._failures = 0  # processes in a row that ended before they had proved anything
-        self._last_failure = ""
-        self._restart: asyncio.TimerHandle | None = None
-        self._ticking: asyncio.TimerHandle | None = None
-        self._next_replacement = 0.0
         self._collected = 0.0
-        self._closing = False
-        self._started: asyncio.Future[Description] | None = None
-        self._empty = asyncio.Event()
 
     # How it is.
 
     @property
+    def workers(self) -> Sequence[Worker]:
+        """Those that there are, in whatever state."""
+        return self._crew.workers
+
+    @property
     def alive(self) -> bool:
         """Whether it can still start workers; when not, only a new server helps."""
-        return self._template.alive and not self._closing
+        return self._crew.alive
 
     @property
     def why_dead(self) -> str:
         """Why not; empty when it is."""
-        if self._closing:
-            return "the workers were stopped"
-        return "" if self._template.alive else "the process that forks the workers is gone"
+        return self._crew.why_dead
 
     @property
     def ready(self) -> bool:
         """Whether a worker has loaded the model and lives."""
-        return self.alive and any(worker.serving for worker in self._workers)
+        return self._crew.ready
 
     @property
     def why_not_ready(self) -> str:
         """Why not; empty when it is."""
-        if self.ready:
-            return ""
-        why = self.why_dead or "no worker process has loaded the model"
-        return f"{why}; the last one {self._last_failure}" if self._last_failure else why
+        return self._crew.why_not_ready
 
     def facts(self) -> Iterator[tuple[int, int, Usage]]:
         """Of each worker: its number, how many requests it runs, and what its process uses."""
-        for worker in self._workers:
-            used = usage(worker.pid) if worker.serving else None
-            if used is not None:
-                yield worker.number, worker.in_flight, used
+        return self._crew.facts()
 
     # Life.
 
     async def start(self) -> Description:
         """Start all workers; what the first says of its model. Raises what `load` raises in any of them."""
-        self._started = self._loop.create_future()
-        for _ in range(self.capacity):
-            self._spawn()
         try:
-            description = await self._started
+            return await self._crew.start()
         except BaseException:
             await self.close(0.0)
             raise
-        finally:
-            self._started = None
-        self._ticking = self._loop.call_later(self._tick_s, self._tick)
-        return description
 
     async def close(self, patience: float) -> None:
         """End all workers; those that are busy have so many seconds left. What is unanswered then fails."""
-        self._closing = True
-        for timer in (self._restart, self._ticking):
-            if timer is not None:
-                timer.cancel()
+        self._crew.stop()
         self._fail_waiting("the server is stopping")
-        for worker in list(self._workers):
-            worker.retire()
-            if worker.state is State.LOADING:
-                worker.end()
-        self._idle.clear()
-        if not await self._wait_until_empty(patience):
-            for worker in list(self._workers):
-                worker.end("was still busy when the server stopped")
-            await self._wait_until_empty(KILL_S)
-
-    async def _wait_until_empty(self, patience: float) -> bool:
-        if not self._workers:
-            return True
-        self._empty.clear()
-        try:
-            async with asyncio.timeout(patience):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
+        await self._crew.close(patience)
 
     # Work.
 
@@ -178,7 +110,7 @@ class WorkerPool:
             self._pump()
             return
         piece = Piece(submission, tuple(range(len(groups))))
-        if self._idle and not self._waiting:
+        if self._crew.idle and not self._waiting:
             self._hand_over(piece)
         else:
             self._waiting.append(piece)
@@ -199,7 +131,7 @@ class WorkerPool:
         if now - self._collected < COLLECT_S:
             return
         self._collected = now
-        for worker in list(self._workers):
+        for worker in list(self._crew.workers):
             worker.look()
 
     def _submit_warily(self, submission: Submission) -> None:
@@ -218,24 +150,20 @@ class WorkerPool:
 
     def _pump(self) -> None:
         """Give waiting pieces to idle workers."""
-        if self._waiting and self._hopeless():
+        if self._waiting and self._crew.hopeless:
             self._loop.call_soon(self._fail_waiting, self.why_not_ready)
-        while self._waiting and self._idle:
+        while self._waiting and self._crew.idle:
             piece = self._waiting.popleft().still_wanted()
             if piece is not None:
                 self._hand_over(piece)
 
     def _hand_over(self, piece: Piece | Stream) -> None:
-        worker = self._idle.pop()
+        worker = self._crew.idle.pop()
         try:
             worker.run(piece, self._settings.batch_timeout)
         except Exception as error:  # a value that cannot be pickled
-            self._idle.append(worker)
+            self._crew.idle.append(worker)
             self._loop.call_soon(piece.fail, failure(f"the input cannot be handed to a worker process: {error}"))
-
-    def _hopeless(self) -> bool:
-        """Whether waiting for a worker makes no sense."""
-        return not self.alive or (self._failures >= HOPELESS and not self.ready)
 
     def _fail_waiting(self, text: str) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -244,10 +172,9 @@ class WorkerPool:
 
     def ran(self, worker: Worker, piece: Piece | Stream, answer: Any) -> None:
         """A worker has run a piece."""
-        if worker.answered == 1:
-            self._failures = 0
+        self._crew.answered(worker)
         if worker.state is State.IDLE:
-            self._idle.append(worker)
+            self._crew.idle.append(worker)
             self._pump()  # first, so that the worker computes while answers are encoded
         if piece.ended:
             self._quarantine.clear(piece.groups[0])
@@ -271,103 +198,35 @@ class WorkerPool:
 
     # Workers that come and go.
 
-    def _spawn(self, replaces: Worker | None = None) -> None:
-        worker = Worker(self._template, self, self._settings.arena_bytes)
-        worker.replaces = replaces
-        self._workers.append(worker)
-        self.counts["started"] += 1
-        worker.load(self._load)
-
     def loaded(self, worker: Worker, description: Description) -> None:
         """A worker has loaded the model."""
-        worker.memory_limit = max(self._settings.max_memory, int(worker.own_memory() * GROWTH))
-        self._idle.append(worker)
-        if worker.replaces is not None:
-            self._replace(worker.replaces)
-            worker.replaces = None
-        if self._started is not None:
-            if all(other.serving for other in self._workers) and not self._started.done():
-                self._started.set_result(description)
-        elif self._last_failure:
-            self._last_failure = ""
-            self._event("info", "worker ready", worker=worker.name)
+        self._crew.loaded(worker, description)
         self._pump()
-
-    def _replace(self, old: Worker) -> None:
-        if old in self._idle:
-            self._idle.remove(old)
-        old.retire()
-        self.counts["replaced"] += 1
-        self._event("info", "worker replaced", worker=old.name, reason="its memory grew past the limit")
 
     def load_failed(self, worker: Worker, failed: LoadFailure) -> None:
         """A worker's load raised; its end follows."""
-        self._last_failure = f"could not load it: {failed.text}"
-        if self._started is not None:
-            if not self._started.done():
-                self._started.set_exception(_raised(failed))
+        self._crew.load_failed(worker, failed)
+
+    def ended(self, worker: Worker, piece: Piece | Stream | None, reason: str, *, again: bool) -> None:
+        """A worker's process is gone."""
+        if not self._crew.left(worker, reason, busy=piece is not None):
             return
-        self._event("error", "worker could not load the model", worker=worker.name, traceback=failed.trace)
+        if piece is not None:
+            self._try_again(piece, worker, reason, again=again)
+        if self._crew.closing:
+            self._fail_waiting("the server is stopping")
+        self._crew.fill()
+        self._pump()
 
     def returned(self, piece: Piece | Stream) -> None:
         """A piece was sent to a worker that had ended."""
         self._waiting.appendleft(piece)
 
-    def ended(self, worker: Worker, piece: Piece | Stream | None, reason: str, *, again: bool) -> None:
-        """A worker's process is gone."""
-        self._workers.remove(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        if not self._workers:
-            self._empty.set()
-        self.counts["ended"] += 1
-        if self._started is not None:
-            if not self._started.done():
-                self._started.set_exception(ModelError(f"a worker process {reason} while it loaded the model"))
-            return
-        if not (self._closing or (worker.retiring and piece is None)):
-            self._count_failure(worker, reason)
-        if piece is not None:
-            self._try_again(piece, worker, reason, again=again)
-        if self._closing:
-            self._fail_waiting("the server is stopping")
-        self._fill()
-        self._pump()
-
-    def _count_failure(self, worker: Worker, reason: str) -> None:
-        self._failures = 0 if worker.proven else self._failures + 1
-        if worker.proven or not self._last_failure:
-            self._last_failure = reason
-        if worker.replaces is not None:
-            self._next_replacement = self._loop.time() + REPLACE_PAUSE_S
-        self._event("error", "worker ended", worker=worker.name, reason=reason)
-
-    def _fill(self) -> None:
-        """Start what is missing, at once or after a pause."""
-        if self._missing() and self._restart is None and self.alive and self._started is None:
-            pause = min(BACK_OFF_S * 2 ** (self._failures - 1), BACK_OFF_LIMIT_S) if self._failures else 0.0
-            self._restart = self._loop.call_later(pause, self._start_missing)
-
-    def _start_missing(self) -> None:
-        self._restart = None
-        try:
-            for _ in range(self._missing()):
-                self._spawn()
-        except OSError as error:  # out of descriptors or memory
-            self._failures += 1
-            self._event("error", "worker could not be started", reason=str(error))
-            self._fill()
-
-    def _missing(self) -> int:
-        """How many workers there are too few; a successor counts once its predecessor is gone."""
-        staying = [worker for worker in self._workers if not worker.retiring and worker.replaces not in self._workers]
-        return self.capacity - len(staying)
-
     def _try_again(self, piece: Piece | Stream, worker: Worker, reason: str, *, again: bool) -> None:
         """A worker ended while it ran this piece: each of its requests gets one more chance, alone."""
         ended = piece.ended + 1
         groups = piece.groups
-        if self._closing or not self.alive:
+        if self._crew.closing or not self.alive:
             piece.fail(failure(f"the worker process {reason}"))
             return
         if len(groups) == 1:
@@ -386,36 +245,8 @@ class WorkerPool:
         self.counts["refused"] += 1
         return failure(f"this input ended {ENOUGH} worker processes before and is not tried again for now")
 
-    # Time and memory.
-
-    def _tick(self) -> None:
-        """Now and then: kill what hangs, trim arenas, replace a worker that has grown too large, one at a time."""
-        self._ticking = self._loop.call_later(self._tick_s, self._tick)
-        for worker in self._workers:
-            worker.check_limit()
-            worker.give_back()
-        replacing = any(worker.replaces is not None for worker in self._workers)
-        if not self._settings.max_memory or replacing or self._loop.time() < self._next_replacement:
-            return
-        for worker in self._workers:
-            if worker.serving and not worker.retiring and worker.own_memory() > worker.memory_limit:
-                self._spawn(replaces=worker)
-                return
-
 
 def _one_each(piece: Piece, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     if len(outcomes) == len(piece.indices):
         return outcomes
     return [failure(f"the worker answered {len(outcomes)} requests of {len(piece.indices)}")] * len(piece.indices)
-
-
-def _raised(failed: LoadFailure) -> Exception:
-    """The exception that `load` raised, with the worker's traceback as its cause."""
-    error = failed.error or ModelError(f"the model did not load: {failed.text}")
-    error.__cause__ = _Remote(failed.trace)
-    return error
-
-
-class _Remote(Exception):  # noqa: N818  never raised: it only carries a traceback's text
-    def __str__(self) -> str:
-        return f"in the worker process:\n{self.args[0]}"

@@ -3,7 +3,7 @@
 It is forked from the server while that has neither event loop nor threads, because forking a process with threads is a
 gamble. What the server has imported by then is shared with every worker, page by page, until somebody writes to it; so
 a worker starts in milliseconds plus its `load()`. When the server dies, however suddenly, the system ends the template
-and with it the workers. What runs inside is in template_process.py; pool.py is the caller.
+and with it the workers. What runs inside is in template_process.py; crew.py is the caller.
 """
 
 from __future__ import annotations
