@@ -32,6 +32,7 @@ MAX_PATHS = 1024
 MAX_LARGE = 64  # bodies that wait to be decoded in a thread
 LARGE_FOLDED = 16 * 1024  # bytes of a compressed body
 SWITCH_S = 0.0005
+EXPRESS_PATIENCE_S = 1.0  # a deadline later than this cannot pass in an express lane, whose runs take milliseconds
 RETRY: Headers = ((b"Retry-After", b"1"),)
 Outcome = Response | Work | Coroutine[Any, Any, Response | Work]
 
@@ -53,7 +54,7 @@ class Application:
         self._decoding = ThreadPoolExecutor(1, "decoding")
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
-        self.heads: dict[bytes, Head] = {}  # first lines that have been parsed before; the transports keep them here
+        self.heads: dict[bytes | tuple[bytes, ...], Head] = {}  # first lines known to the transports, which keep them
 
     def forget(self) -> None:
         """The models have changed: find every route again."""
@@ -185,9 +186,9 @@ class Application:
             handler = functools.partial(self._decompressed, handler)
         if head.timeout is None:
             head.timeout = _timeout(headers)
-        traced = self._tracer is not None and self._tracer.may_trace(head.trace)
-        if method == "POST" and head.timeout is None and b"content-encoding" not in headers:
-            head.express = None if traced or head.info else route.express
+        patient = head.timeout is None or head.timeout >= EXPRESS_PATIENCE_S
+        if method == "POST" and patient and not head.info and b"content-encoding" not in headers:
+            head.express = route.express
         if method == "POST":
             head.queue = route.queue
         head.handler = handler

@@ -21,11 +21,12 @@ Target = tuple[str, str | None]  # name, and version (None: the latest)
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What a predictor asks of another model: the keyword arguments of its `predict`."""
+    """What a predictor asks of another model: the keyword arguments of its `predict`; `trace` continues its trace."""
 
     name: str
     version: str | None
     inputs: dict[str, Any]
+    trace: dict[str, str] = {}
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -92,7 +93,7 @@ class ModelHandle:
     def _question(self, inputs: dict[str, Any]) -> Question:
         if _loading.get() is not None:
             raise ModelError(f"model {self._name!r} was called in load; call other models in predict")
-        return Question(self._name, self._version, inputs)
+        return Question(self._name, self._version, inputs, trace_headers())
 
 
 def use_model(name: str, version: str | None = None) -> ModelHandle:

@@ -27,6 +27,7 @@ from berth.protocols.base import Head, Headers, Refusal, Response, Route
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.tensors import TensorRows
+from berth.tracing import CALL, Tracer, read_trace_context
 from berth.work import Work
 
 _INPUT_STATUS = 422
@@ -67,8 +68,9 @@ def _plain_error(status: int, text: str, _: Headers = ()) -> Response:
 class Chain:
     """Who calls whom among the models of a server, and the calls themselves. On the event loop, but for callers."""
 
-    def __init__(self, repository: Repository, models: Sequence[ModelSettings]) -> None:
+    def __init__(self, repository: Repository, models: Sequence[ModelSettings], tracer: Tracer | None = None) -> None:
         self._repository = repository
+        self._tracer = tracer
         self._models = [(model.name, model.version) for model in models]
         self._calls: dict[Node, list[Target]] = {}
         self._numbers = itertools.count(_FIRST_NUMBER)
@@ -112,18 +114,30 @@ class Chain:
                 raise Refusal(504, "nobody waits for the answer any more")
             served = self._repository.find(question.name, question.version)
             calls = [served.model.prepare(_call(served, question))]
-            head = Head(b"CALL", question.name.encode(), b"", {}, route=self._route)
-            exchange = _Asked(head, b"", done=functools.partial(_named, question.name, done))
-            exchange.started, exchange.number = now, next(self._numbers)
+            exchange = self._asked(question, functools.partial(_named, question.name, done))
+            exchange.started = now
             encode = functools.partial(exchange.keep, served)
             work = Work(served, calls, encode, _INPUT_STATUS, timeout if timeout < float("inf") else None)
             exchange.work, work.exchange = work, exchange
             served.submit(work)
+            if exchange.span is not None:
+                exchange.span.arrived = work.arrived
         except Refusal as refusal:
             status = 503 if refusal.status == 404 else refusal.status
             _named(question.name, done, Told(None, status, refusal.text))
         except InputError as error:
             _named(question.name, done, Told(None, _INPUT_STATUS, str(error)))
+
+    def _asked(self, question: Question, done: Callable[[Told], None]) -> _Asked:
+        """A question as a request of the trace that the caller runs in, and a span in it if it is recorded."""
+        headers = {name.encode(): value.encode() for name, value in question.trace.items()}
+        head = Head(CALL, question.name.encode(), b"", headers, route=self._route)
+        exchange = _Asked(head, b"", done=done)
+        exchange.number = next(self._numbers)
+        head.trace = read_trace_context(headers)
+        if self._tracer is not None and head.trace is not None:
+            exchange.span = self._tracer.begin(head.trace, for_model=True)
+        return exchange
 
     def caller(self) -> LoopCaller:
         """For a model in the server's process; called on the event loop."""

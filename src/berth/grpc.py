@@ -24,7 +24,6 @@ from berth.protocols.grpc_health import GrpcHealth
 from berth.protocols.grpc_reflection import Reflection
 from berth.protocols.site import Face, Site
 from berth.protocols.v2_grpc import V2Grpc
-from berth.tracing import read_trace_context
 
 MAX_HEADS = 1024
 
@@ -47,19 +46,13 @@ class Grpc:
         head = self._heads.get(key)
         if head is None:
             head = read_head(fields, self._routes)
-            if not self._plain(head):
-                head.lane = None
+            if self._answers.info.wanted(head.headers.get(b"prefer", b"")):
+                head.lane = None  # an express lane leaves that out
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
             if sum([len(name) + len(value) for name, value in fields]) <= KNOWN_BYTES:
                 self._heads[key] = head
         return head
-
-    def _plain(self, head: GrpcHead) -> bool:
-        """Whether an answer needs nothing that an express lane leaves out."""
-        tracer, info = self._answers.tracer, self._answers.info
-        traced = tracer is not None and tracer.may_trace(read_trace_context(head.headers))
-        return not traced and not info.wanted(head.headers.get(b"prefer", b""))
 
     def begin(self, stream: Stream, head: GrpcHead) -> None:
         """Give a new stream its handler, or its answer when it cannot be a call."""

@@ -12,7 +12,8 @@ from typing import cast
 
 import httptools
 
-from berth.answers import NO_ROUTE, REQUEST_ID
+from berth import http_known
+from berth.answers import NO_ROUTE
 from berth.http_answering import MAX_PIPELINE, AnsweringConnection
 from berth.http_exchange import BODY, HEAD, IDLE, LINGER, HttpExchange, HttpHead
 from berth.http_server import Server
@@ -21,8 +22,6 @@ from berth.protocols.base import Head
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
 BULK = 65_536  # bytes of a body that are worth going around the parser
-MAX_KNOWN_HEADS = 1024
-MAX_KNOWN_HEAD_BYTES = 2048
 HTTP2 = b"PRI"  # how HTTP/2's preface begins, and no request
 LINGER_S = 2.0  # how long a refused upload is still read, so that its sender sees the refusal and no reset
 
@@ -44,7 +43,7 @@ class Connection(AnsweringConnection):
         self._left = 0  # of a large body of that length, which bypasses the parser
         self._start = b""  # the bytes of the first lines, where they came in one piece
         self._undecided = b""  # the beginning of HTTP/2's preface, or of a method
-        self._heads = cast(dict[bytes, HttpHead], server.application.heads)
+        self._heads = cast("dict[http_known.Key, HttpHead]", server.application.heads)
 
     # -- asyncio calls these ------------------------------------------------------------------------------------------
 
@@ -70,16 +69,19 @@ class Connection(AnsweringConnection):
     def data_received(self, data: bytes) -> None:
         """Parse; whole requests go to the application from within.
 
-        A client that keeps its connection sends the same first lines again and again. Those that have been parsed once
-        are recognised by their bytes when a whole request arrives in one piece, and need no parser.
+        First lines that are known need no parser when a whole request arrives in one piece.
         """
         if self._phase is IDLE and not self._head_bytes:
             end = data.find(b"\r\n\r\n") + 4
-            head = self._heads.get(data[:end])
+            start = data[:end]
+            head = self._heads.get(start)
+            if head is None and 3 < end <= http_known.MAX_KNOWN_HEAD_BYTES:
+                head = http_known.find(self._heads, start)
+                self._start = start
             if head is not None and len(data) == end + head.body_bytes:
+                self._start = b""
                 self._accept_known(head, data[end:])
                 return
-            self._start = data[:end] if 3 < end <= MAX_KNOWN_HEAD_BYTES else b""
         else:
             self._start = b""
             if self._phase is LINGER:
@@ -202,7 +204,9 @@ class Connection(AnsweringConnection):
         self._phase = IDLE
         body = self._body
         head = self._head(len(body), keep_alive=self._parser.should_keep_alive() and b"upgrade" not in self._headers)
-        self._remember(head)
+        start, self._start = self._start, b""
+        if start:
+            http_known.remember(self._heads, start, head)
         self._body = b""
         self._head_bytes = 0
         self._accept(HttpExchange(head, cast(bytes, body)))  # or a bytearray, which the application knows of
@@ -223,10 +227,14 @@ class Connection(AnsweringConnection):
         refusal = self._application.turned_away(head)
         if refusal is None:
             return False
-        if refusal is not head.refusal:
+        if refusal is head.refusal:
+            self._transport.write(head.refused)
+        else:
             response = (head.route or NO_ROUTE).error(refusal.status, refusal.text, refusal.headers)
-            head.refusal, head.refused = refusal, self._format(HttpExchange(head, b""), response)
-        self._transport.write(head.refused)
+            refused = self._format(HttpExchange(head, b""), response)
+            self._transport.write(refused)
+            if not head.identity:
+                head.refusal, head.refused = refusal, refused
         self._since = self._server.now
         self._rest()
         return True
@@ -243,18 +251,6 @@ class Connection(AnsweringConnection):
         self._express = None
         if self._phase is not LINGER:
             self._accept(HttpExchange(head, body))
-
-    def _remember(self, head: HttpHead) -> None:
-        """Know these first lines again: they came in one piece, and their length is written in them or nought."""
-        start, self._start = self._start, b""
-        headers = head.headers
-        length = headers.get(b"content-length", b"0")
-        if not start or not head.keep_alive or b"transfer-encoding" in headers or b"expect" in headers:
-            return
-        if length.isdigit() and int(length) == head.body_bytes:
-            if len(self._heads) >= MAX_KNOWN_HEADS:
-                self._heads.clear()
-            self._heads[start] = head
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
@@ -320,8 +316,11 @@ class Connection(AnsweringConnection):
             method = b"-"
         path, _, query = self._url.partition(b"?")
         headers = self._headers
-        plain = keep_alive and REQUEST_ID not in headers and method != b"HEAD"
-        return HttpHead(method, path, query, headers, keep_alive, body_bytes=body_bytes, plain=plain)
+        line = http_known.identity_line(headers)
+        plain = keep_alive and line is not None and method != b"HEAD"
+        head = HttpHead(method, path, query, headers, keep_alive, body_bytes=body_bytes, plain=plain)
+        head.identity = line or b""
+        return head
 
     def _stop_reading(self) -> None:
         self._phase = LINGER

@@ -38,13 +38,13 @@ class AnsweringConnection(asyncio.Protocol):
         self._parser: httptools.HttpRequestParser
         self._express: Express | None = None  # the lane that owes an answer
 
-    def answer_plain(self, body: bytes, queued: float, timing: bytes) -> None:
+    def answer_plain(self, head: Any, body: bytes, queued: float, timing: bytes) -> None:
         """The answer of an express lane."""
         self._express = None
         if self._phase is not LINGER:
             self._transport.write(
-                b"%b%d\r\nServer-Timing: queue;dur=%.3f, %b\r\n\r\n%b"
-                % (self._server.heads.json, len(body), queued * 1000, timing, body)
+                b"%b%d\r\nServer-Timing: queue;dur=%.3f, %b%b\r\n\r\n%b"
+                % (self._server.heads.json, len(body), queued * 1000, timing, head.identity, body)
             )
 
     def answered(self, exchange: HttpExchange, response: Response) -> None:
@@ -57,15 +57,16 @@ class AnsweringConnection(asyncio.Protocol):
         if plain and response.status == 200 and response.content_type is JSON and not response.headers:
             first = server.heads.json
             if exchange.timing:
-                data = b"%b%d\r\nServer-Timing: queue;dur=%.3f, %b\r\n\r\n%b" % (
+                data = b"%b%d\r\nServer-Timing: queue;dur=%.3f, %b%b\r\n\r\n%b" % (
                     first,
                     len(body),
                     exchange.queued * 1000,
                     exchange.timing,
+                    head.identity,
                     body,
                 )
             else:
-                data = b"%b%d\r\n\r\n%b" % (first, len(body), body)
+                data = b"%b%d%b\r\n\r\n%b" % (first, len(body), head.identity, body)
         else:
             data = self._format(exchange, response)
             if response.status == BUSY and not exchange.last:

@@ -25,11 +25,15 @@ IDLE, HEAD, BODY, LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGER
 class HttpHead(Head):
     """First lines with what this transport made of them.
 
-    `plain`: the answer needs no header out of the ordinary; `refused` are the bytes of a `refusal`, for floods.
+    `plain`: the answer needs no header out of the ordinary; `identity` is the line that gives the caller's request id
+    back, if there is one; `refused` are the bytes of a `refusal`, for floods; `varying` are the headers whose values
+    are others in each request.
     """
 
     body_bytes: int = 0
     plain: bool = False
+    identity: bytes = b""
+    varying: tuple[bytes, ...] = ()
     refusal: Refusal | None = None
     refused: bytes = b""
 

@@ -54,7 +54,7 @@ class Loader:
         self._metrics = metrics
         self._log = log
         self._template = template
-        self._chain = Chain(repository, models)
+        self._chain = Chain(repository, models, answers.tracer)
         self._busy = asyncio.Lock()
         self._going: set[asyncio.Task[None]] = set()
         self.changed: Callable[[], None] = _nothing

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 import berth
-from berth.tracing import HUNG_UP, Span, Traced, TraceSettings
+from berth.tracing import CALL, HUNG_UP, Span, Traced, TraceSettings
 
 MAX_WAITING = 2048
 BATCH = 512
@@ -156,10 +156,11 @@ class _Collector:
 def _spans(traced: Traced) -> Iterator[dict[str, Any]]:
     """The server's span of a request, and one for each part of its way."""
     span, end = traced.span, traced.ended
-    name = f"{traced.method} {traced.route}".strip()
+    called = traced.method == CALL.decode()
+    name = f"call {traced.model}" if called else f"{traced.method} {traced.route}".strip()
     zero = time.time_ns() - int(time.perf_counter() * 1e9)  # when the performance counter was nought
     whole = _span(span, span.span_id, span.parent_id, name, (zero, traced.started, end))
-    whole["kind"] = _SERVER
+    whole["kind"] = _INTERNAL if called else _SERVER
     whole["attributes"] = [_attribute(name, value) for name, value in _attributes(traced).items()]
     if _error_type(traced.status):
         whole["status"] = {"code": _ERROR}
@@ -196,7 +197,10 @@ def _span(of: Span, span_id: str, parent_id: str, name: str, times: tuple[int, f
 
 
 def _attributes(traced: Traced) -> dict[str, str | int]:
-    """What OpenTelemetry's conventions for HTTP servers ask for, and the model."""
+    """What OpenTelemetry's conventions for HTTP servers ask for, and the model: that alone for a call."""
+    if traced.method == CALL.decode():
+        called: dict[str, str | int] = {"berth.model.name": traced.model, "berth.model.version": traced.version}
+        return called | ({"error.type": _error_type(traced.status)} if _error_type(traced.status) else {})
     found: dict[str, str | int] = {
         "http.request.method": traced.method,
         "url.path": traced.path,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from berth.config import ModelSettings
 from berth.executor import Executor, Finished
 from berth.metrics import ModelMetrics
 from berth.model import Model
-from berth.protocols.base import Refusal
+from berth.protocols.base import Head, Refusal
 from berth.streams import StreamQueue
 from berth.tensors import Array
 from berth.work import Work
@@ -176,6 +176,15 @@ class ServedModel:
     def run_packed(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """Run single rows for an express lane; ModelError, or whatever the backend raises."""
         return self.model.run_packed(blobs)
+
+    @property
+    def traced(self) -> bool:
+        """Whether an express lane has to call `trace` for what it answered."""
+        return self._answers.tracer is not None
+
+    def trace(self, asked: Iterable[tuple[Head, bytes, float, int]], began: float, seconds: float) -> None:
+        """Trace requests that an express lane answered, as `Answers.trace_plain` says."""
+        self._answers.trace_plain(asked, began, seconds, self.metrics)
 
     def answered_plainly(self, route: str, count: int, seconds: float) -> None:
         """An express lane has answered a batch of single rows, which ran for `seconds`."""

@@ -20,6 +20,8 @@ _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2}
 _STATE_KEY = re.compile(r"[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13}")
 _STATE_VALUE = re.compile(r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
 MAX_STATE_MEMBERS = 32
+CONTEXT_HEADERS = frozenset((b"traceparent", b"tracestate"))
+CALL = b"CALL"  # in place of a method: one model of this server asked another
 HUNG_UP = 0  # in place of a status: the caller did not wait for one
 _TRACES_PATH = "v1/traces"
 
@@ -106,21 +108,16 @@ class Tracer:
         """A traced request has its answer."""
         self._export(traced)
 
-    def may_trace(self, context: TraceContext | None) -> bool:
-        """Whether `begin` may give a span for requests with this context."""
-        if context is not None and self._settings.parent_decides:
-            return context.sampled
-        return self._settings.ratio > 0
-
     def begin(self, context: TraceContext | None, *, for_model: bool) -> Span | None:
         """The span of a request that has just come; None for one that is not traced.
 
         A trace begins here only with a request for a model: nobody wants one of every probe.
         """
-        if not self.may_trace(context) or (context is None and not for_model):
+        decided = context is not None and self._settings.parent_decides
+        wanted = context.sampled if context is not None and decided else self._settings.ratio > 0
+        if not wanted or (context is None and not for_model):
             return None
         trace_id = os.urandom(16).hex() if context is None else context.trace_id
-        decided = context is not None and self._settings.parent_decides
         # The same part of the id as in OpenTelemetry's TraceIdRatioBased sampler: all services decide alike.
         if not decided and int(trace_id[16:], 16) >= self._settings.ratio * 2**64:
             return None

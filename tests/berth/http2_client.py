@@ -17,11 +17,17 @@ END_STREAM = ACK = 1
 END_HEADERS = 4
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
+LONG = 2**31 - 1  # the largest window
 Frame = tuple[int, int, int, bytes]  # type, flags, stream, payload
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def increment(stream: int, size: int) -> bytes:
+    """The peer may send so many bytes more."""
+    return frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", size))
 
 
 def framed(message: bytes, compressed: int = 0) -> bytes:

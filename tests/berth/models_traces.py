@@ -27,3 +27,29 @@ class Items:
     def predict(self, x: float) -> Iterator[dict[str, str]]:
         yield berth.trace_headers()
         yield berth.trace_headers()
+
+
+class Relays:
+    """Says its own headers, and those of a model that it calls."""
+
+    def load(self) -> None:
+        self.one = berth.use_model("one")
+
+    def predict(self, x: float) -> list[dict[str, str]]:
+        return [berth.trace_headers(), self.one.predict(x=x)]
+
+
+class RelaysAsync:
+    async def load(self) -> None:
+        self.one = berth.use_model("one")
+
+    async def predict(self, x: float) -> list[dict[str, str]]:
+        return [berth.trace_headers(), await self.one.predict_async(x=x)]
+
+
+class RelaysItems:
+    def load(self) -> None:
+        self.one = berth.use_model("one")
+
+    def predict(self, x: float) -> Iterator[list[dict[str, str]]]:
+        yield [berth.trace_headers(), self.one.predict(x=x)]

@@ -45,3 +45,14 @@ class Sleepy:
         self.runs += 1
         time.sleep(seconds)
         return {"value": value, "run": self.runs}
+
+
+class Leaks:
+    def load(self) -> None:
+        self.kept: list[bytes] = []
+
+    def predict(self, value: int) -> dict[str, int]:
+        """Keeps 256 KiB of each call for ever."""
+        self.kept.append(bytes([value % 255 + 1]) * 256 * 1024)
+        time.sleep(0.002)
+        return {"value": value, "pid": os.getpid()}

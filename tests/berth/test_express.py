@@ -116,3 +116,37 @@ def test_a_pipeline_is_answered_in_order(server: Berth) -> None:
         connection.sendall(several)
         data = [answer.json["outputs"][0]["data"][0] for answer in read_answers(connection, 5)]
         assert data == [0.0, 2.0, 4.0, 6.0, 8.0]
+
+
+def proxied(content: bytes, identity: str, more: str = "") -> bytes:
+    """A request as Envoy passes it on."""
+    lines = [
+        f"POST {PATH} HTTP/1.1",
+        "host: model.example",
+        "content-type: application/json",
+        f"content-length: {len(content)}",
+        "x-forwarded-for: 192.0.2.2",
+        "x-forwarded-proto: http",
+        "x-envoy-external-address: 192.0.2.2",
+        f"x-request-id: {identity}",
+        "x-envoy-expected-rq-timeout-ms: 300000",
+    ]
+    return "\r\n".join(lines).encode() + f"\r\n{more}\r\n".encode() + content
+
+
+def test_what_a_proxy_passes_on_takes_the_lane_and_gets_its_own_id_back(server: Berth) -> None:
+    before = expressed(server)
+    with server.connect() as connection:
+        for number in range(1500):
+            identity = f"27638ecf-5c85-4c90-ba4e-{number:012x}"
+            connection.sendall(proxied(body([number, 1]), identity))
+            answer = read_answers(connection, 1)[0]
+            assert answer.status == 200
+            assert answer.headers["X-Request-Id"] == identity
+            assert answer.json["outputs"][0]["data"] == [2.0 * number, 2.0]
+        assert expressed(server) > before
+        connection.sendall(proxied(body([1, 2, 3]), "refused"))
+        answer = read_answers(connection, 1)[0]
+        assert (answer.status, answer.headers["X-Request-Id"]) == (400, "refused")
+    event = server.wait_for_event("request", request_id="refused", status=400)
+    assert event["route"] == "v2.infer"

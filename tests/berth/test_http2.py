@@ -25,6 +25,7 @@ from tests.berth.http2_client import (
     GOAWAY,
     HEADERS,
     LIVE,
+    LONG,
     PING,
     PREFACE,
     PRIORITY,
@@ -35,6 +36,7 @@ from tests.berth.http2_client import (
     Client,
     frame,
     framed,
+    increment,
     message_for,
     resident_mib,
     well,
@@ -46,7 +48,6 @@ COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 ONE = message_for(raw_request("double", np.array([[1, 2]], np.float32)))
 TWO = np.array([[2, 4]], np.float32).tobytes()
-LONG = 2**31 - 1
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,6 @@ def server(weights: Path) -> Iterator[Berth]:
     with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx"), MODEL_NAME="double", **settings) as running:
         yield running
         assert running.process.poll() is None
-
-
-def increment(stream: int, size: int) -> bytes:
-    return frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", size))
 
 
 # -- what the standard asks -------------------------------------------------------------------------------------------

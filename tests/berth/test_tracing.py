@@ -14,12 +14,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from berth.tracing import read_trace_context
+from tests.berth.grpc_support import raw_request
+from tests.berth.http2_client import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    LONG,
+    Client,
+    frame,
+    framed,
+    increment,
+    message_for,
+)
 from tests.berth.support import Answer, Berth, predictor, read_answers, serving
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -316,10 +330,11 @@ def test_a_ratio_is_taken_of_the_trace_ids_as_other_services_take_it(
     assert {span.trace_id.hex() for span in collector.spans()} == expected
 
 
-def test_traced_requests_leave_the_express_lane_and_others_stay(
+def test_traced_requests_take_the_express_lane_each_with_its_own_trace(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, weights: Path
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    traces = [f"{number:032x}" for number in range(1, 101)]
     body = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
 
     def ask(connection: Any, header: str) -> Answer:
@@ -332,13 +347,40 @@ def test_traced_requests_leave_the_express_lane_and_others_stay(
             assert ask(connection, f"traceparent: {UNSAMPLED}\r\n").status == 200
         expressed = number(server, "berth_express_requests_total")
         assert expressed > 0
-        for _ in range(20):
-            answer = ask(connection, f"traceparent: {SAMPLED}\r\n")
+        for trace in traces:
+            answer = ask(connection, f"traceparent: 00-{trace}-{PARENT}-01\r\ntracestate: a={trace}\r\n")
             assert answer.status == 200
             assert "predict;dur=" in answer.headers["Server-Timing"]
-        wait_for_exported(server, 20)
-        assert number(server, "berth_express_requests_total") == expressed
-    assert sum(span.kind == Span.SPAN_KIND_SERVER for span in collector.spans()) == 20
+            spent = time.monotonic() + 0.3  # the log's budget is renewed meanwhile, and used up again
+            while trace == traces[50] and time.monotonic() < spent:
+                ask(connection, f"traceparent: {UNSAMPLED}\r\n")
+        wait_for_exported(server, 100)
+        assert number(server, "berth_express_requests_total") > expressed
+    roots = [span for span in collector.spans() if span.kind == Span.SPAN_KIND_SERVER]
+    assert sorted(span.trace_id.hex() for span in roots) == traces
+    assert all(span.trace_state == f"a={span.trace_id.hex()}" for span in roots)
+    assert {span.parent_span_id.hex() for span in roots} == {PARENT}
+    wanted = {"http.response.status_code": 200, "http.request.body.size": len(body), "berth.model.name": "model"}
+    assert all(attributes(span).items() >= wanted.items() for span in roots)
+    parts = [span.name for span in collector.spans() if span.kind != Span.SPAN_KIND_SERVER]
+    assert {name: parts.count(name) for name in parts} == dict.fromkeys(("decode", "queue", "predict", "encode"), 100)
+
+
+def test_a_trace_that_begins_here_begins_in_the_express_lane_too(collector: Collector, weights: Path) -> None:
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
+    request = f"POST /v2/models/model/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx")) as server, server.connect() as connection:
+        asked = 0
+        while asked < 1800 and number(server, "berth_express_requests_total") < 100:
+            for _ in range(600):
+                connection.sendall(request)
+                assert read_answers(connection, 1)[0].status == 200
+            asked += 600
+            time.sleep(0.5)  # more at once would be more than the exporter keeps
+        assert number(server, "berth_express_requests_total") > 0
+        wait_for_exported(server, asked)
+    roots = [span for span in collector.spans() if span.kind == Span.SPAN_KIND_SERVER]
+    assert len({span.trace_id for span in roots}) == asked
 
 
 def number(server: Berth, name: str) -> int:
@@ -474,3 +516,67 @@ def test_what_predict_sends_on_is_a_child_of_the_exported_span(collector: Collec
         headers = server.post("/predict", {"x": 1}, {"traceparent": SAMPLED}).json
         span = next(span for span in collector.wait_for(5) if span.kind == Span.SPAN_KIND_SERVER)
     assert headers == {"traceparent": f"00-{TRACE}-{span.span_id.hex()}-01"}
+
+
+@contextmanager
+def relaying(folder: Path, name: str, workers: int, one_workers: int = 0) -> Iterator[Berth]:
+    """A server in which one model asks another."""
+    models = [
+        {"name": "relay", "predictor": f"models_traces:{name}", "workers": workers},
+        {"name": "one", "predictor": "models_traces:One", "workers": one_workers},
+    ]
+    (folder / "models.json").write_text(json.dumps(models))
+    with serving(MODELS=str(folder / "models.json")) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("workers", "one_workers"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("name", ["Relays", "RelaysAsync", "RelaysItems"])
+def test_a_model_that_another_calls_is_of_the_same_trace(
+    tmp_path: Path, name: str, workers: int, one_workers: int
+) -> None:
+    with relaying(tmp_path, name, workers, one_workers) as server:
+        given = {"traceparent": UNSAMPLED, "tracestate": "a=1", "Accept": "application/json"}
+        expected = {"traceparent": UNSAMPLED, "tracestate": "a=1"}
+        answer = server.post("/predict", {"x": 1}, given).json
+        assert (answer[0] if name == "RelaysItems" else answer) == [expected, expected]
+        answer = server.post("/predict", {"x": 1}, {"Accept": "application/json"}).json
+        assert (answer[0] if name == "RelaysItems" else answer) == [{}, {}]
+        assert server.wait_for_event("request", trace_id=TRACE, route="chain")["model"] == "one"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_call_between_models_is_a_span_within_that_of_the_request(
+    collector: Collector, tmp_path: Path, workers: int
+) -> None:
+    with relaying(tmp_path, "Relays", workers) as server:
+        own, called = server.post("/predict", {"x": 1}, {"traceparent": SAMPLED}).json
+        spans = {span.name: span for name in ("POST /predict", "call one") for span in collector.wait_for(1, name)}
+    whole, call = spans["POST /predict"], spans["call one"]
+    assert own == {"traceparent": f"00-{TRACE}-{whole.span_id.hex()}-01"}
+    assert called == {"traceparent": f"00-{TRACE}-{call.span_id.hex()}-01"}
+    assert (call.trace_id.hex(), call.parent_span_id, call.kind) == (TRACE, whole.span_id, Span.SPAN_KIND_INTERNAL)
+    assert attributes(call) == {"berth.model.name": "one", "berth.model.version": "1"}
+
+
+def test_calls_over_grpc_take_the_express_lane_traced(collector: Collector, weights: Path) -> None:
+    message = message_for(raw_request("model", np.ones((1, 2), np.float32)))
+    with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx")) as server, Client(server) as client:
+        client.send(increment(0, LONG - 65_535))
+        asked, end = 0, time.monotonic() + 3 * DEADLINE_S
+        while not number(server, "berth_express_requests_total"):
+            assert time.monotonic() < end
+            streams = range(2 * asked + 1, 2 * asked + 1401, 2)
+            block = client.block(traceparent=SAMPLED)
+            for stream in streams:
+                body = frame(DATA, END_STREAM, stream, framed(message))
+                client.send(frame(HEADERS, END_HEADERS, stream, block) + body)
+                block = block if stream > 1 else client.block(traceparent=SAMPLED)
+            assert {client.answer(stream).status for stream in streams} == {0}
+            asked += len(streams)
+            client.frames.clear()
+            wait_for_exported(server, asked)
+    roots = [span for span in collector.spans() if span.kind == Span.SPAN_KIND_SERVER]
+    assert {(span.trace_id.hex(), span.parent_span_id.hex()) for span in roots} == {(TRACE, PARENT)}
+    assert {attributes(span)["http.request.body.size"] for span in roots} == {len(message)}
+    assert len({span.span_id for span in roots}) == asked

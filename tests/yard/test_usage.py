@@ -125,4 +125,4 @@ def test_what_the_groups_do_not_tell_is_read_from_the_processes(groups: Path) ->
 
 def test_groups_that_others_are_in_too_are_not_a_container_s_own() -> None:
     with program(BUSY) as process:
-        assert module._groups(process.pid) == {}
+        assert module.groups_of(process.pid) == {}

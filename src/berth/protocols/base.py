@@ -47,6 +47,7 @@ class Head(msgspec.Struct, eq=False):
     info: bool = False  # the answer is to say which model it is of
     ordinary: bool = False  # the answer is as the protocol makes it: not compressed, no header more
     declined: int = 0  # requests that the express lane could not take
+    shared: Head | None = None  # the head that this one is a copy of, with values of its own
 
 
 class Request(msgspec.Struct, eq=False):
@@ -112,7 +113,7 @@ def error_response(status: int, text: str, headers: Headers = ()) -> Response:
 class PlainConnection(Protocol):
     """A connection as an express lane sees it."""
 
-    def answer_plain(self, body: bytes, queued: float, timing: bytes) -> None:
+    def answer_plain(self, head: Head, body: bytes, queued: float, timing: bytes) -> None:
         """Send 200 with a JSON body; `queued` (seconds) and `timing` go into Server-Timing."""
 
     def go_general(self, head: Head, body: bytes) -> None:

@@ -86,9 +86,10 @@ class ExpressLane:
                 taken.append(item)
             except _NOT_HERE:
                 connection, head, body, _ = item
-                head.declined += 1
-                if head.declined >= _MAX_DECLINED:
-                    head.express = None
+                shared = head.shared or head
+                shared.declined += 1
+                if shared.declined >= _MAX_DECLINED:
+                    shared.express = None
                 connection.go_general(head, body)
         return taken, blobs
 
@@ -96,7 +97,7 @@ class ExpressLane:
         count = len(items)
         timing = b'predict;dur=%.3f;desc="%d requests"' % ((ran - decoded) * 1000, count)
         for item, body in zip(items, bodies, strict=True):
-            item[0].answer_plain(body, began - item[3], timing)
+            item[0].answer_plain(item[1], body, began - item[3], timing)
         done = perf_counter()
         metrics = self._served.metrics
         metrics.decode.observe_all([(decoded - began) / count] * count)
@@ -104,6 +105,9 @@ class ExpressLane:
         metrics.encode.observe_all([(done - ran) / count] * count)
         metrics.request.observe_all([done - item[3] for item in items])
         self._served.answered_plainly(self._route, count, ran - decoded)
+        if self._served.traced:
+            asked = [(item[1], item[2], item[3], len(body)) for item, body in zip(items, bodies, strict=True)]
+            self._served.trace(asked, decoded, ran - decoded)
 
 
 _NOT_HERE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, struct.error)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
-from berth.protocols.grpc_base import framed
+from berth.protocols.grpc_base import PREFIX_BYTES, framed
 from berth.protocols.v2_grpc_codec import Form, GrpcOutputs
 from berth.protocols.v2_protobuf import MESSAGES
 from berth.served import ServedModel
@@ -142,6 +142,9 @@ class GrpcLane:
         for connection in connections:
             connection.flush()
         self._count(lane, items, began, ran)
+        if lane.served.traced:
+            asked = [(item[2], item[3][PREFIX_BYTES:], item[5], len(bodies[0])) for item in items]
+            lane.served.trace(asked, began, ran - began)
 
     def _count(self, lane: ModelLane, items: list[_Item], began: float, ran: float) -> None:
         count, done = len(items), perf_counter()

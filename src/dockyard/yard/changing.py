@@ -6,25 +6,23 @@ Each is one transaction that notes what is wanted, with its entry in the audit l
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from dockyard.errors import DockyardError, ImageNotFoundError, UnknownInYardError, YardConflictError
-from dockyard.spec.deployment import Deployment, StrategyKind
+from dockyard.errors import DockyardError, UnknownInYardError, YardConflictError
+from dockyard.spec.deployment import Deployment, Keep, StrategyKind
 from dockyard.spec.status import Difference, Proposal
 from dockyard.yard.admission import Admitted
 from dockyard.yard.audit import Entry, Outcome
+from dockyard.yard.naming import image_name
 from dockyard.yard.operations import Cause
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentRecord, NewRevision, Origin, RevisionRecord
-from dockyard.yard.state import RevisionState
+from dockyard.yard.state import Phase, RevisionState
 
-KEPT_IMAGES = 20
-"""So many revisions of a deployment keep their images, whatever became of them."""
-_OUT_OF_SERVICE = {RevisionState.RETIRED, RevisionState.FAILED}
 _ALWAYS_TOLD = {"image", "replicas"}
+_THERE = {Phase.READY, Phase.FREEZING, Phase.FROZEN}
 _BACK_TO = {RevisionState.KEPT, RevisionState.RETIRED}
 
 
@@ -74,7 +72,7 @@ class Changing:
         target = self._back_to(record, revision)
         self._check_quiet(name)
         self._parts.host.image(target.image_digest)
-        kept = target.state is RevisionState.KEPT
+        there = any(each.revision == target.number and each.phase in _THERE for each in self._store.replicas(name))
         proposal = Proposal(
             deployment=name,
             kind="rollback",
@@ -82,7 +80,7 @@ class Changing:
             previous=record.active,
             steps=(
                 f"give all requests to revision {target.number}, whose replicas are still there"
-                if kept
+                if there
                 else f"start revision {target.number} again, then give it all requests",
             ),
             dry_run=dry_run,
@@ -181,15 +179,7 @@ class Changing:
         except BaseException:
             self._parts.host.images.remove(kept)
             raise
-        self._let_go_of_images(name)
         return self._begun(proposal, rollout.id)
-
-    def _let_go_of_images(self, name: str) -> None:
-        """Revisions long out of service need their images no more; going back to one of them needs a pull, then."""
-        for revision in self._store.revisions(name)[KEPT_IMAGES:]:
-            if revision.state in _OUT_OF_SERVICE:
-                with suppress(ImageNotFoundError):
-                    self._parts.host.images.remove(image_name(name, revision.number))
 
     def _scaled(
         self, record: DeploymentRecord, replicas: int, cause: Cause, *, dry_run: bool, notes: tuple[str, ...]
@@ -268,11 +258,6 @@ class Changing:
         )
 
 
-def image_name(deployment: str, revision: int) -> str:
-    """The name under which the image store keeps a revision's image from being swept."""
-    return f"yard.dockyard/{deployment}:{revision}"
-
-
 def _masked(settings: Deployment) -> Deployment:
     """The settings without the values of variables: people put secrets there, and the audit log keeps for ever."""
     return msgspec.structs.replace(settings, environment=dict.fromkeys(settings.environment, "***"))
@@ -326,5 +311,7 @@ def _steps(asked: Deployment, before: DeploymentRecord | None, number: int) -> t
             *waiting,
             f"give all requests to revision {number} at once",
         )
+    if strategy.keep is Keep.STOPPED:
+        return (*moving, f"stop revision {old}: a rollback starts it again")
     kept = f"keep revision {old} {strategy.keep} for {strategy.rollback_window_s:g} s, for an instant rollback"
     return (*moving, kept)

@@ -18,7 +18,7 @@ from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAd
 from dockyard.engines.launch import launch
 from dockyard.engines.sockets import Listener
 from dockyard.engines.weight import Weight, weigh
-from dockyard.errors import ContainerNotFoundError, DockyardError, StoreError, UnknownInYardError
+from dockyard.errors import ContainerNotFoundError, DockyardError, StartError, StoreError, UnknownInYardError
 from dockyard.oci.image import Image
 from dockyard.spec.deployment import Probes
 from dockyard.yard.containers import container_of, is_ours
@@ -97,12 +97,12 @@ class Fleet:
     async def freeze(self, record: ReplicaRecord) -> None:
         """Pause its processes."""
         await self._host.engine(record.engine).freeze(record.id)
-        self._store.set_phase(record.id, Phase.FROZEN)
+        self._store.pass_on(record.id, Phase.FREEZING, Phase.FROZEN)
 
     async def thaw(self, record: ReplicaRecord) -> None:
         """Let its processes go on."""
         await self._host.engine(record.engine).thaw(record.id)
-        self._store.set_phase(record.id, Phase.READY)
+        self._store.pass_on(record.id, Phase.FROZEN, Phase.READY)
 
     def keep(self, record: ReplicaRecord, container: Container, listener: Listener | None) -> None:
         """Take over a container that runs: from now on it is watched."""
@@ -159,7 +159,8 @@ class Fleet:
                 yielding=self._others_serve(record),
             )
         except DockyardError as error:
-            ended = Ended(f"did not start: {error.what}", "start", error.detail)
+            mend = "" if isinstance(error, StartError) or not error.remedy else f". {error.remedy}"
+            ended = Ended(f"did not start: {error.what}{mend}", "start", error.detail)
             await _noted(lambda: self.lost(record, ended))
             return
         await _noted(lambda: self._ready(record, container))
@@ -174,10 +175,11 @@ class Fleet:
         )
 
     def _ready(self, record: ReplicaRecord, container: Container) -> None:
+        """It is ready; unless it was sent away meanwhile: then it only answers the requests that wait for it."""
         with self._store.together():
             self._store.set_container(record.id, container.id)
-            self._store.set_phase(record.id, Phase.READY)
-            self._tell("replica.ready", f"{record.id} is ready", record)
+            if self._store.pass_on(record.id, Phase.STARTING, Phase.READY):
+                self._tell("replica.ready", f"{record.id} is ready", record)
 
     async def _stop(self, record: ReplicaRecord, before: asyncio.Task[None] | None, grace: float, why: str) -> None:
         handle, engine = self._handle(record.id), self._host.engine(record.engine)
