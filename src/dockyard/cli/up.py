@@ -28,6 +28,7 @@ from dockyard.spec.home import Home
 from dockyard.spec.resources import format_bytes, parse_bytes
 from dockyard.yard.api_listen import Listener, UnixListener, tcp_listener
 from dockyard.yard.host import Host, usable_memory
+from dockyard.yard.priority import give_way
 from dockyard.yard.pruning import Retention
 from dockyard.yard.run import Yard, opened
 
@@ -98,6 +99,7 @@ def command(
 
 
 def _serve(home: Home, options: Options, *, quiet: bool) -> None:
+    give_way()
     asyncio.run(_run(home, options, quiet=quiet))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAddress
 from dockyard.engines.launch import launch
 from dockyard.engines.sockets import Listener
+from dockyard.engines.weight import Weight, weigh
 from dockyard.errors import ContainerNotFoundError, DockyardError, StartError, StoreError, UnknownInYardError
 from dockyard.oci.image import Image
 from dockyard.spec.deployment import Probes
@@ -107,6 +108,7 @@ class Fleet:
         """Take over a container that runs: from now on it is watched."""
         handle = self._handle(record.id)
         handle.container, handle.listener = container, listener or handle.listener
+        weigh(container, Weight.FULL)  # a yard that was killed may have left it at less
         probes = self._revision(record).settings.probes
         handle.watching = asyncio.create_task(self._watch(record, container, probes))
 
@@ -154,6 +156,7 @@ class Fleet:
                 handle.listener,
                 ready_path=settings.probes.ready_path,
                 deadline=settings.probes.start_deadline_s,
+                yielding=self._others_serve(record),
             )
         except DockyardError as error:
             mend = "" if isinstance(error, StartError) or not error.remedy else f". {error.remedy}"
@@ -162,6 +165,14 @@ class Fleet:
             return
         await _noted(lambda: self._ready(record, container))
         self.keep(record, container, None)
+
+    def _others_serve(self, record: ReplicaRecord) -> bool:
+        """Whether this one may take its time: requests of its deployment do not wait for it."""
+        return any(
+            each.phase is Phase.READY
+            for each in self._store.replicas()
+            if each.deployment == record.deployment and each.id != record.id
+        )
 
     def _ready(self, record: ReplicaRecord, container: Container) -> None:
         """It is ready; unless it was sent away meanwhile: then it only answers the requests that wait for it."""
