@@ -22,7 +22,7 @@ from dockyard.cli.sending import offer_of
 from dockyard.client import Client, YardAddress
 from dockyard.errors import ForbiddenError, ImageError
 from dockyard.oci.digest import Digest, digest_of
-from dockyard.oci.layout import Layout
+from dockyard.oci.layout import REF_NAME, Layout
 from dockyard.oci.parcel import Parcel
 from dockyard.spec.home import Home
 from dockyard.spec.requests import BlobOffer
@@ -121,6 +121,23 @@ def test_an_image_is_sent_once_and_then_only_what_changed(elsewhere: Elsewhere, 
     assert [(each.target, each.why) for each in received] == [("adder:1", "from afar"), ("adder:2", "")]
     assert all(each.who.startswith("token operator") for each in received)
     assert "adder:1" not in {named.name for named in elsewhere.store.images()}
+
+
+def test_a_rollback_to_a_revision_whose_image_is_gone_says_so(elsewhere: Elsewhere, adder: Built) -> None:
+    remote = elsewhere.line()
+    for number in (1, 2):
+        assert remote("deploy", "adder:1", "-e", f"ROUND={number}").returncode == 0
+    names = [entry.annotations[REF_NAME] for entry in elsewhere.store.entries() if REF_NAME in entry.annotations]
+    assert names
+    for name in names:
+        elsewhere.store.remove(name)
+    elsewhere.store.sweep(age=0)
+    gone = remote("rollback", "adder", "1")
+    assert gone.returncode == 1
+    told = " ".join(gone.stderr.split())
+    assert f"the image of revision 1 of adder is not kept any more: adder:1@{adder.image.digest}" in told, gone.stderr
+    again = remote("deploy", "adder:1", "-e", "ROUND=3")
+    assert (again.returncode, "sending" in again.stderr) == (0, True), again.stderr
 
 
 def test_the_yard_of_this_home_is_sent_nothing(home: Home, adder: Built) -> None:

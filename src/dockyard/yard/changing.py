@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dockyard.errors import DockyardError, UnknownInYardError, YardConflictError
+from dockyard.errors import DockyardError, ImageNotFoundError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment, Keep, StrategyKind
 from dockyard.spec.status import Difference, Proposal
 from dockyard.yard.admission import Admitted
@@ -71,7 +71,7 @@ class Changing:
         record = self._store.deployment(name)
         target = self._back_to(record, revision)
         self._check_quiet(name)
-        self._parts.host.image(target.image_digest)
+        self._check_image(target)
         there = any(each.revision == target.number and each.phase in _THERE for each in self._store.replicas(name))
         proposal = Proposal(
             deployment=name,
@@ -239,6 +239,17 @@ class Changing:
                 f"(rollout {rollout.id})",
                 remedy=f"Wait for it (`dockyard status {name}`), or `dockyard abort {name}`, then try again.",
             )
+
+    def _check_image(self, revision: RevisionRecord) -> None:
+        """ImageNotFoundError when the image of an old revision is gone."""
+        try:
+            self._parts.host.image(revision.image_digest)
+        except ImageNotFoundError as error:
+            image = f"{revision.image_name}@{revision.image_digest}"
+            raise ImageNotFoundError(
+                f"the image of revision {revision.number} of {revision.deployment} is not kept any more: {image}",
+                remedy="Deploy it again from where it is, or pull it on the yard's host first.",
+            ) from error
 
     def _back_to(self, record: DeploymentRecord, number: int | None) -> RevisionRecord:
         if number is not None:

@@ -67,7 +67,7 @@ class Pruning:
         while True:
             try:
                 await self.once()
-            except DockyardError as error:
+            except (DockyardError, OSError) as error:  # a blob may go while it is looked at
                 _log.error("what is old could not be removed: %s", error)
             await asyncio.sleep(EVERY_S)
 
