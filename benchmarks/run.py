@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.containers import start
-from benchmarks.deploy import gateway, kills, plan, rollouts
+from benchmarks.deploy import gateway, kills, peers, plan, rollouts
 from benchmarks.images import build, large_push
 from benchmarks.images import compare as images
 from benchmarks.provenance import commit, machine
@@ -32,9 +32,10 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "large-push": lambda _: large_push.measure(),
     "rollouts": lambda runs: rollouts.measure(rollouts=5 * runs),
     "kills": lambda runs: kills.measure(times=4 * runs),
+    "peers": lambda runs: peers.measure(deploys=runs),
 }
 # Measured only when they are named: they take minutes, or 12 GB of disk.
-ON_REQUEST = ("images", "large-push", "rollouts", "kills")
+ON_REQUEST = ("images", "large-push", "rollouts", "kills", "peers")
 # Figure, path in the result, unit, aim ("<=" or ">=" and a number).
 FIGURES = (
     ("Build of file-type, empty caches", ("build", "median_cold_s"), "s", "<= 15"),
@@ -61,6 +62,8 @@ FIGURES = (
     ("Replica killed: requests failed for each", ("kills", "replica", "failed_a_kill"), "", "<= 16"),
     ("Gateway killed: back after", ("kills", "envoy", "median_back_s"), "s", "<= 1"),
     ("Engine's daemon killed, on runc: requests failed", ("kills", "daemon", "failed"), "", "<= 0"),
+    ("Engine's daemon killed, on Docker: requests failed", ("kills", "daemon_on_docker", "failed"), "", "<= 0"),
+    ("Deploys beside others: failed with Dockyard", ("peers", "ratios", "dockyard_failed"), "", "<= 0"),
     ("Gateway: added at the median, in front of nginx", ("gateway", "nginx", "added_p50_us"), "us", "<= 150"),
     ("Gateway: added at the median, in front of berth", ("gateway", "berth", "added_p50_us"), "us", "<= 150"),
     ("Gateway: carried on one core", ("gateway", "median_requests_per_second"), "requests/s", ">= 15000"),
@@ -141,6 +144,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             lines.append(f"| {title} | {_shown(value, unit)} | {_aim(aim, unit)} |")
     if "images" in result:
         lines += ["", images.table(result["images"]).rstrip()]
+    if "peers" in result:
+        lines += ["", peers.table(result["peers"]).rstrip()]
     return "\n".join(lines) + "\n"
 
 

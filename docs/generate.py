@@ -27,7 +27,7 @@ _HEAD = """\
 130: stopped by Ctrl-C. `dockyard run` in the foreground ends with the exit code of the container, or with 0 when Ctrl-C
 ended it; `dockyard test` with that of `berth selftest`: 0 when all goldens hold; `dockyard batch` with 3 when some rows
 failed. `dockyard deploy`, `rollback`, `restart` and `promote` end with 1 when the rollout failed, `dockyard drift` when
-something differs.
+something differs, `dockyard scan --fail-on` when there is such a problem or not everything could be checked.
 
 **Standard output and error.** Results (answers, lists, JSON) go to standard output; progress, summaries and errors go
 to standard error. So `dockyard build --json > build.json` and `dockyard predict ... | jq .` work as they should.
@@ -58,6 +58,7 @@ def _sections(name: str, command: click.Command, root: click.Context) -> Iterato
         yield from _section(name, command, root)
         return
     yield f"## {name}\n\n{' '.join((command.help or '').split())}\n"
+    yield from _options(command)
     for below, one in command.commands.items():
         yield from _section(f"{name} {below}", one, root, level=3)
 
@@ -67,6 +68,10 @@ def _section(name: str, command: click.Command, root: click.Context, level: int 
     usage = re.sub(r"\s+", " ", command.get_usage(context)).removeprefix("Usage: ")
     yield f"{'#' * level} {name}\n\n```text\n{usage}\n```\n"
     yield f"{' '.join((command.help or '').split())}\n"
+    yield from _options(command)
+
+
+def _options(command: click.Command) -> Iterator[str]:
     options = [one for one in command.params if isinstance(one, click.Option)]
     if options:
         yield "| option | value | meaning |\n|---|---|---|"

@@ -1,7 +1,8 @@
 """kill -9 of each part, again and again, under load: requests that failed, and how long it took to come back.
 
 `python -m benchmarks.deploy.kills --times 20` prints one JSON object. Killed are the yard (and started again), Envoy, a
-replica, and the Docker Engine's daemon while a deployment runs on runc.
+replica, and the Docker Engine's daemon: while a deployment runs on runc, and while one runs on Docker itself, with
+live-restore, where each time is waited until the yard answers for its replicas again.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.deploy.rollouts import BODY, KEPT, NAME, wanted
-from benchmarks.deploy.wrk import Wrk
+from benchmarks.deploy.rollouts import BODY, NAME, wanted
+from benchmarks.deploy.wrk import SATURATING, Wrk
 from dockyard.spec.deployment import StrategyKind
 from dockyard.spec.home import Home
 from tests.support.dockerd import OwnEngine, own_engine
@@ -36,7 +37,7 @@ Kill = Callable[[RunningYard], float]
 
 
 def measure(times: int) -> dict[str, Any]:
-    """So many kills of each part, on runc."""
+    """So many kills of each part, on runc; of the daemon on Docker too."""
     folder = Path(tempfile.mkdtemp(prefix="dyb-"))
     try:
         home = Home(folder)
@@ -45,18 +46,21 @@ def measure(times: int) -> dict[str, Any]:
             assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
             parts: dict[str, Kill] = {"yard": _kill_yard, "replica": _kill_replica, "envoy": _kill_envoy}
             parts["daemon"] = lambda _: _kill_daemon(docker)
-            return {name: _kills(yard, kill, times) for name, kill in parts.items()}
+            found = {name: _kills(yard, kill, times) for name, kill in parts.items()}
+        with own_engine("--live-restore") as docker, _yard(home, docker, "docker") as yard:
+            assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
+            return found | {"daemon_on_docker": _kills(yard, lambda _: _kill_daemon_below(yard, docker), times)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _yard(home: Home, docker: OwnEngine) -> AbstractContextManager[RunningYard]:
-    return running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", "runc")
+def _yard(home: Home, docker: OwnEngine, engine: str = "runc") -> AbstractContextManager[RunningYard]:
+    return running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", engine)
 
 
 def _kills(yard: RunningYard, kill: Kill, times: int) -> dict[str, float]:
     """`failed`: of all requests; `failed_a_kill` is to be held against the connections that were open."""
-    load = Wrk(f"http://127.0.0.1:{yard.port}/models/{NAME}/predict", BODY, connections=KEPT)
+    load = Wrk(f"http://127.0.0.1:{yard.port}/models/{NAME}/predict", BODY, connections=SATURATING.kept)
     back = []
     try:
         for _ in range(times):
@@ -67,7 +71,7 @@ def _kills(yard: RunningYard, kill: Kill, times: int) -> dict[str, float]:
         seen = load.stop()
     return {
         "kills": times,
-        "connections": KEPT,
+        "connections": SATURATING.kept,
         "requests": seen.requests,
         "failed": seen.failed,
         "failed_a_kill": seen.failed / times,
@@ -109,6 +113,19 @@ def _kill_daemon(docker: OwnEngine) -> float:
     begun = time.perf_counter()
     docker.start()
     return time.perf_counter() - begun
+
+
+def _kill_daemon_below(yard: RunningYard, docker: OwnEngine) -> float:
+    """Until the daemon answers and every replica is the one that it was, by its process."""
+    before = _processes(yard)
+    seconds = _kill_daemon(docker)
+    until(lambda: yard.status(NAME).ready == 2, "the replicas are not known again")
+    assert _processes(yard) == before, "a replica was started anew"
+    return seconds
+
+
+def _processes(yard: RunningYard) -> dict[str, int]:
+    return {each.id: yard.pid_of(each.id, each.engine) for each in yard.status(NAME).replicas}
 
 
 def _answers(yard: RunningYard) -> bool:

@@ -1,7 +1,9 @@
 """Rollouts, one after the other, under load: requests that failed, latency during them, and how long each took.
 
 `python -m benchmarks.deploy.rollouts --rollouts 25` prints one JSON object. A yard, a Docker Engine and an Envoy are
-started for the measurement. The load is wrk: 16 connections that are kept and 4 that are made anew for every request.
+started for the measurement. The load is wrk at a constant rate that the machine carries with room, most on connections
+that are kept and some on connections that are made anew for every request; the quiet figures are of the same load.
+`--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.deploy.wrk import Seen, Wrk, loaded
+from benchmarks.deploy.wrk import SATURATING, STEADY, Both, Mix, loaded, under
 from dockyard.spec.deployment import Deployment, Keep, Strategy, StrategyKind
 from dockyard.spec.home import Home
 from dockyard.spec.status import Receipt
@@ -26,47 +30,55 @@ from tests.support.yards import RunningYard, running_yard
 NAME = "adder"
 BODY = '{"left": 1.0, "right": 2.0}'
 REPLICAS = 2
-KEPT, FRESH = 16, 4
-QUIET_S = 8.0
+QUIET_S = 12.0
+PAUSE_S = 3.5
+"""After each rollout, under the same load: a hundred rollouts then see over a million requests."""
+LOADS = {"steady": STEADY, "saturating": SATURATING}
+ENGINES = ("runc", "docker")
 
 
-def measure(rollouts: int) -> dict[str, Any]:
+def measure(rollouts: int, load: str = "steady", engines: Sequence[str] = ENGINES) -> dict[str, Any]:
     """So many rollouts of each kind on each engine, under load."""
     folder = Path(tempfile.mkdtemp(prefix="dyb-"))
     try:
         home = Home(folder)
         build_in(write_adder(folder / "project"), home, "adder:1")
         with docker_engine() as address:
-            engines = {}
-            for engine in ("runc", "docker"):
+            found = {}
+            for engine in engines:
                 with running_yard(home, {"DOCKER_HOST": address}, "--engine", engine) as yard:
-                    engines[engine] = _on_engine(yard, rollouts)
-            return {"rollouts": engines, "totals": _totals(engines)}
+                    found[engine] = _on_engine(yard, rollouts, LOADS[load])
+            return {"load": load, **asdict(LOADS[load]), "rollouts": found, "totals": _totals(found)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _on_engine(yard: RunningYard, rollouts: int) -> dict[str, Any]:
+def _on_engine(yard: RunningYard, rollouts: int, load: Mix) -> dict[str, Any]:
     assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
     url = f"http://127.0.0.1:{yard.port}/models/{NAME}/predict"
-    quiet = loaded(url, BODY, QUIET_S, connections=KEPT)
-    found: dict[str, Any] = {"quiet": _told(quiet)}
+    loaded(url, BODY, 2.0, load)  # warm
+    quiet = loaded(url, BODY, QUIET_S, load)
+    found: dict[str, Any] = {"quiet": quiet.told()}
     for kind in StrategyKind:
-        kept, fresh = Wrk(url, BODY, connections=KEPT), Wrk(url, BODY, connections=FRESH, fresh=True)
-        try:
-            receipts = [yard.deploy(wanted(f"{kind}-{number}", kind)) for number in range(rollouts)]
-        finally:
-            seen, anew = kept.stop(), fresh.stop()
+        receipts = []
+        with under(url, BODY, load) as seen:
+            for number in range(rollouts):
+                receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
+                time.sleep(PAUSE_S)
         found[kind] = {
             "rollouts": len(receipts),
             "succeeded": sum(each.succeeded for each in receipts),
             "median_s": _median(receipts),
             "dropped_by_receipts": sum(each.dropped for each in receipts),
-            "kept": _told(seen),
-            "fresh": _told(anew),
-            "p99_over_quiet": seen.p99_ms / quiet.p99_ms,
+            **seen.told(),
+            "p99_over_quiet": _p99(seen) / _p99(quiet),
         }
     return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
+
+
+def _p99(seen: Both) -> float:
+    assert seen.kept is not None
+    return seen.kept.p99_ms
 
 
 def _rollbacks(yard: RunningYard) -> dict[str, Any]:
@@ -110,10 +122,6 @@ def _median(receipts: list[Receipt]) -> float:
     return statistics.median(each.seconds for each in receipts)
 
 
-def _told(seen: Seen) -> dict[str, float]:
-    return {"requests": seen.requests, "failed": seen.failed, "p50_ms": seen.p50_ms, "p99_ms": seen.p99_ms}
-
-
 def _totals(engines: dict[str, Any]) -> dict[str, float]:
     kinds = [found[kind] for found in engines.values() for kind in StrategyKind]
     loads = [each[load] for each in kinds for load in ("kept", "fresh")]
@@ -131,7 +139,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=25, help="of each kind, on each engine; default: 25")
-    print(json.dumps(measure(parser.parse_args().rollouts), indent=1))
+    parser.add_argument("--load", choices=LOADS, default="steady", help="a constant rate (default), or all that goes")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="default: both")
+    options = parser.parse_args()
+    print(json.dumps(measure(**vars(options)), indent=1))
 
 
 if __name__ == "__main__":

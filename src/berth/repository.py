@@ -65,6 +65,12 @@ class Repository:
             raise Refusal(404, f"model {name!r} has no version {version!r}; loaded: {known}")
         return versions[version]
 
+    def own_name(self, name: str, alias: str) -> str:
+        """The name of the only model, where `name` is the one that its callers know it by; else `name` as it is."""
+        if name and name == alias and name not in self._models and len(self._models) == 1:
+            return next(iter(self._models))
+        return name
+
     def split(self, path: str) -> tuple[ServedModel, str]:
         """The model that the beginning of `name[/versions/v]/rest` means, and "/rest"; Refusal (404).
 

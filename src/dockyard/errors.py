@@ -8,6 +8,7 @@
     │   └── ImageNotFoundError  no image of that name in the store
     ├── EvidenceError           what is said of an image is missing, or does not hold
     │   └── SigningKeyError         a key cannot be read or used
+    ├── AdvisoryError           what is known of problems is missing, or cannot be imported
     ├── RegistryError           a registry refused, or answered what the protocol does not allow
     ├── StoreError              a store on this machine cannot be read or written
     │   ├── StoreLockedError        another process holds it for longer than the deadline
@@ -83,6 +84,10 @@ class EvidenceError(DockyardError):
 
 class SigningKeyError(EvidenceError):
     """A key cannot be read or used."""
+
+
+class AdvisoryError(DockyardError):
+    """Advisories, what is known of problems in packages, are missing, damaged, or cannot be imported."""
 
 
 class RegistryError(DockyardError):

@@ -64,6 +64,21 @@ def test_live_ready_and_metadata(stub: Any) -> None:
     assert [(item.name, item.datatype, list(item.shape)) for item in model.outputs] == [("y", "FP32", [-1, 2])]
 
 
+def test_the_name_that_callers_know_the_model_by_is_its_own_where_the_gateway_says_so(stub: Any) -> None:
+    by, more = [("x-dockyard-deployment", "flowers")], [("x-dockyard-deployment", "roses")]
+    metadata = service_pb2.ModelMetadataRequest(name="flowers")
+    assert stub.ModelMetadata(metadata, metadata=by, timeout=DEADLINE_S).name == "double"
+    assert stub.ModelReady(service_pb2.ModelReadyRequest(name="flowers"), metadata=by, timeout=DEADLINE_S).ready
+    for _ in range(3):  # the general way, then the express lane
+        answer = stub.ModelInfer(raw_request("flowers", ONE), metadata=by, timeout=DEADLINE_S)
+        assert (answer.model_name, answers(answer)) == ("double", {"y": [[2, 4]]})
+    (streamed,) = stub.ModelStreamInfer(iter([raw_request("flowers", ONE)]), metadata=by, timeout=DEADLINE_S)
+    assert streamed.infer_response.model_name == "double"
+    assert stub.ModelInfer(raw_request("double", ONE), metadata=by, timeout=DEADLINE_S).model_name == "double"
+    with pytest.raises(grpc.RpcError, match="no model 'flowers'; this server has 'double'"):
+        stub.ModelMetadata(metadata, metadata=more, timeout=DEADLINE_S)
+
+
 def test_config_statistics_and_index_say_what_rest_says(stub: Any, onnx_server: Berth) -> None:
     stub.ModelInfer(raw_request("double", ONE), timeout=DEADLINE_S)
     config = stub.ModelConfig(service_pb2.ModelConfigRequest(name="double"), timeout=DEADLINE_S).config

@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from dockyard.build.builder import Built
+from dockyard.build.estimators import Estimator
 from dockyard.build.pickles import PickleFacts, read_pickle
 from dockyard.build.secret_files import find_secrets
 from dockyard.errors import DockyardError, PreflightError
@@ -133,7 +134,8 @@ def forest() -> Any:
 def test_joblib_files_are_read_whole(tmp_path: Path, compress: Any) -> None:
     joblib.dump(forest(), tmp_path / "m", compress=compress)
     facts = read_pickle(tmp_path / "m")
-    assert facts == PickleFacts(("joblib", "numpy", "sklearn"), (sklearn.__version__,), True)
+    pipeline = Estimator("sklearn.pipeline.Pipeline", features=3, classes=2, label="BYTES")
+    assert facts == PickleFacts(("joblib", "numpy", "sklearn"), (sklearn.__version__,), True, pipeline)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -142,6 +144,8 @@ def test_pickles_of_every_protocol_are_read_whole(tmp_path: Path, protocol: int)
     facts = read_pickle(tmp_path / "m")
     assert facts.whole
     assert facts.sklearn == (sklearn.__version__,)
+    assert facts.estimator is not None
+    assert (facts.estimator.features, facts.estimator.classes) == (3, 2)
     assert set(facts.packages) - {"_codecs", "builtins", "copyreg"} == {"numpy", "sklearn"}
 
 

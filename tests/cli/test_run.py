@@ -12,13 +12,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dockyard.build.builder import Built
+from dockyard.oci.image import Platform
+from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from tests.support.projects import PREDICTOR, CommandLine, build_in, write_adder
+from tests.support.tiny_image import CONFIG, ELSEWHERE, base_layers, make_image
 
 
 @pytest.fixture(params=["docker", "runc"])
@@ -145,7 +149,7 @@ def test_a_predictor_that_raises_answers_500_with_an_id_and_lives_on(line: Comma
     ("words", "said"),
     [
         (("run", "ader"), ["no image 'ader'", "Did you mean"]),
-        (("predict", "nothing-here", "-i", "a=1"), ["no container and no image named 'nothing-here'"]),
+        (("predict", "nothing-here", "-i", "a=1"), ["no container is named 'nothing-here'", "no image 'nothing-here'"]),
         (("predict", "http://127.0.0.1:9", "-i", "a=1"), ["nobody answers at http://127.0.0.1:9"]),
         (("logs", "nobody"), ["no container 'nobody'"]),
         (("stop", "nobody"), ["no container 'nobody'"]),
@@ -158,6 +162,16 @@ def test_names_that_mean_nothing_are_told(home: Home, adder: Built, words: tuple
     assert done.returncode == 1
     assert [part for part in said if part not in done.stderr] == [], done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("run",), ("predict",), ("test",), ("batch", "-")])
+def test_an_image_for_another_architecture_is_not_run(home: Home, tiny_program: Path, words: tuple[str, ...]) -> None:
+    layout = Layout.create(home.images)
+    make_image(layout, base_layers(layout, tiny_program), "elsewhere:1", config=replace(CONFIG, platform=ELSEWHERE))
+    done = CommandLine(home, {"DOCKER_HOST": ""})(words[0], "elsewhere:1", *words[1:], stdin="{}")
+    assert done.returncode == 1
+    assert f"elsewhere:1 has no image for {Platform.host()}" in done.stderr
+    assert f"Platforms that it has: {ELSEWHERE}" in done.stderr
 
 
 def test_inputs_that_do_not_fit_are_told_by_their_field(home: Home, adder: Built) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -134,6 +135,38 @@ def test_a_registry_that_wants_to_know_us_gets_our_certificate(tmp_path: Path, a
         authority.certify(folder / "client.cert", "ada")
         done = moved(line_with(tmp_path), registry)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Docker's own folder is root's")
+def test_dockers_own_folder_has_the_authority_and_our_certificate(tmp_path: Path, authority: Authority) -> None:
+    """/etc/docker/certs.d/HOST:PORT with ca.crt, client.cert and client.key, as Docker's documentation has it."""
+    certificate = authority.certify(tmp_path / "registry.pem", "registry")
+    with running_registry(tmp_path / "closed", certificate=certificate, clients=authority.file) as registry:
+        with system_certificates(registry.host) as folder:
+            shutil.copy(authority.file, folder / "ca.crt")
+            unknown = moved(line_with(tmp_path), registry)
+            authority.certify(folder / "client.cert", "ada")
+            done = moved(line_with(tmp_path), registry)
+        after = moved(line_with(tmp_path), registry)
+    assert unknown.returncode == 1
+    assert "Traceback" not in unknown.stderr
+    assert done.returncode == 0, done.stderr
+    assert after.returncode == 1
+
+
+@contextlib.contextmanager
+def system_certificates(host: str) -> Iterator[Path]:
+    """Docker's folder for one registry; what was not there before goes again."""
+    folder = Path("/etc/docker/certs.d") / host
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        for one in made[1:]:
+            with contextlib.suppress(OSError):  # somebody else keeps something there by now
+                one.rmdir()
 
 
 def test_certificates_that_are_none_are_named(tmp_path: Path, registry: RunningRegistry) -> None:

@@ -342,6 +342,9 @@ def test_the_last_requests_to_a_deployment(line: Line) -> None:
     assert "POST /x\\x1b[31m" in shown
     told = json_lines(line("logs", "iris", "--access", "--status", "5xx", "-n", "5", "--json").stdout)
     assert [each["status"] for each in told] == [503]
+    followed = line("logs", "iris", "--access", "-f").stdout.splitlines()
+    assert [("revision 1" in followed[0], "503" in followed[1], "\x1b[31m" in followed[1])] == [(True, True, False)]
+    assert json_lines(line("logs", "iris", "--access", "-f", "--json").stdout)[1]["status"] == 503
     assert "No such requests" in line("logs", "iris", "--access", "--status", "404").stdout
     assert "tail" not in str(line.error("logs", "iris", "--access", "--status", "abc"))
     assert isinstance(line.error("logs", "rose", "--access"), UnknownInYardError)

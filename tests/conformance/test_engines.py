@@ -23,6 +23,7 @@ from dockyard.engines.recovery import recover
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.secrets import ROOT as SECRETS
 from dockyard.engines.sockets import Listener
+from dockyard.engines.weight import Weight, weigh, weight_of
 from dockyard.errors import (
     ContainerNotFoundError,
     EngineError,
@@ -224,6 +225,49 @@ class TestServing:
         container = await launch_alone(yard.engine, yard.spec(), runtime_folder=yard.runtime)
         assert container.socket is not None
         assert [path.name for path in container.socket.parent.iterdir()] == ["http.sock"]
+
+
+class TestWeight:
+    """How much of the processor a container gets beside others, as the kernel says."""
+
+    async def test_it_is_full_and_can_be_lowered_and_raised_even_when_frozen(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        assert weight_of(container) == 1.0
+        assert weigh(container, Weight.YIELDING)
+        assert (weight_of(container) or 1.0) < 0.2
+        await yard.engine.freeze(container.id)
+        assert weigh(container, Weight.FULL)
+        assert weight_of(container) == 1.0
+        assert (await yard.engine.inspect(container.id)).state is State.FROZEN
+        await yard.engine.thaw(container.id)
+        assert weight_of(container) == 1.0
+
+    async def test_only_a_group_that_is_named_after_the_container_is_touched(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        assert not weigh(replace(container, id="another"), Weight.YIELDING)
+        assert weight_of(container) == 1.0
+        await yard.engine.remove(container.id)
+        assert weight_of(container) is None
+        assert not weigh(container, Weight.FULL)
+
+    async def test_one_that_yielded_while_it_started_has_it_full_once_it_is_ready(self, yard: Yard) -> None:
+        with Listener.bind(yard.runtime / "replica") as listener:
+            container = await launch(yard.engine, yard.spec(), listener, yielding=True)
+            assert weight_of(container) == 1.0
+
+    async def test_one_that_takes_long_to_start_does_not_yield_for_ever(self, yard: Yard) -> None:
+        spec = yard.spec("slow", "serve", "never-ready")
+        with Listener.bind(yard.runtime / "replica") as listener:
+            launching = asyncio.create_task(launch(yard.engine, spec, listener, deadline=20, yielding=True))
+            lowered, now = False, list[float | None]()
+            async with asyncio.timeout(19):
+                while not (lowered and now == [1.0]):
+                    now = [weight_of(each) for each in await yard.engine.list() if each.name == spec.name]
+                    lowered |= any(weight is not None and weight < 0.2 for weight in now)
+                    await asyncio.sleep(0.05)
+            launching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await launching
 
 
 class TestFailedStarts:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dockyard.supply.advisories.tracker import RELEASES
 from tests.docs.pages import DOCS, blocks
 from tests.docs.test_tutorial import follow
+from tests.support.osv import affected, record, tracked, write_archive, write_json
 from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, write_adder
 from tests.support.wheels import write_wheel
 
@@ -37,7 +41,7 @@ def follow_page(page: Path, folder: Path, line: CommandLine, publish: Callable[[
                 assert expected in said, f"{block}\n{said}"
 
 
-@pytest.mark.parametrize("page", ["see-what-a-build-will-do", "keep-images-fresh"])
+@pytest.mark.parametrize("page", ["see-what-a-build-will-do", "keep-images-fresh", "known-problems"])
 def test_every_block_of_a_page_is_followed(page: str) -> None:
     marks = {block.mark.partition(" ")[0] for block in blocks(HOW_TO / f"{page}.md")}
     assert marks == {"run", "fails", "says"}
@@ -64,3 +68,24 @@ def test_the_page_on_updating_can_be_followed(dockyard: CommandLine, tmp_path: P
     assert line("build", str(folder)).returncode == 0
     publish("1.1")
     follow_page(HOW_TO / "keep-images-fresh.md", folder, line, publish)
+
+
+def test_the_page_on_known_problems_can_be_followed(dockyard: CommandLine, tmp_path: Path) -> None:
+    folder = write_adder(tmp_path / "project", MANIFEST.replace('"adder"', '"known"'))
+    assert dockyard("build", str(folder)).returncode == 0
+    bill = json.loads(dockyard("inspect", "known", "--json").stdout)["images"][0]
+    release = bill["os"].split()[1]
+    codename = next(name for name, number in RELEASES.items() if number == release)
+    files = tmp_path / "advisories"
+    files.mkdir()
+    word = {"database_specific": {"severity": "HIGH"}}
+    numpy = record("CVE-2031-0001", affected("PyPI", "numpy", {"introduced": "0"}, {"fixed": "99.0"}), **word)
+    write_archive(files / "PyPI.zip", numpy)
+    write_archive(files / "Debian.zip", record("X", affected(f"Debian:{release}", "nothing", {"introduced": "0"})))
+    state = tracked("open", nodsa="Minor issue", urgency="medium")
+    write_json(files / "tracker.json", {"glibc": {"CVE-2031-0002": {"releases": {codename: state}}}})
+    try:
+        follow_page(HOW_TO / "known-problems.md", folder, dockyard)
+    finally:
+        shutil.rmtree(dockyard.home.advisories)
+    assert (folder / "problems.json").read_text().startswith("{")

@@ -35,7 +35,7 @@ def test_the_tutorial_can_be_followed(dockyard: CommandLine, short_path: Path) -
     folder = short_path / "iris"
     folder.mkdir()
     port = free_port()
-    said = ""
+    said = told = ""
     try:
         for block in blocks(DOCS / "tutorial.md"):
             kind, _, name = block.mark.partition(": ")
@@ -45,7 +45,9 @@ def test_the_tutorial_can_be_followed(dockyard: CommandLine, short_path: Path) -
             elif kind in {"run", "fails"}:
                 done = follow(block.text.replace("8080", str(port)), folder, dockyard)
                 assert (done.returncode == 0) is (kind == "run"), f"{block}\n{done.stdout}{done.stderr}"
-                said = done.stdout
+                said, told = done.stdout, done.stderr
+            elif kind == "layers":
+                assert layers(block.text) == layers(told)
             elif kind == "answer":
                 assert difference(json.loads(block.text), last_value(said), Tolerance(1e-3, 0)) == "", str(block)
     finally:
@@ -78,6 +80,12 @@ def follow(commands: str, folder: Path, dockyard: CommandLine) -> subprocess.Com
         timeout=400,
         check=False,
     )
+
+
+def layers(table: str) -> list[str]:
+    """The titles of the layers that a build tells of; what is large enough for one of its own is the point of them."""
+    rows = table.partition("\nlayer ")[2] or table
+    return [line.split("  ")[0] for line in rows.split("\n\n")[0].splitlines()[1:]]
 
 
 def last_value(text: str) -> object:

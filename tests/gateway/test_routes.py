@@ -184,6 +184,10 @@ async def test_berth_answers_http_and_grpc_through_the_gateway(gateway: EnvoyGat
         place = gateway.address.removeprefix("http://")
         assert await _ready(place, [("model-name", "iris")]) == b"\x08\x01"
         assert await _ready(place, [], ("grpc.default_authority", "iris.localhost")) == b"\x08\x01"
+        for name in (b"iris", b"clf"):  # the deployment's name, which paths have too, and the model's own
+            assert await _ready(place, [("model-name", "iris")], model=name) == b"\x08\x01"
+        with pytest.raises(grpc.aio.AioRpcError, match="no model 'rose'; this server has 'clf'"):
+            await _ready(place, [("model-name", "iris")], model=b"rose")
         with pytest.raises(grpc.aio.AioRpcError) as nowhere:
             await _ready(place, [("model-name", "nothing")])
         with pytest.raises(grpc.aio.AioRpcError) as nobody:
@@ -193,11 +197,13 @@ async def test_berth_answers_http_and_grpc_through_the_gateway(gateway: EnvoyGat
     assert "dockyard status" in json.loads(str(nobody.value.details()))["error"]
 
 
-async def _ready(place: str, metadata: list[tuple[str, str]], *options: tuple[str, str]) -> bytes:
-    """`ModelReady` of the model clf, as bytes: field 1, text."""
+async def _ready(
+    place: str, metadata: list[tuple[str, str]], *options: tuple[str, str], model: bytes = b"clf"
+) -> bytes:
+    """`ModelReady` of a model, as bytes: field 1, text."""
     async with grpc.aio.insecure_channel(place, options=options) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
-        return bytes(await call(b"\x0a\x03clf", metadata=metadata, timeout=10))
+        return bytes(await call(b"\x0a" + bytes([len(model)]) + model, metadata=metadata, timeout=10))
 
 
 def _h2_get(path: str) -> bytes:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import pytest
 from dockyard.build.lock import Lock, read_lock, write_locks
 from dockyard.build.target import host_architecture
 from dockyard.oci.layout import Layout
+from dockyard.spec.home import Home
+from tests.support.osv import affected, record, write_archive
 from tests.support.projects import PREDICTOR, CommandLine, write_adder
 from tests.support.wheels import write_wheel
 
@@ -108,7 +110,7 @@ def test_a_newer_version_with_which_the_goldens_hold_is_kept(updater: Updater) -
     change = {"kind": "python-package", "what": "dy-answer", "before": "1.0", "after": "2.0"}
     assert told["changes"][PLATFORM] == [change]
     assert told["updated"]
-    assert told["vulnerabilities"] is None
+    assert told["problems"] is None
     assert told["goldens"] == [{"golden": "one", "problem": ""}]
     assert updater.locked() == "2.0"
     assert updater.digests == {told["images"][PLATFORM]} != digests
@@ -126,9 +128,49 @@ def test_goldens_that_fail_keep_the_old_lock_and_the_old_image(updater: Updater)
     assert "the goldens do not hold with the new versions" in done.stderr
     assert "0 of 1 goldens hold" in done.stderr
     assert "dockyard.lock and the image's names are as they were" in done.stderr
-    assert "no vulnerability data is imported" in done.stdout
+    assert "Which known problems go away with that is not known" in done.stdout
     assert (updater.lock, updater.digests) == (lock, digests)
     assert updater.unnamed <= unnamed
+
+
+def with_own(updater: Updater, folder: Path, *shared: str) -> Updater:
+    """The same project in a home of its own, which shares these folders with the others."""
+    folder.mkdir()
+    for part in shared:
+        (updater.line.home.root / part).mkdir(exist_ok=True)
+        (folder / part).symlink_to(updater.line.home.root / part)
+    return replace(updater, line=replace(updater.line, home=Home(folder)))
+
+
+def test_known_problems_that_go_and_stay_and_come_are_told(updater: Updater, tmp_path: Path) -> None:
+    """In a home of its own, since advisories are this user's and not one project's."""
+    updater.publish("2.0", "0.5")
+    line = with_own(updater, tmp_path / "own", "images", "cache", "runc").line
+    records = [
+        record("CVE-2031-1", affected("PyPI", "dy_answer", {"introduced": "0"}, {"fixed": "1.5"})),
+        record("CVE-2031-2", affected("PyPI", "dy-answer", {"introduced": "0"})),
+        record("CVE-2031-3", affected("PyPI", "dy-answer", versions=["2.0"])),
+        record("CVE-2031-4", affected("PyPI", "dy-answer", {"introduced": "3.0"})),
+    ]
+    assert line("advisories", "import", str(write_archive(tmp_path / "pypi.zip", *records))).returncode == 0
+    done = line("update", str(updater.folder), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    said = [" ".join(text.split()) for text in done.stdout.splitlines()]
+    assert "goes away unrated CVE-2031-1 dy-answer 1.0 fixed in 1.5" in said
+    assert "stays unrated CVE-2031-2 dy-answer 2.0 no fix" in said
+    assert "is new unrated CVE-2031-3 dy-answer 2.0 affected" in said
+    assert "CVE-2031-4" not in done.stdout
+    assert any(text.startswith("not checked: ") and "packages of Debian:" in text for text in said)
+    updated = line("update", str(updater.folder), "--engine", "runc", "--json")
+    assert updated.returncode == 0, updated.stderr
+    told = json.loads(updated.stdout)["problems"][PLATFORM]
+    assert {kind: [one["id"] for one in told[kind]] for kind in ("gone", "stay", "new")} == {
+        "gone": ["CVE-2031-1"],
+        "stay": ["CVE-2031-2"],
+        "new": ["CVE-2031-3"],
+    }
+    scanned = json.loads(line("scan", updater.name, "--json").stdout)["images"][0]
+    assert sorted(one["id"] for one in scanned["problems"]) == ["CVE-2031-2", "CVE-2031-3"]
 
 
 def test_a_build_that_fails_keeps_both(updater: Updater) -> None:
@@ -230,3 +272,36 @@ def test_an_update_that_is_ended_at_any_moment_leaves_a_whole_lock(updater: Upda
     assert updater().returncode == 0
     assert updater.locked() == "2.0"
     assert updater.digests.isdisjoint(digests)
+
+
+def test_gc_takes_all_that_an_update_killed_while_its_goldens_ran_has_left(updater: Updater, short_path: Path) -> None:
+    own = with_own(updater, short_path / "own", "cache")
+    assert own.line("build", str(own.folder)).returncode == 0
+    lock, digests = own.lock, own.digests
+    own.publish("2.0", "0.5")
+    entries = {entry.digest for entry in Layout.open(own.line.home.images).entries()}
+    process = subprocess.Popen(
+        own.line.command("update", str(own.folder), "--engine", "runc"),
+        env=own.line.variables(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((own.line.home.runc / "containers").glob("test-*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "the update was never seen before its end"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+    assert (own.lock, own.digests) == (lock, digests)
+    assert own.line("gc", "--older-than", "0").returncode == 0
+    assert own.unnamed == set()
+    assert {entry.digest for entry in Layout.open(own.line.home.images).entries()} == entries
+    assert [path.name for path in own.folder.iterdir() if "lock" in path.name] == ["dockyard.lock"]
+    assert own.line("verify", own.name, "--rebuild", str(own.folder)).returncode == 0
+    assert own().returncode == 0
+    assert own.locked() == "2.0"
+    assert own.digests.isdisjoint(digests)
+    left = own.line("ps", "--engine", "runc", "--json")
+    assert json.loads(left.stdout) == [], left.stdout

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,10 +18,13 @@ import pytest
 from dockyard.build.builder import Built
 from dockyard.client import Client
 from dockyard.errors import DeploymentError, ImageNotFoundError, UnknownInYardError, YardConflictError
+from dockyard.oci.image import Platform
+from dockyard.oci.layout import Layout
 from dockyard.spec.deployment import Deployment, Keep, Limits, Probes, Strategy, StrategyKind
 from dockyard.spec.home import Home
 from dockyard.spec.status import DeploymentStatus, DriftItem, Event, Receipt, Replica
 from tests.support.load import Load
+from tests.support.tiny_image import CONFIG, ELSEWHERE, base_layers, make_image
 from tests.support.yards import RunningYard, alive, running_yard, until
 
 pytestmark = pytest.mark.slow
@@ -133,9 +139,54 @@ def test_a_revision_that_does_not_start_never_gets_a_request(site: Site) -> None
     status = site.status()
     assert (status.active, status.ready) == (1, 2)
     assert status.problem is not None
-    events = site.events()
-    crashed = [event for event in events if event.kind == "replica.crashed"]
-    assert any("BERTH_WRONG: no such setting" in event.detail for event in crashed), crashed
+    assert "did not start" in status.problem.what
+    assert any("BERTH_WRONG: no such setting" in line for line in status.problem.log), status.problem
+
+
+def test_who_follows_the_log_sees_replicas_start_and_fail(site: Site) -> None:
+    wrong = site.wanted(replicas=1, environment={"BERTH_WRONG": "on"})
+
+    async def followed(client: Client) -> list[str]:
+        async with aclosing(client.logs(site.name, follow=True, tail=0)) as lines:
+            proposal = await client.deploy(wrong, why="it fails")
+            async for each in lines:
+                if each.revision == proposal.revision:
+                    seen.append(each.line)
+                if sum("BERTH_WRONG" in line for line in seen) >= 2:
+                    return seen
+        return seen
+
+    seen: list[str] = []
+    site.yard.client(followed)
+    assert "BERTH_WRONG" in seen[0]  # the first thing that such a container writes
+    until(lambda: site.status().rollout is None, "the rollout does not end", 60)
+
+
+def test_who_follows_the_requests_sees_each_as_it_is_answered(site: Site) -> None:
+    async def followed(client: Client) -> list[int]:
+        async with aclosing(client.follow_access(site.name, tail=1)) as lines:
+            first = asyncio.ensure_future(anext(lines))
+            await asyncio.to_thread(lambda: [site.ask() for _ in range(3)])
+            return [(await first).status, *[(await anext(lines)).status for _ in range(2)]]
+
+    assert site.yard.client(followed) == [200, 200, 200]
+
+
+def test_the_yard_counts_what_it_does(site: Site) -> None:
+    async def fetched(client: Client) -> str:
+        with suppress(UnknownInYardError):
+            await client.status("nobody")
+        return (await client.metrics()).decode()
+
+    page = site.yard.client(fetched)
+    for sample in (
+        'dockyard_api_requests_total{route="/v1/deployments",status="200"}',
+        'dockyard_api_requests_total{route="/v1/deployments/{name}",status="404"}',
+        'dockyard_events_total{kind="replica.ready"}',
+        "dockyard_audit_entries_total",
+    ):
+        found = next((line for line in page.splitlines() if line.startswith(sample)), "")
+        assert float(found.rpartition(" ")[2] or 0) >= 1, sample
 
 
 def test_a_killed_replica_comes_back_and_says_why_it_was_gone(site: Site) -> None:
@@ -190,6 +241,21 @@ def test_requests_go_on_when_the_yard_is_killed_and_the_next_yard_adopts_everyth
     until(lambda: site.status().ready == 2, "the next yard does not heal", 30)
 
 
+def test_a_revision_kept_stopped_comes_back_after_the_yard_was_killed(site: Site) -> None:
+    stopped = Strategy(keep=Keep.STOPPED)
+    assert site.deploy(replicas=1, environment={"ROUND": "2"}, strategy=stopped).succeeded
+    until(lambda: {each.revision for each in site.status().replicas} == {2}, "the old revision is not stopped", 30)
+    site.yard.kill()
+    site.yard.start()
+    until(lambda: site.status().ready == 1, "the next yard does not adopt the replica")
+    planned = site.yard.client(lambda client: client.rollback(site.name, dry_run=True))
+    assert planned.steps == ("start revision 1 again, then give it all requests",)
+    with site.load() as load:
+        assert site.yard.rollback(site.name).succeeded
+    assert load.failures == []
+    assert (site.status().active, site.ask()) == (1, (200, 3.5))
+
+
 def test_a_yard_that_lost_its_state_makes_it_anew_from_what_runs(site: Site) -> None:
     with site.load() as load:
         site.yard.kill()
@@ -218,13 +284,16 @@ def test_the_gateway_comes_back_within_seconds_after_it_was_killed(site: Site) -
     until(answers, "the gateway does not come back", 10)
 
 
-def test_what_cannot_be_is_refused_before_anything_changes(site: Site) -> None:
+def test_what_cannot_be_is_refused_before_anything_changes(site: Site, tiny_program: Path) -> None:
     def refused(error: type[Exception], **fields: object) -> str:
         with pytest.raises(error) as caught:
             site.deploy(**fields)
         return str(caught.value)
 
     assert "no image 'nothing:1'" in refused(ImageNotFoundError, image="nothing:1")
+    layout = Layout.open(site.yard.home.images)
+    make_image(layout, base_layers(layout, tiny_program), "elsewhere:1", config=replace(CONFIG, platform=ELSEWHERE))
+    assert f"no image for {Platform.host()}" in refused(ImageNotFoundError, image="elsewhere:1")
     assert "this host has" in refused(DeploymentError, replicas=2, resources=Limits(memory="9000GiB"))
     assert "secrets.key" in refused(DeploymentError, secrets={"key": "/no/such/file"})
     assert "placement.gpu" in refused(DeploymentError, placement={"gpu": "yes"})

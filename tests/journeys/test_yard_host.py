@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,12 @@ import pytest
 from dockyard.build.builder import Built
 from dockyard.client import Client
 from dockyard.errors import DeploymentError, PolicyError
+from dockyard.oci.copying import copy_entry
 from dockyard.oci.layout import Layout
-from dockyard.spec.deployment import Deployment, Probes, Server, Strategy, StrategyKind
+from dockyard.spec.deployment import Deployment, Mount, Probes, Server, Strategy, StrategyKind
 from dockyard.spec.home import Home
+from tests.support.certificates import loopback_certificate
+from tests.support.disks import fill, small_disk
 from tests.support.load import Load, free_port
 from tests.support.projects import CommandLine, build_in, write_adder
 from tests.support.tiny_image import CONFIG, base_layers, make_image
@@ -115,12 +119,7 @@ def test_a_signing_policy_refuses_what_nobody_signed_and_lets_in_what_was(yard: 
 
 
 def test_over_tls_a_token_does_what_its_scope_allows(home: Home, adder: Built, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
+    certificate, key = loopback_certificate(tmp_path)
     port = free_port()
     options = ("--listen", f"127.0.0.1:{port}", "--tls-cert", str(certificate), "--tls-key", str(key))
     with running_yard(home, NOWHERE, *options) as yard:
@@ -139,6 +138,106 @@ def test_over_tls_a_token_does_what_its_scope_allows(home: Home, adder: Built, t
         assert stranger("status").returncode == 1
         entries = yard.client(lambda client: client.audit(-10))
         assert {"token reader", "unknown, from 127.0.0.1"} <= {each.who for each in entries}
+
+
+def test_only_so_many_revisions_are_kept_and_a_rollback_to_an_older_one_says_so(home: Home, adder: Built) -> None:
+    with running_yard(home, NOWHERE, "--keep-revisions", "2") as yard:
+        for number in range(5):
+            assert yard.deploy(adder_of(environment={"ROUND": str(number)})).succeeded
+
+        def known() -> list[tuple[int, str]]:
+            return [(each.number, each.state) for each in yard.client(lambda client: client.history("adder"))]
+
+        kept = [(5, "active"), (4, "kept"), (3, "kept")]
+        until(lambda: known() == [*kept, (2, "retired"), (1, "retired")], "old revisions are not retired")
+        until(lambda: {each.revision for each in yard.status("adder").replicas} <= {3, 4, 5}, "their replicas stay")
+        yard.kill()
+        yard.start()
+        until(lambda: known() == kept, "old revisions are not pruned")
+        gone = yard.line("rollback", "adder", "1")
+        assert (gone.returncode, "revision 1 of adder is not kept any more" in gone.stderr) == (1, True), gone.stderr
+        assert yard.rollback("adder").succeeded
+        assert yard.ask(PREDICT, BODY) == (200, 3.5)
+
+
+SLOW = '''\
+"""Adds, and does not get ready while its gate is shut."""
+
+import time
+from pathlib import Path
+
+
+class Adder:
+    def load(self) -> None:
+        while Path("/gate/shut").exists():
+            time.sleep(0.02)
+
+    def predict(self, left: float, right: float = 1.0) -> float:
+        """Left plus right plus a half."""
+        return left + right + 0.5
+'''
+
+
+def test_a_replica_that_was_sent_away_while_it_started_is_never_ready_again(
+    home: Home, adder: Built, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    build_in(write_adder(tmp_path / "slow", predictor=SLOW), home, "slow:1")
+    slow = Deployment(name="slow", image="slow:1", mounts=(Mount(source=str(gate), target="/gate"),))
+
+    def events(client: Client) -> Awaitable[list[str]]:
+        return _collected(each.kind async for each in client.events(0, deployment="slow"))
+
+    def phases() -> list[str]:
+        return [each.phase for one in yard.client(lambda client: client.deployments()) for each in one.replicas]
+
+    with running_yard(home, NOWHERE) as yard, ThreadPoolExecutor() as threads:
+        assert yard.deploy(slow).succeeded
+        (gate / "shut").touch()
+        only = yard.status("slow").replicas[0]
+        os.kill(yard.pid_of(only.id, only.engine), signal.SIGKILL)
+        until(lambda: phases() == ["starting"], "it is not started again")
+        waiting = threads.submit(yard.ask, "/models/slow/predict", BODY, 60)
+        time.sleep(0.5)  # so that the request waits at the socket: only then the replica is drained
+        yard.client(lambda client: client.delete("slow"))
+        until(lambda: phases() == ["draining"], "it is not sent away")
+        (gate / "shut").unlink()
+        assert waiting.result(60) == (200, 3.5)
+        until(lambda: phases() == [], "it does not go")
+        assert yard.client(events).count("replica.ready") == 1
+
+
+async def _collected(items: AsyncIterator[str]) -> list[str]:
+    return [each async for each in items]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("which", ["images", "runc"])
+def test_a_disk_that_is_full_in_the_middle_of_a_deploy_is_told_and_costs_nothing(
+    home: Home, adder: Built, tmp_path_factory: pytest.TempPathFactory, which: str
+) -> None:
+    own = Home(tmp_path_factory.mktemp("df") / "h")
+    place = own.root / which
+    larger = write_adder(tmp_path_factory.mktemp("larger"))
+    (larger / "weights.bin").write_bytes(os.urandom(30 << 20))
+    build_in(larger, home, "larger:1")
+    with small_disk(place, "400m"):
+        source, images = Layout.open(home.images), Layout.create(own.images)
+        for name in ("adder:1", "larger:1"):
+            copy_entry(source.entry(name), source, images, name)
+        with running_yard(own, NOWHERE) as yard:
+            assert yard.line("deploy", "adder:1").returncode == 0
+            filler = fill(place, 0 if which == "images" else 20 << 20)
+            full = yard.line("deploy", "larger:1", "--name", "adder")
+            assert full.returncode == 1
+            assert f"the disk that holds {place}" in " ".join(full.stderr.split()), full.stderr
+            assert "Free some space" in full.stderr
+            assert yard.ask(PREDICT, BODY) == (200, 3.5)
+            filler.unlink()
+            again = yard.line("deploy", "larger:1", "--name", "adder")
+            assert again.returncode == 0, again.stderr
+            assert yard.ask(PREDICT, BODY) == (200, 3.5)
 
 
 def test_an_image_of_others_is_deployed_updated_and_rolled_back_on_docker(

@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 
 from dockyard.errors import ImageError, ImageNotFoundError, StoreError
+from dockyard.oci.copying import copy_image
 from dockyard.oci.digest import digest_of
 from dockyard.oci.files import exclusive
 from dockyard.oci.image import Platform, assemble
 from dockyard.oci.layer import Entry, write_layer
-from dockyard.oci.layout import Layout, copy_image
+from dockyard.oci.layout import Layout
 from tests.oci.samples import AMD64, CONFIG, sample_image
 
 ARM64 = Platform("linux", "arm64")

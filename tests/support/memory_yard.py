@@ -21,7 +21,7 @@ import msgspec
 
 from dockyard.errors import DockyardError, UnauthenticatedError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment
-from dockyard.spec.requests import TokenRequest
+from dockyard.spec.requests import BlobOffer, ImageOffer, TokenRequest
 from dockyard.spec.status import (
     AccessLine,
     AuditEntry,
@@ -29,6 +29,8 @@ from dockyard.spec.status import (
     Difference,
     DriftItem,
     Event,
+    ImageTaken,
+    ImageWanted,
     Load,
     LogLine,
     NewToken,
@@ -148,6 +150,14 @@ class MemoryYard:
         lines = [access_line(number, code) for number, code in ((1, 200), (2, 503))]
         return tuple(each for each in lines if status in {"", str(each.status), f"{str(each.status)[0]}xx"})[-tail:]
 
+    async def follow_access(
+        self, name: str, *, status: str, revision: int | None, tail: int
+    ) -> AsyncIterator[AccessLine]:
+        for line in await self.access(name, status=status, revision=revision, tail=tail):
+            yield line
+        async for _ in self._rest():
+            yield access_line(9, 200)
+
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         await self._pass()
         return self.drifting
@@ -227,6 +237,21 @@ class MemoryYard:
         if self.breaking is not None:
             raise self.breaking
         yield b"\nthe end\n"
+
+    async def image_wanted(self, offer: ImageOffer) -> ImageWanted:
+        await self._pass()
+        return ImageWanted(known=True)
+
+    async def receive_blob(self, blob: BlobOffer, parts: AsyncIterator[bytes], cause: Cause) -> ImageTaken:
+        await self._pass()
+        size = sum([len(part) async for part in parts])
+        self.asked.append(("receive_blob", (blob, size)))
+        return ImageTaken(digest=blob.digest, size=size)
+
+    async def receive_image(self, offer: ImageOffer, cause: Cause) -> ImageTaken:
+        await self._pass()
+        self.asked.append(("receive_image", (offer, cause)))
+        return ImageTaken(digest=offer.manifest.digest, size=offer.manifest.size)
 
     async def tokens(self) -> tuple[Token, ...]:
         await self._pass()

@@ -25,6 +25,8 @@ CONFIG = ImageConfig(
     stop_signal="SIGTERM",
     labels={"dev.dockyard.model.name": "tiny"},
 )
+ELSEWHERE = Platform("linux", "s390x")
+"""What this machine is not."""
 
 
 def compile_tiny(folder: Path) -> Path:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dockyard.yard import accesslog as module
-from dockyard.yard.accesslog import Filter, tail
+from dockyard.yard.accesslog import Filter, follow, tail
 
 
 def write(path: Path, *lines: dict[str, Any], end: str = "\n") -> None:
@@ -101,3 +103,37 @@ def test_the_log_is_read_while_its_youngest_file_is_missing(tmp_path: Path) -> N
     path = tmp_path / "access.log"
     write(path.with_name("access.log.1"), *numbered(3))
     assert [line["number"] for line in tail(path, 10)] == [0, 1, 2]
+
+
+async def test_a_follower_gets_each_line_once_over_rotations(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    write(path, *numbered(5))
+    with path.open("a") as file:
+        file.write('{"number"')  # being written
+    async with asyncio.timeout(20), aclosing(follow(path, 2, Filter())) as lines:
+        found = [(await anext(lines))["number"] for _ in range(2)]
+        with path.open("a") as file:
+            file.write(": 5}\n")
+        write(path, *numbered(1, 6), end="\n" + json.dumps({"number": 7}))
+        found += [(await anext(lines))["number"] for _ in range(2)]
+        with path.open("a") as file:
+            file.write("\n")
+        path.rename(tmp_path / "access.log.1")
+        found.append((await anext(lines))["number"])
+        write(path, *numbered(2, 8))
+        found += [(await anext(lines))["number"] for _ in range(2)]
+        path.write_bytes(b"")
+        waiting = asyncio.ensure_future(anext(lines))
+        await asyncio.sleep(0.5)  # so that it is seen to be empty; without that a longer line would hide it
+        write(path, *numbered(1, 10))
+        found.append((await waiting)["number"])
+    assert found == list(range(3, 11))
+
+
+async def test_a_follower_waits_for_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    async with asyncio.timeout(20), aclosing(follow(path, 5, Filter(status="5xx"))) as lines:
+        waiting = asyncio.ensure_future(anext(lines))
+        await asyncio.sleep(0)
+        write(path, *numbered(1, status=200), *numbered(1, 1, status=503))
+        assert (await waiting)["number"] == 1

@@ -32,11 +32,15 @@ from dockyard.yard.api_streams import Limits, Streams
 from tests.support.memory_yard import NOW, MemoryYard, receipt, status, update
 
 QUICK = Limits(body_s=0.3, read_s=0.3, change_s=0.3, beat_s=0.05, write_s=0.5, idle_s=0.3)
+DIGEST = f"sha256:{'ab' * 32}"
+OFFER = {"image": "iris:1", "media_type": "a", "manifest": {"digest": DIGEST, "size": 5}}
 DEPLOYMENT = {"name": "iris", "image": f"iris@sha256:{'ab' * 32}"}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/deployments": {"deployment": DEPLOYMENT},
     "/v1/deployments/{name}/scale": {"replicas": 2},
     "/v1/tokens": {"name": "ci", "scope": "viewer"},
+    "/v1/images/wanted": OFFER,
+    "/v1/images": OFFER,
 }
 
 
@@ -56,13 +60,14 @@ async def served(yard: MemoryYard, folder: Path, limits: Limits = QUICK) -> Asyn
 
 
 def path_of(route: Route) -> str:
-    return route.path.replace("{name}", "iris").replace("{token}", "ci")
+    return route.path.replace("{name}", "iris").replace("{token}", "ci").replace("{digest}", DIGEST)
 
 
 async def call(session: aiohttp.ClientSession, route: Route, token: str = "") -> tuple[int, bytes]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     body = BODIES.get(route.path, {}) if route.method == "POST" else None
-    async with session.request(route.method, path_of(route), json=body, headers=headers) as answer:
+    query = {"size": "5"} if route.method == "PUT" else {}
+    async with session.request(route.method, path_of(route), json=body, params=query, headers=headers) as answer:
         assert answer.headers[VERSION_HEADER] == str(API_VERSION)
         return answer.status, await answer.read()
 

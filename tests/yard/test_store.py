@@ -188,7 +188,7 @@ def test_a_revision_never_changes(path, store, column):
     other.close()
 
 
-def test_a_revision_is_never_removed(store):
+def test_a_revision_in_use_is_never_removed(store):
     roll_out(store)
     with pytest.raises(StoreError, match="never removed"):
         store.database.execute("DELETE FROM revisions")

@@ -49,7 +49,7 @@ def program(code: str) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def own_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a container has no control group of its own."""
-    monkeypatch.setattr(module, "_groups", lambda _: {})
+    monkeypatch.setattr(module, "groups_of", lambda _: {})
 
 
 @pytest.mark.usefixtures("own_tree")
@@ -96,7 +96,7 @@ def test_a_process_that_has_ended_is_left_out() -> None:
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(module, "_groups", lambda _: dict.fromkeys(("", "cpuacct", "memory"), tmp_path))
+    monkeypatch.setattr(module, "groups_of", lambda _: dict.fromkeys(("", "cpuacct", "memory"), tmp_path))
     return tmp_path
 
 
@@ -125,4 +125,4 @@ def test_what_the_groups_do_not_tell_is_read_from_the_processes(groups: Path) ->
 
 def test_groups_that_others_are_in_too_are_not_a_container_s_own() -> None:
     with program(BUSY) as process:
-        assert module._groups(process.pid) == {}
+        assert module.groups_of(process.pid) == {}

@@ -26,6 +26,8 @@ from berth.served import ServedModel
 from berth.work import Work
 
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
+ALIAS_HEADER = b"x-dockyard-deployment"
+"""Dockyard's gateway says with it under which name the caller knows the model, where that is not the model's own."""
 _FINAL = "triton_final_response"
 _ASK_FINAL = "triton_enable_empty_final_response"
 _InferRequest = MESSAGES["ModelInferRequest"]
@@ -75,8 +77,14 @@ class V2Grpc:
 
     def _answer(self, name: str, answer: Callable[[Any], dict[str, Any]], request: Request) -> Response:
         """A call that asks no model: its message in, the fields of its answer out."""
-        fields = answer(parsed(MESSAGES[f"{name}Request"], request.body))
+        message = parsed(MESSAGES[f"{name}Request"], request.body)
+        if name in _ASK_MODEL:
+            message.name = self._own_name(message.name, request)
+        fields = answer(message)
         return answer_of(MESSAGES[f"{name}Response"](**fields))
+
+    def _own_name(self, name: str, request: Request) -> str:
+        return self._repository.own_name(name, request.headers.get(ALIAS_HEADER, b"").decode("latin-1"))
 
     def _find(self, message: Any) -> ServedModel:
         return self._repository.find(message.name, message.version or None)
@@ -135,7 +143,7 @@ class V2Grpc:
 
     def _infer(self, request: Request) -> Work:
         message = _read(request.body)
-        inference = self._inference(message)
+        inference = self._inference(message, request)
         work, form = inference.work(message)
         if inference.lane_fits(message, form, work):
             assert inference.packing is not None
@@ -144,7 +152,7 @@ class V2Grpc:
 
     def _stream_infer(self, request: Request) -> Work:
         message = _read(request.body)
-        inference = self._inference(message)
+        inference = self._inference(message, request)
         work, form = inference.work(message)
         if inference.served.model.streams:
             final = _ASK_FINAL in message.parameters and message.parameters[_ASK_FINAL].bool_param
@@ -153,10 +161,12 @@ class V2Grpc:
             work.encode = functools.partial(inference.encode_streamed, form)
         return work
 
-    def _inference(self, message: Any) -> Inference:
-        return self._repository.find(message.model_name, message.model_version or None).made(Inference)
+    def _inference(self, message: Any, request: Request) -> Inference:
+        name = self._own_name(message.model_name, request)
+        return self._repository.find(name, message.model_version or None).made(Inference)
 
 
+_ASK_MODEL = frozenset({"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
 _CALLS = {
     "ServerLive": "_live",
     "ServerReady": "_ready",

@@ -37,6 +37,8 @@ class Parts:
     loaded: Sequence[str]
     """For each model, the file that its format loads."""
     created: str
+    signature: str = ""
+    """The label of what the models' files say of their inputs and outputs."""
 
 
 def store_image(parts: Parts, layout: Layout) -> Image:
@@ -50,7 +52,7 @@ def store_image(parts: Parts, layout: Layout) -> Image:
         working_dir="/app",
         exposed_ports=(f"{parts.project.serve.port or 8080}/tcp",),
         stop_signal="SIGTERM",
-        labels=_labels(parts.project),
+        labels=_labels(parts.project) | ({labels.MODEL_SIGNATURE: parts.signature} if parts.signature else {}),
         created=parts.created,
         history=tuple(
             History(parts.created, created_by=f"dockyard {__version__}", comment=layer.title) for layer in parts.layers
@@ -88,7 +90,7 @@ def _inherited(environment: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _labels(project: Project) -> Mapping[str, str]:
+def _labels(project: Project) -> dict[str, str]:
     return {
         labels.MODEL_NAME: project.model.name,
         labels.MODEL_VERSION: project.model.version,

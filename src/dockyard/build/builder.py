@@ -25,6 +25,7 @@ from dockyard.build.modules import modules_of_system
 from dockyard.build.preflight import Findings, check, refuse
 from dockyard.build.problem import Problem, refuse_errors
 from dockyard.build.request import Request, request_of
+from dockyard.build.signatures import signature_label
 from dockyard.build.wheels import resolve_wheels
 from dockyard.build.workshop import Workshop
 from dockyard.errors import LockError
@@ -165,7 +166,9 @@ def _assembled(workshop: Workshop, settled: _Settled, own: _Own, files: ProjectF
     """The image of these layers, stored without a name."""
     lock, base = settled.lock, settled.base
     layers = (*base.layers, *settled.system, *settled.dependencies, *own.layers)
-    parts = Parts(workshop.project.project, workshop.target(lock).platform, base, layers, files.loaded, lock.created)
+    signature = signature_label(workshop, files.loaded, own.weights)
+    platform = workshop.target(lock).platform
+    parts = Parts(workshop.project.project, platform, base, layers, files.loaded, lock.created, signature)
     return Built(
         name=name,
         image=store_image(parts, workshop.layout),

@@ -16,7 +16,7 @@ import msgspec
 from dockyard.build.content import ProjectFiles, berth_folder
 from dockyard.build.imports import Import, imports_from
 from dockyard.build.modules import distribution_of
-from dockyard.build.pickles import PickleFacts, is_pickle, read_pickle
+from dockyard.build.pickles import FACTS, PickleFacts, is_pickle, read_pickle
 from dockyard.build.problem import Problem
 from dockyard.build.secret_files import find_secrets
 from dockyard.build.wheels import Wheel
@@ -53,7 +53,7 @@ def check_contents(
         yield from _check_imports(workshop.project, code, known)
     for name, digest in weights.items():
         if holds_pickle(workshop.project, name):
-            facts = _pickle_facts(workshop, name, digest)
+            facts = pickle_facts(workshop, name, digest)
             yield from _check_packages(workshop.project, name, facts, None if modules is None else known)
             yield from _check_version(workshop.project, name, facts, wheels)
 
@@ -126,9 +126,9 @@ def _minor(version: str) -> tuple[str, ...]:
     return tuple(re.split(r"[.a-z+-]", version)[:2])
 
 
-def _pickle_facts(workshop: Workshop, name: str, digest: Digest) -> PickleFacts:
+def pickle_facts(workshop: Workshop, name: str, digest: Digest) -> PickleFacts:
     """The facts of a file, remembered by its digest."""
-    note = workshop.cache / "pickles" / f"{hex_of(digest)}.json"
+    note = workshop.cache / "pickles" / f"{hex_of(digest)}-{FACTS}.json"
     try:
         found = msgspec.json.decode(note.read_bytes(), type=PickleFacts)
     except (FileNotFoundError, msgspec.MsgspecError):

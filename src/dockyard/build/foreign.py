@@ -26,9 +26,10 @@ from dockyard.build.target import host_architecture
 from dockyard.build.workshop import Workshop
 from dockyard.errors import ImageError, ImageNotFoundError, LockError, ProjectError
 from dockyard.oci.archive import read_archive
+from dockyard.oci.copying import copy_image
 from dockyard.oci.digest import hex_of
 from dockyard.oci.image import Image, Platform
-from dockyard.oci.layout import Layout, copy_image
+from dockyard.oci.layout import Layout
 from dockyard.oci.merge import merge_layers
 from dockyard.oci.registry import Reference, Registry
 from dockyard.oci.unpack import unpack_layer

@@ -19,10 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from dockyard.build.estimators import Estimator, Made, estimator_of
+
 SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".dill")
+FACTS = 2
+"""The edition of PickleFacts: what an older one said is not all that is asked now."""
 _STEPS_LIMIT = 2_000_000
 _KEPT = 1 << 20
 _NESTED_LIMIT = 50
+_LIST_LIMIT = 1000
 # Names of Python 2, as pickles of protocol 2 and older have them.
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 _UNKNOWN: Any = object()
@@ -38,12 +43,13 @@ _MAGICS: Mapping[bytes, Any] = {
 @dataclass(frozen=True)
 class PickleFacts:
     """The top-level packages whose classes and functions a pickle names, the versions of scikit-learn that wrote its
-    parts, and whether all of it was read.
+    parts, whether all of it was read, and the estimator that it holds.
     """
 
     packages: tuple[str, ...] = ()
     sklearn: tuple[str, ...] = ()
     whole: bool = True
+    estimator: Estimator | None = None
 
 
 def is_pickle(name: str) -> bool:
@@ -63,7 +69,8 @@ def read_pickle(file: Path) -> PickleFacts:
         whole = False
     except (zipfile.BadZipFile, RecursionError, NotImplementedError, OverflowError):
         whole = False
-    return PickleFacts(tuple(sorted(machine.packages)), tuple(sorted(machine.versions)), whole)
+    packages, versions = tuple(sorted(machine.packages)), tuple(sorted(machine.versions))
+    return PickleFacts(packages, versions, whole, estimator_of(machine.result) if whole else None)
 
 
 def _streams(stream: BinaryIO) -> list[BinaryIO]:
@@ -133,20 +140,14 @@ class _Reader:
         return _Skipped(size)
 
 
-class _Made:
-    """A class or function by its name, or what would be made by calling it."""
-
-    def __init__(self, name: str, arguments: Any = ()) -> None:
-        self.name = name
-        self.arguments = arguments
-
-
 class _Machine:
     """Follows the opcodes of pickles, and notes what they name."""
 
     def __init__(self) -> None:
         self.packages: set[str] = set()
         self.versions: set[str] = set()
+        self.result: Any = None
+        """What the last pickle would make."""
         self._steps = 0
 
     def run(self, reader: _Reader, depth: int = 0) -> None:
@@ -159,6 +160,8 @@ class _Machine:
             self._steps += 1
             if self._steps > _STEPS_LIMIT:
                 raise ValueError("too long to be read to its end")
+            if opcode.name == "STOP":
+                self.result = stack[-1]
             self._step(opcode, argument, stack, memo)
             if opcode.name == "BUILD" and stack[-1] is not _UNKNOWN:
                 self._pass_array(stack[-1], reader, depth)
@@ -183,11 +186,11 @@ class _Machine:
             known = isinstance(argument, str | int) and len(opcode.stack_after) == 1
             stack.extend([argument if known else _UNKNOWN] * len(opcode.stack_after))
 
-    def named(self, module: str, name: str) -> _Made:
+    def named(self, module: str, name: str) -> Made:
         """Note a global."""
         package = module.partition(".")[0]
         self.packages.add(_RENAMED.get(package, package))
-        return _Made(f"{module}.{name}")
+        return Made(f"{module}.{name}")
 
     def build(self, _: Any, stack: list[Any]) -> None:
         """Note the version in an estimator's state, and keep the state of joblib's arrays."""
@@ -195,12 +198,14 @@ class _Machine:
         if isinstance(state, dict):
             if isinstance(version := state.get("_sklearn_version"), str):
                 self.versions.add(version)
-            if isinstance(stack[-1], _Made):
+            if isinstance(stack[-1], Made):
                 stack[-1].arguments = state
+        elif isinstance(state, tuple) and len(state) > 2 and _made(stack[-1], "._reconstruct"):
+            stack[-1].arguments = {"shape": state[1], "dtype": state[2]}
 
     def _pass_array(self, made: Any, reader: _Reader, depth: int) -> None:
         """Pass over an array that joblib wrote after the opcodes of its description."""
-        if not isinstance(made, _Made) or not made.name.endswith(".NumpyArrayWrapper"):
+        if not _made(made, ".NumpyArrayWrapper"):
             return
         state = made.arguments
         kind = str(state["dtype"].arguments[0])
@@ -213,6 +218,10 @@ class _Machine:
         for length in state["shape"]:
             size *= length
         reader.skip(size)
+
+
+def _made(value: Any, ending: str) -> bool:
+    return isinstance(value, Made) and value.name.endswith(ending)
 
 
 def _to_mark(stack: list[Any]) -> list[Any]:
@@ -246,7 +255,7 @@ def _instance(machine: _Machine, argument: Any, stack: list[Any]) -> None:
 
 def _called(_: _Machine, __: Any, stack: list[Any]) -> None:
     arguments, what = stack.pop(), stack.pop()
-    stack.append(_Made(what.name, arguments) if isinstance(what, _Made) else _UNKNOWN)
+    stack.append(Made(what.name, arguments) if isinstance(what, Made) else _UNKNOWN)
 
 
 def _called_with_names(machine: _Machine, argument: Any, stack: list[Any]) -> None:
@@ -289,6 +298,20 @@ def _texts(items: list[Any]) -> dict[str, Any]:
     return {key: value for key, value in zip(items[::2], items[1::2], strict=True) if isinstance(key, str)}
 
 
+def _append(_: _Machine, __: Any, stack: list[Any]) -> None:
+    _extend(stack, [stack.pop()])
+
+
+def _appends(_: _Machine, __: Any, stack: list[Any]) -> None:
+    _extend(stack, _to_mark(stack))
+
+
+def _extend(stack: list[Any], items: list[Any]) -> None:
+    """Long lists are data, and stay short."""
+    if isinstance(stack[-1], list) and len(stack[-1]) + len(items) <= _LIST_LIMIT:
+        stack[-1].extend(items)
+
+
 def _drop_items(_: _Machine, __: Any, stack: list[Any]) -> None:
     _to_mark(stack)
 
@@ -305,6 +328,9 @@ _ACTIONS: Mapping[str, Any] = {
     "DICT": _dictionary,
     "SETITEM": _set_item,
     "SETITEMS": _set_items,
+    "EMPTY_LIST": lambda _, __, stack: stack.append([]),
+    "LIST": lambda _, __, stack: stack.append(_to_mark(stack)),
+    "APPEND": _append,
     "EMPTY_TUPLE": lambda _, __, stack: stack.append(()),
     "TUPLE": _tuple,
     "TUPLE1": _short_tuple(1),
@@ -313,7 +339,7 @@ _ACTIONS: Mapping[str, Any] = {
     "NEWTRUE": lambda _, __, stack: stack.append(True),
     "NEWFALSE": lambda _, __, stack: stack.append(False),
     "DUP": lambda _, __, stack: stack.append(stack[-1]),
-    "APPENDS": _drop_items,
+    "APPENDS": _appends,
     "ADDITEMS": _drop_items,
     "POP_MARK": _drop_items,
 }

@@ -21,6 +21,7 @@ class Update:
     """What is newer for one platform."""
 
     workshop: Workshop
+    before: Lock
     lock: Lock
     changes: tuple[Cause, ...]
 
@@ -30,7 +31,7 @@ def find_update(workshop: Workshop, before: Lock, options: Options) -> Update:
     source = source_of(workshop, request_of(workshop.project))
     newest = replace(options, upgrade=True)
     lock = resolve(source, workshop, before, newest, draft_lock(source, workshop, before, newest))
-    return Update(workshop, lock, tuple(lock_changes(before, lock)))
+    return Update(workshop, before, lock, tuple(lock_changes(before, lock)))
 
 
 def build_updates(updates: Sequence[Update], options: Options, attach: Attach) -> tuple[Built, ...]:

@@ -34,7 +34,7 @@ def clean(cache: Path, age: float, *, everything: bool) -> int:
 
 def _entries(cache: Path) -> Iterator[Path]:
     """What may go, each by itself: one tree, one package, one note."""
-    for folder in ("work", "trees", "packages", "layers", "weights", "contents", "pickles"):
+    for folder in ("work", "trees", "packages", "layers", "weights", "contents", "pickles", "signatures"):
         if (cache / folder).is_dir():
             yield from sorted((cache / folder).iterdir())
 

@@ -39,6 +39,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "images": ("List the images in the local store.", "images"),
     "inspect": ("Show all that is known of an image.", "inspect"),
     "diff": ("Show what two images differ in.", "diff"),
+    "scan": ("List the known problems of an image, offline.", "scan"),
+    "advisories": ("Import what is known of problems, and say how old it is.", "advisories"),
     "tag": ("Give an image one more name.", "tag"),
     "rm": ("Forget images by their names.", "rm"),
     "gc": ("Free the space of what no image needs.", "gc"),

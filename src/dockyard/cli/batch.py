@@ -78,7 +78,7 @@ def command(
     INPUT is a file of JSON lines, a CSV, a folder of files, or - for standard input. A row that fails is a line with
     its error; the exit code is then 3. An output that is there is continued after its last row.
     """
-    found = places.store().resolve(image)
+    found = places.runnable(image)
     try:
         read_as = format_of(source, kind or "")
         words = _words(read_as, delimiter_of(source, delimiter), delimiter, ignore)

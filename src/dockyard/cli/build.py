@@ -17,8 +17,9 @@ from dockyard.cli.evidence import attach_evidence
 from dockyard.cli.progress import shown
 from dockyard.errors import ProjectError
 from dockyard.oci.archive import write_archive
+from dockyard.oci.copying import copy_entry
 from dockyard.oci.image import Platform
-from dockyard.oci.layout import Layout, copy_entry
+from dockyard.oci.layout import Layout
 from dockyard.oci.reference import tagged
 from dockyard.spec.load import ProjectFolder, load_project
 from dockyard.spec.resources import format_bytes

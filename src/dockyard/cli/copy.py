@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from dockyard.cli import places
-from dockyard.oci.layout import Layout, attached_to
+from dockyard.oci.copying import attached_to
+from dockyard.oci.layout import Layout
 from dockyard.oci.registry import Reference, Registry
 
 

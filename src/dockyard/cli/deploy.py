@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from dockyard.cli import proposals
+from dockyard.cli import proposals, sending
 from dockyard.cli.deployable import Deployable
 from dockyard.cli.launching import environment_of
 from dockyard.cli.yards import ask, lines_option, print_json, why_option
@@ -60,8 +60,8 @@ def command(
     """Deploy a project, an image or a deployment file (default: what is here), and follow it to its receipt.
 
     A project is built first if it changed; a deployment.toml beside its dockyard.toml says the rest. What neither the
-    file nor an option says stays as it is deployed now. The exit code is 0 when the new revision has the traffic, and
-    1 when it was rolled back. Ctrl-C leaves the rollout running.
+    file nor an option says stays as it is deployed now. A yard elsewhere is sent what it lacks of the image. The exit
+    code is 0 when the new revision has the traffic, and 1 when it was rolled back. Ctrl-C leaves the rollout running.
     """
     asked = Deployable.of(what, given_by(options))
     wanted = asked.wanted(build=build)
@@ -69,7 +69,9 @@ def command(
 
     async def change(yard: Client) -> Proposal:
         now = None if fresh else await _deployed(yard, name)
-        return await yard.deploy(asked.deployment(wanted, now), why=why, dry_run=dry_run or diff, only_new=new)
+        deployment = asked.deployment(wanted, now, await sending.platform_of(yard))
+        await sending.send(yard, deployment.image, why)
+        return await yard.deploy(deployment, why=why, dry_run=dry_run or diff, only_new=new)
 
     if diff:
         _tell_difference(ask(change), as_json=as_json)

@@ -21,6 +21,7 @@ from dockyard.cli import places
 from dockyard.cli.build import build_project
 from dockyard.cli.showing import console
 from dockyard.errors import DeploymentError, ImageNotFoundError
+from dockyard.oci.image import Platform
 from dockyard.oci.reference import repository_of
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.load import (
@@ -84,8 +85,10 @@ class Deployable:
             given["name"] = deployment_name(given["image"])
         return given
 
-    def deployment(self, given: Mapping[str, Any], now: Deployment | None) -> Deployment:
-        """The deployment to ask for, its image pinned.
+    def deployment(
+        self, given: Mapping[str, Any], now: Deployment | None, platform: Platform | None = None
+    ) -> Deployment:
+        """The deployment to ask for, its image pinned for a platform (None: this machine's).
 
         Keys that neither file nor options say stay as they are `now`: all of them without a file; with one, which says
         everything else, only the number of replicas.
@@ -96,7 +99,7 @@ class Deployable:
         else:
             kept = {} if now is None else msgspec.to_builtins(now)
             asked = parse_deployment(merged(kept, given), _OPTIONS)
-        return msgspec.structs.replace(asked, image=pinned(asked.image, self.file))
+        return msgspec.structs.replace(asked, image=pinned(asked.image, self.file, platform))
 
     def name(self, given: Mapping[str, Any]) -> str:
         """The deployment's name, before all of it is known."""
@@ -136,12 +139,12 @@ def project_image(folder: Path, *, build: bool) -> str:
     return name
 
 
-def pinned(image: str, file: Path | None) -> str:
-    """An image's name with the digest that the store has for this machine; one that is pinned stays as it is."""
+def pinned(image: str, file: Path | None, platform: Platform | None = None) -> str:
+    """An image's name with the digest that the store has for a platform; one that is pinned stays as it is."""
     if _PINNED.search(image):
         return image
     try:
-        digest = places.store().resolve(image).digest
+        digest = places.store().resolve(image, platform).digest
     except ImageNotFoundError as error:
         where = f"{file}: " if file is not None else ""
         raise ImageNotFoundError(f"{where}{error.what}", remedy=error.remedy, detail=error.detail) from error

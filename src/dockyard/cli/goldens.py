@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from dockyard.cli import compose, places
 from dockyard.cli.launching import Wish, limits
+from dockyard.engines.base import Engine, State
 from dockyard.engines.once import Finished, run_once
+from dockyard.engines.removal import remove_surely
 from dockyard.oci.image import Image
 from dockyard.oci.reference import repository_of
 from dockyard.supply.evidence import add_evidence
 from dockyard.supply.statement import TEST_RESULT
+
+_OWNED = re.compile(r"test-(\d+)-[0-9a-f]{8}")
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -45,10 +52,23 @@ def run_goldens(image: Image, name: str, deadline: float, engine: str) -> Tested
 
 
 async def _run(image: Image, name: str, deadline: float, engine_name: str) -> tuple[Finished, str]:
-    wish = Wish(image, name, f"test-{secrets.token_hex(4)}", {}, limits(image))
+    wish = Wish(image, name, f"test-{os.getpid()}-{secrets.token_hex(4)}", {}, limits(image))
     async with compose.chosen_engine(engine_name) as engine:
+        await _sweep(engine)
         await engine.load(image, places.store(), name)
         return await run_once(engine, wish.spec(("selftest", "--json")), None, deadline), engine.name
+
+
+async def _sweep(engine: Engine) -> None:
+    """Remove the ended containers of goldens whose command was killed before it could."""
+    for container in await engine.list():
+        match = _OWNED.fullmatch(container.name)
+        if match and container.state is State.EXITED and not _lives(match[1]):
+            await remove_surely(engine, container.id)
+
+
+def _lives(process: str) -> bool:
+    return Path("/proc", process).exists()
 
 
 def record_goldens(image: Image, name: str, verdicts: Sequence[Verdict], engine: str) -> None:

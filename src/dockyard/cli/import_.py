@@ -12,8 +12,9 @@ from dockyard.cli import keyring, places
 from dockyard.cli.verify import verified
 from dockyard.errors import EvidenceError
 from dockyard.oci.bundle import read_bundle
+from dockyard.oci.copying import copy_entry
 from dockyard.oci.image import Descriptor
-from dockyard.oci.layout import Layout, copy_entry
+from dockyard.oci.layout import Layout
 
 
 @click.command()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 import click
+from rich.text import Text
 
 from dockyard.cli import compose
 from dockyard.cli.containers import one_container
@@ -37,17 +38,37 @@ def command(
 ) -> None:
     """Show the log of deployment NAME, all its replicas together, or of container NAME."""
     if access:
-        if follow or replica:
-            raise click.UsageError("--access shows what was asked so far, of all replicas: without -f and --replica.")
-        _show_access(name, tail, status, as_json=as_json)
+        if replica:
+            raise click.UsageError("--access shows what was asked of all replicas: without --replica.")
+        count = REQUESTS if tail is None else min(max(1, tail), MOST_REQUESTS)
+        show = _follow_access if follow else _show_access
+        show(name, count, status, as_json=as_json)
         return
     if status:
         raise click.UsageError("--status needs --access.")
     asyncio.run(_show(name, follow, tail, replica, as_json=as_json, engine=engine))
 
 
-def _show_access(name: str, tail: int | None, status: str, *, as_json: bool) -> None:
-    count = REQUESTS if tail is None else min(max(1, tail), MOST_REQUESTS)
+def _follow_access(name: str, count: int, status: str, *, as_json: bool) -> None:
+    """A line for each request, as it is answered; a table would have to know how wide the next one is."""
+
+    async def followed(yard: Client) -> None:
+        async with aclosing(yard.follow_access(name, status=status, tail=count)) as lines:
+            async for line in lines:
+                print_item(line) if as_json else console().print(_request(line), soft_wrap=True)
+
+    ask(followed)
+
+
+def _request(line: AccessLine) -> Text:
+    shown = Text(f"{line.time}  ")
+    shown.append_text(_status(line))
+    ms = "" if line.duration_us is None else f"{line.duration_us / 1000:.1f} ms"
+    rest = (f"{ms:>10}", f"revision {line.revision}", line.replica, f"{line.method} {line.path}", line.caller)
+    return shown.append_text(cell("  ".join(["", *(each for each in rest if each)])))
+
+
+def _show_access(name: str, count: int, status: str, *, as_json: bool) -> None:
     lines = ask(lambda yard: yard.access(name, status=status, tail=count))
     if as_json:
         for line in lines:
@@ -61,10 +82,9 @@ def _show_access(name: str, tail: int | None, status: str, *, as_json: bool) -> 
 def _requests(lines: Sequence[AccessLine]) -> object:
     shown = table("time", "status", "ms", "revision", "replica", "request", "caller", right=("ms", "revision"))
     for line in lines:
-        style = "red" if line.status >= 500 else "yellow" if line.status >= 400 else ""
         shown.add_row(
             cell(line.time),
-            cell(f"{line.status} {line.flags}" if line.flags not in {None, "-"} else line.status, style),
+            _status(line),
             cell("" if line.duration_us is None else f"{line.duration_us / 1000:.1f}"),
             cell(line.revision or ""),
             cell(line.replica or ""),
@@ -72,6 +92,11 @@ def _requests(lines: Sequence[AccessLine]) -> object:
             cell(line.caller or ""),
         )
     return shown
+
+
+def _status(line: AccessLine) -> Text:
+    style = "red" if line.status >= 500 else "yellow" if line.status >= 400 else ""
+    return cell(f"{line.status} {line.flags}" if line.flags not in {None, "-"} else line.status, style)
 
 
 async def _show(name: str, follow: bool, tail: int | None, replica: str, *, as_json: bool, engine: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from dockyard.oci.image import Image, Platform
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from dockyard.spec.load import FILE_NAME, load_project
@@ -23,6 +24,11 @@ def home() -> Home:
 def store() -> Layout:
     """The local image store, made if there is none."""
     return Layout.create(home().images)
+
+
+def runnable(name: str) -> Image:
+    """The image of a name for this machine; ImageNotFoundError, naming its platforms, when it is for others only."""
+    return store().resolve(name, Platform.host())
 
 
 def image_name(given: str | None) -> str:

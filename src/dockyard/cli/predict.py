@@ -92,10 +92,10 @@ async def _running(name: str, engine: str) -> Container | None:
 
 def _image(target: str) -> Any:
     try:
-        return places.store().resolve(target)
+        return places.runnable(target)
     except ImageNotFoundError as error:
         raise ImageNotFoundError(
-            f"there is no container and no image named {target!r}",
+            f"no container is named {target!r}, and {error.what}",
             remedy=f"{error.remedy} `dockyard ps` lists containers, `dockyard images` images.",
         ) from error
 

@@ -7,7 +7,7 @@ import time
 import click
 
 from dockyard.cli import places
-from dockyard.oci.layout import attached_to
+from dockyard.oci.copying import attached_to
 from dockyard.oci.registry import Reference, Registry
 from dockyard.spec.resources import format_bytes
 

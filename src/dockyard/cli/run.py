@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Start a container of IMAGE (default: the image of the project here)."""
     image_name = places.image_name(image)
-    found = places.store().resolve(image_name)
+    found = places.runnable(image_name)
     wish = Wish(
         image=found,
         image_name=image_name,

@@ -36,7 +36,7 @@ def command(image: str | None, timeout: float, sign: bool, key: Path | None, as_
     The result is attached to the image; `dockyard verify --require tests` asks for it.
     """
     name = places.image_name(image)
-    found = places.store().resolve(name)
+    found = places.runnable(name)
     secret = keyring.signing_key(key) if sign else None
     tested = run_goldens(found, name, timeout, engine)
     finished, verdicts = tested.finished, tested.verdicts

@@ -28,6 +28,8 @@ from dockyard.spec.home import Home
 from dockyard.spec.resources import format_bytes, parse_bytes
 from dockyard.yard.api_listen import Listener, UnixListener, tcp_listener
 from dockyard.yard.host import Host, usable_memory
+from dockyard.yard.priority import give_way
+from dockyard.yard.pruning import Retention
 from dockyard.yard.run import Yard, opened
 
 
@@ -45,6 +47,7 @@ class Options:
     tls_cert: Path | None
     tls_key: Path | None
     unsafe_plain_http: bool
+    keep_revisions: int
 
 
 @click.command()
@@ -59,6 +62,8 @@ class Options:
 @click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Its certificate.")
 @click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The certificate's key.")
 @click.option("--unsafe-plain-http", is_flag=True, help="Offer it without TLS; on loopback only.")
+@click.option("--keep-revisions", type=click.IntRange(2, 10_000), default=50, show_default=True,
+              help="How many revisions of a deployment are kept, beside those in use.")  # fmt: skip
 @click.option("-d", "--detach", is_flag=True, help="Go on in the background, once it is ready.")
 @click.option("--print-unit", is_flag=True, help="Print a unit for systemd that runs this, and do nothing else.")
 def command(
@@ -72,6 +77,7 @@ def command(
     tls_cert: Path | None,
     tls_key: Path | None,
     unsafe_plain_http: bool,
+    keep_revisions: int,
     detach: bool,
     print_unit: bool,
 ) -> None:
@@ -82,7 +88,9 @@ def command(
     if print_unit:
         click.echo(daemon.unit(sys.argv), nl=False)
         return
-    options = Options(engine, host, port, memory, labels, policy, listen, tls_cert, tls_key, unsafe_plain_http)
+    options = Options(
+        engine, host, port, memory, labels, policy, listen, tls_cert, tls_key, unsafe_plain_http, keep_revisions
+    )
     home = places.home()
     if detach:
         daemon.detach(home.yard / "yard.log", lambda: _serve(home, options, quiet=True), home.yard_socket)
@@ -91,6 +99,7 @@ def command(
 
 
 def _serve(home: Home, options: Options, *, quiet: bool) -> None:
+    give_way()
     asyncio.run(_run(home, options, quiet=quiet))
 
 
@@ -149,6 +158,7 @@ async def _yard(home: Home, options: Options) -> AsyncIterator[Yard]:
                 listeners=_listeners(home, options),
                 policy=options.policy or home.root / "policy.toml",
                 trusted=lambda: trusted_keys(()),
+                retention=Retention(revisions=options.keep_revisions),
             )
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,14 @@ from dockyard.build.workshop import Workshop
 from dockyard.cli import compose, places
 from dockyard.cli.evidence import attach_evidence
 from dockyard.cli.goldens import Verdict, record_goldens, run_goldens, table
+from dockyard.cli.problems import changed_as_json, changed_problems, show_changed
 from dockyard.cli.progress import shown
 from dockyard.errors import DockyardError, LockError, ProjectError
 from dockyard.oci.reference import repository_of, tagged
 from dockyard.spec.load import ProjectFolder, load_project
+from dockyard.supply.advisories.scan import Changed
 
 _TITLES = {"python": "Python", "base": "base", "debian": "Debian packages", "python-package": "Python packages"}
-_NO_VULNERABILITIES = (
-    "Which known vulnerabilities go away with that is not known: no vulnerability data is imported here."
-)
 _KEPT = "dockyard.lock and the image's names are as they were."
 
 
@@ -65,14 +64,17 @@ def command(
         with shown() as progress:
             updates = _find(project, options, progress)
         changed = any(update.changes for update in updates)
+        known = changed_problems({one.workshop.platform: (one.before, one.lock) for one in updates if one.changes})
         if not as_json:
             _show(updates)
+            if changed:
+                show_changed(known)
         built, verdicts = _take(updates, options, skip, timeout, engine) if changed and not dry_run else ((), ())
     except DockyardError:
         click.echo(_KEPT, err=True)
         raise
     if as_json:
-        click.echo(json.dumps(_as_json(updates, built, verdicts), indent=2))
+        click.echo(json.dumps(_as_json(updates, known, built, verdicts), indent=2))
         return
     if verdicts:
         click.echo(table(verdicts))
@@ -156,14 +158,14 @@ def _show(updates: Sequence[Update]) -> None:
                 click.echo(f"  {title}")
             for change in changes:
                 click.echo(f"    {change.what}  {change.before or 'none'} -> {change.after or 'none'}")
-    if any(update.changes for update in updates):
-        click.echo(_NO_VULNERABILITIES)
 
 
-def _as_json(updates: Sequence[Update], built: Sequence[Built], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _as_json(
+    updates: Sequence[Update], known: Mapping[str, Changed] | None, built: Sequence[Built], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
     return {
         "changes": {update.workshop.platform: list(map(_change, update.changes)) for update in updates},
-        "vulnerabilities": None,  # no data is imported, so nothing can be said
+        "problems": None if known is None else {platform: changed_as_json(one) for platform, one in known.items()},
         "updated": bool(built),
         "images": {str(one.image.config.platform): one.image.digest for one in built},
         "goldens": msgspec.to_builtins(verdicts),

@@ -9,7 +9,7 @@ taken up again behind the caller's back: a follow that breaks ends with a YardGo
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,13 +19,23 @@ import msgspec
 from dockyard.client.address import YardAddress
 from dockyard.client.connection import Connection, Patience
 from dockyard.spec.deployment import Deployment
-from dockyard.spec.requests import ActionRequest, DeployRequest, RollbackRequest, ScaleRequest, TokenRequest
+from dockyard.spec.requests import (
+    ActionRequest,
+    BlobOffer,
+    DeployRequest,
+    ImageOffer,
+    RollbackRequest,
+    ScaleRequest,
+    TokenRequest,
+)
 from dockyard.spec.status import (
     AccessLine,
     AuditEntry,
     DeploymentStatus,
     DriftItem,
     Event,
+    ImageTaken,
+    ImageWanted,
     LogLine,
     NewToken,
     Proposal,
@@ -106,6 +116,13 @@ class Client:
         query = {"status": status, "revision": revision, "tail": tail}
         return await self._get(_path(name, "access"), tuple[AccessLine, ...], **query)
 
+    def follow_access(
+        self, name: str, *, status: str = "", revision: int | None = None, tail: int = 100
+    ) -> AsyncGenerator[AccessLine, None]:
+        """The same, and then each new request as it is answered."""
+        query = {"status": status, "revision": revision, "tail": tail, "follow": True}
+        return self._connection.lines(_path(name, "access"), AccessLine, query)
+
     async def deploy(
         self, deployment: Deployment, *, why: str = "", dry_run: bool = False, only_new: bool = False
     ) -> Proposal:
@@ -139,6 +156,18 @@ class Client:
     async def delete(self, name: str, *, why: str = "") -> Proposal:
         """Stop and remove a deployment."""
         return await self._connection.ask("DELETE", _path(name), Proposal, self._patience.change, query={"why": why})
+
+    async def image_wanted(self, offer: ImageOffer) -> ImageWanted:
+        """Which blobs of an image the yard lacks."""
+        return await self._change("/v1/images/wanted", offer, ImageWanted)
+
+    async def send_blob(self, blob: BlobOffer, parts: AsyncIterable[bytes]) -> ImageTaken:
+        """Send one blob, as its bytes come. ImageError when they are not those of its digest."""
+        return await self._connection.send(f"/v1/images/blobs/{blob.digest}", ImageTaken, parts, {"size": blob.size})
+
+    async def send_image(self, offer: ImageOffer) -> ImageTaken:
+        """Let the yard take in an image of which it lacks no blob any more."""
+        return await self._change("/v1/images", offer, ImageTaken)
 
     async def audit(self, since: int = 0, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Entries of the audit log; a negative `since` counts from the end."""

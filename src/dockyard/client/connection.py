@@ -5,7 +5,7 @@ Called by the client's verbs alone; aiohttp is not known anywhere else outside t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -125,6 +125,13 @@ class Connection:
             async for part in answer.content.iter_chunked(_CHUNK):
                 yield part
 
+    async def send(
+        self, path: str, kind: type[_Answer], parts: AsyncIterable[bytes], query: Mapping[str, Any]
+    ) -> _Answer:
+        """Send a file as its bytes come, and wait for the answer once the last is sent."""
+        async with self._call("PUT", path, None, query=query, body=parts) as answer:
+            return decoded(await answer.read(), kind)
+
     @asynccontextmanager
     async def _call(
         self,
@@ -133,14 +140,16 @@ class Connection:
         seconds: float | None,
         *,
         query: Mapping[str, Any] | None = None,
-        body: bytes | None = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request; whatever goes wrong is an error of the tree, that of the yard as it was raised there."""
         assert self._session is not None, "use it as an async context manager"
+        sending = body is not None and not isinstance(body, bytes)
+        silence = self._patience.change if sending else self._patience.silence
         patience = aiohttp.ClientTimeout(
-            total=seconds, sock_connect=self._patience.connect, sock_read=None if seconds else self._patience.silence
+            total=seconds, sock_connect=self._patience.connect, sock_read=None if seconds else silence
         )
-        headers: dict[str, str] = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {"Content-Type": f"application/{'octet-stream' if sending else 'json'}"} if body is not None else {}
         asked = self._session.request(
             method, self._base + path, params=_query(query), data=body, headers=headers, timeout=patience,
             allow_redirects=False,

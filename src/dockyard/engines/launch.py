@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from dockyard.engines.base import Container, ContainerSpec, Engine, Owner, Socke
 from dockyard.engines.probe import probe
 from dockyard.engines.removal import remove_surely
 from dockyard.engines.sockets import Activation, Listener
+from dockyard.engines.weight import Weight, weigh
 from dockyard.errors import DockyardError, EngineError, StartError
 
 READY_DEADLINE = 120.0
 READY_PATH = "/v2/health/ready"
 LOG_LINES = 20
 IMAGE_DIGEST = "BERTH_IMAGE_DIGEST"  # no image can hold its own, so whoever starts one says it
+YIELDING_SHARE = 0.25
+"""Of a start's deadline: for how long it may yield to others."""
 _LAST_WORDS = 2.0
 _PROBE_DEADLINE = 2.0
 _PROBE_EVERY = 0.1
@@ -53,45 +57,68 @@ async def launch(
     *,
     ready_path: str = READY_PATH,
     deadline: float = READY_DEADLINE,
+    yielding: bool = False,
 ) -> Container:
     """Start `spec` and return when it is ready to answer at `container.address`.
 
     On `listener`, which stays open and the caller's, whatever happens: connections that came before wait for this
     container. Without one, `spec.tcp_port` names where a foreign server listens: it is ready once it answers
-    `ready_path` with 200. StartError, with the end of the log, when it ends or is not ready after `deadline` seconds;
-    what `start` raises.
+    `ready_path` with 200. `yielding`: until it is ready, or a quarter of the deadline has passed, it takes the
+    processor time that its siblings leave. StartError, with the end of the log, when it ends or is not ready after
+    `deadline` seconds; what `start` raises.
     """
     if listener is not None:
-        return await _launch_on(engine, spec, listener, Owner.LISTENER, deadline)
+        return await _launch_on(engine, spec, listener, Owner.LISTENER, deadline, yielding=yielding)
     if not spec.tcp_port:
         raise EngineError(
             f"container {spec.name} has neither a listener nor a port, so nobody could ask it anything",
             remedy="Give a listener to an image of Dockyard's, and the port of its server to any other image.",
         )
     container = await engine.start(spec)
-    return await _proven(engine, container, _answering(engine, container, ready_path), deadline)
+    getting_ready = _answering(engine, container, ready_path)
+    return await _proven(engine, container, getting_ready, deadline, yielding=yielding)
 
 
 async def _launch_on(
-    engine: Engine, spec: ContainerSpec, listener: Listener, owner: Owner, deadline: float
+    engine: Engine, spec: ContainerSpec, listener: Listener, owner: Owner, deadline: float, *, yielding: bool = False
 ) -> Container:
     environment = {IMAGE_DIGEST: str(spec.image.digest), **spec.environment}
     sockets = Sockets(listener.folder, listener.ports, owner)
     with Activation(listener) as activation:
         container = await engine.start(replace(spec, environment=environment, sockets=sockets))
-        return await _proven(engine, container, _activate(activation), deadline)
+        return await _proven(engine, container, _activate(activation), deadline, yielding=yielding)
 
 
 async def _proven(
-    engine: Engine, container: Container, getting_ready: Coroutine[Any, Any, None], deadline: float
+    engine: Engine,
+    container: Container,
+    getting_ready: Coroutine[Any, Any, None],
+    deadline: float,
+    *,
+    yielding: bool,
 ) -> Container:
     """The container, once it is ready; it is removed when it does not become so."""
     try:
-        await _until_ready(engine, container, getting_ready, deadline)
+        with _yielding(container, deadline * YIELDING_SHARE) if yielding else nullcontext():
+            await _until_ready(engine, container, getting_ready, deadline)
     except BaseException:
         await remove_surely(engine, container.id)
         raise
     return container
+
+
+@contextmanager
+def _yielding(container: Container, patience: float) -> Iterator[None]:
+    """A low weight in the block, for at most so many seconds: on a host that is busy for long it must start too."""
+    if not weigh(container, Weight.YIELDING):
+        yield
+        return
+    enough = asyncio.get_running_loop().call_later(patience, weigh, container, Weight.FULL)
+    try:
+        yield
+    finally:
+        enough.cancel()
+        weigh(container, Weight.FULL)
 
 
 async def _until_ready(

@@ -149,6 +149,8 @@ def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
             raise GatewayError(
                 "Envoy cannot be started: there is no process for it", remedy="Look at the system's log."
             )
+        with contextlib.suppress(PermissionError):  # its starter may have given way to it
+            os.setpriority(os.PRIO_PROCESS, pid, 0)
         yield pid
         starter.stdin.write(b"go\n")
         starter.stdin.flush()

@@ -25,6 +25,7 @@ from dockyard.gateway.snapshot import Service, Snapshot
 ROUTES = "dockyard"
 PREVIEW_HEADER = "x-dockyard-preview"
 REVISION_HEADER = "x-dockyard-revision"
+DEPLOYMENT_HEADER = "x-dockyard-deployment"
 MODEL_METADATA = "model-name"
 HEALTH_PATH = "/healthz"
 _PREVIEW_ASKED = {"name": PREVIEW_HEADER, "present_match": True}
@@ -166,7 +167,9 @@ def _to(service: Service, shares: dict[int, int]) -> Route:
         "timeout": seconds(service.timeout_s),
         "idle_timeout": seconds(service.timeout_s),
     }
-    return Route(route=action, metadata=metadata({"deployment": service.name}))
+    # Paths are rewritten, messages are not: there the replica has to know the name that the caller writes.
+    known_as = [header(DEPLOYMENT_HEADER, service.name)] if service.model not in {"", service.name} else []
+    return Route(route=action, metadata=metadata({"deployment": service.name}), request_headers_to_add=known_as)
 
 
 def _direct(match: dict[str, Any], status: int, text: str, *, retry_after: bool = False) -> Route:

@@ -39,6 +39,14 @@ class Blobs:
         """Whether the blob is here. Its bytes are verified when they are read."""
         return self.path(digest).is_file()
 
+    def keep(self, digest: Digest) -> bool:
+        """As `has`; a blob that is here counts as just written, so that no sweep takes it before an image needs it."""
+        try:
+            os.utime(self.path(digest))
+        except OSError:
+            return self.has(digest)
+        return True
+
     def read(self, digest: Digest) -> bytes:
         """All bytes of a small blob (a document), verified; ImageError when missing, damaged or over 8 MiB."""
         with self.open(digest) as file:

@@ -25,10 +25,11 @@ from dockyard.oci.archive import (
     write_whole,
 )
 from dockyard.oci.artifact import Artifact
+from dockyard.oci.copying import attached_to
 from dockyard.oci.digest import Digest, parse_digest
 from dockyard.oci.files import store_errors
 from dockyard.oci.image import Descriptor
-from dockyard.oci.layout import MARKER, REF_NAME, Layout, attached_to
+from dockyard.oci.layout import MARKER, REF_NAME, Layout
 from dockyard.oci.meter import Meter
 from dockyard.oci.tar import Member, TarReader
 from dockyard.oci.tree import safe_parts

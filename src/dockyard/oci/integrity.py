@@ -12,10 +12,11 @@ from typing import Any
 
 from dockyard.errors import ImageError
 from dockyard.oci import media, wire
+from dockyard.oci.copying import attached_to
 from dockyard.oci.digest import CHUNK
 from dockyard.oci.files import store_errors
 from dockyard.oci.image import Descriptor, Image
-from dockyard.oci.layout import REF_NAME, Layout, attached_to
+from dockyard.oci.layout import REF_NAME, Layout
 
 
 def check_entry(layout: Layout, entry: Descriptor) -> None:

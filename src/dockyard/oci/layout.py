@@ -12,7 +12,7 @@ import difflib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +22,12 @@ from dockyard.errors import ImageError, ImageNotFoundError, StoreError
 from dockyard.oci import media, wire
 from dockyard.oci.artifact import Artifact, Attachment
 from dockyard.oci.blobs import PRIVATE, Blobs
-from dockyard.oci.digest import CHUNK, Digest, parse_digest
+from dockyard.oci.digest import Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
 from dockyard.oci.origins import Origins
 
-__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of", "attached_to", "copy_entry", "copy_image"]
+__all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
@@ -234,8 +234,8 @@ class Layout:
                 found.append(entry)
         return found
 
-    def sweep(self, age: float = SWEEP_AGE) -> int:
-        """Remove blobs that no image needs and that are older than `age` seconds; returns the bytes freed.
+    def sweep(self, age: float = SWEEP_AGE, only: Collection[Digest] | None = None) -> int:
+        """Remove blobs (`only` these) that no image needs and that are older than `age` s; returns the bytes freed.
 
         The age keeps what a build, running now, has written and not yet added. Artifacts go with their subject.
         """
@@ -244,10 +244,12 @@ class Layout:
             self._forget_orphans(age)
             used = set(self._reachable())
             for digest in self.blobs:
+                if only is not None and digest not in only:
+                    continue
                 path = self.blobs.path(digest)
                 with store_errors(path):
                     size = path.stat().st_size
-                    if digest not in used and self._age(digest) >= age:
+                    if digest not in used and self.age(digest) >= age:
                         path.unlink()
                         freed += size
         return freed
@@ -270,7 +272,7 @@ class Layout:
                 if blob.digest not in used:
                     self.blobs.path(parse_digest(blob.digest)).unlink(missing_ok=True)
 
-    def _age(self, digest: Digest) -> float:
+    def age(self, digest: Digest) -> float:
         """Seconds since a blob was written."""
         return time.time() - self.blobs.path(digest).stat().st_mtime
 
@@ -281,7 +283,7 @@ class Layout:
         named = {entry.digest for entry in self._walk(self.entries())} - artifacts.keys()
         while held := {digest for digest, one in artifacts.items() if one.subject.digest in named} - named:
             named |= held
-        old = {digest for digest in artifacts.keys() - named if self._age(digest) >= age}
+        old = {digest for digest in artifacts.keys() - named if self.age(digest) >= age}
         kept = [entry for entry in entries if entry.get("digest") not in old]
         if len(kept) < len(entries):
             self._write_index(kept)
@@ -353,39 +355,6 @@ def _key(name: str) -> str:
 
 def _is_named(entry: dict[str, Any], name: str) -> bool:
     return _key((entry.get("annotations") or {}).get(REF_NAME, "")) == _key(name)
-
-
-def copy_image(image: Image, source: Layout, target: Layout, name: str) -> None:
-    """Copy what `target` lacks of an image, each byte verified, and name it there."""
-    _copy_blobs(image.blobs, source, target)
-    target.add(image, name)
-
-
-def copy_entry(entry: Descriptor, source: Layout, target: Layout, name: str) -> None:
-    """Copy an image, or an index with its images, and all that is attached to them, and name it in `target`."""
-    for image in source.members(entry):
-        _copy_blobs(image.blobs, source, target)
-    _copy_blobs([entry], source, target)
-    target.add_entry(entry, name)
-    for artifact in attached_to(source, entry):
-        _copy_blobs(artifact.blobs, source, target)
-        target.adopt(artifact)
-
-
-def _copy_blobs(blobs: Sequence[Descriptor], source: Layout, target: Layout) -> None:
-    for blob in blobs:
-        if target.blobs.has(blob.digest):
-            continue
-        with source.blobs.open(blob.digest) as file, target.blobs.writer() as writer:
-            while chunk := file.read(CHUNK):
-                writer.write(chunk)
-            writer.commit(blob.digest)
-
-
-def attached_to(layout: Layout, entry: Descriptor) -> tuple[Artifact, ...]:
-    """All artifacts about an entry and the images in it."""
-    subjects = dict.fromkeys([entry.digest, *(image.digest for image in layout.members(entry))])
-    return tuple(artifact for subject in subjects for artifact in artifacts_of(layout, subject))
 
 
 def artifacts_of(layout: Layout, subject: Digest) -> tuple[Artifact, ...]:

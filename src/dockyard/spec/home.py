@@ -50,6 +50,11 @@ class Home:
         return self.root / "keys"
 
     @property
+    def advisories(self) -> Path:
+        """What is known of problems in packages, as it was imported."""
+        return self.root / "advisories"
+
+    @property
     def yard(self) -> Path:
         """What the yard keeps: its state, its audit log, and the socket of its API."""
         return self.root / "yard"

@@ -8,6 +8,8 @@ from dockyard.spec.resources import Resources
 
 MODEL_NAME = "dev.dockyard.model.name"
 MODEL_VERSION = "dev.dockyard.model.version"
+MODEL_SIGNATURE = "dev.dockyard.model.signature"
+"""Inputs and outputs of the models that a format loads: `spec.signature` reads it."""
 CONTRACT = "dev.dockyard.berth.contract"
 """The version of the contract between berth and engines; an image without it has another server, or none."""
 MEMORY = "dev.dockyard.run.memory"

@@ -54,6 +54,27 @@ class ActionRequest(Table, frozen=True, kw_only=True):
     why: Why = ""
 
 
+class BlobOffer(Table, frozen=True, kw_only=True):
+    """A blob of an image: its digest, and its size in bytes."""
+
+    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    size: Annotated[int, Meta(ge=0, le=256 << 30)]
+
+
+class ImageOffer(Table, frozen=True, kw_only=True):
+    """An image that is in the caller's store, for the yard's: what it and all that is attached to it consist of."""
+
+    image: Annotated[str, Meta(min_length=1, max_length=500)]
+    """Its name, for people and the audit log; the yard's own names stay as they are."""
+    media_type: Annotated[str, Meta(max_length=200)]
+    manifest: BlobOffer
+    artifacts: Annotated[tuple[BlobOffer, ...], Meta(max_length=256)] = ()
+    """Manifests of what is attached to it."""
+    blobs: Annotated[tuple[BlobOffer, ...], Meta(max_length=4096)] = ()
+    """All blobs, those above too."""
+    why: Why = ""
+
+
 class TokenRequest(Table, frozen=True, kw_only=True):
     """Make a token."""
 

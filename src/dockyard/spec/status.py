@@ -346,6 +346,21 @@ class NewToken(Noun, frozen=True, kw_only=True):
         return f"NewToken(token={self.token!r}, secret='***')"
 
 
+class ImageWanted(Noun, frozen=True, kw_only=True):
+    """What of an image the yard lacks: blobs, by digest. `known`: it has the image with all that is attached to it."""
+
+    blobs: tuple[str, ...] = ()
+    known: bool = False
+
+
+class ImageTaken(Noun, frozen=True, kw_only=True):
+    """An image that has arrived whole, or (`blob`) one of its blobs."""
+
+    digest: str
+    size: int
+    """Bytes."""
+
+
 class YardInfo(Noun, frozen=True, kw_only=True):
     """The yard that answers."""
 
@@ -357,6 +372,8 @@ class YardInfo(Noun, frozen=True, kw_only=True):
     """Addresses that the gateway answers on."""
     placement: dict[str, str] = field(default_factory=dict)
     deployments: int = 0
+    platform: str = ""
+    """What its replicas run on, such as `linux/amd64`."""
     you: str = ""
     """Who asks, as the audit log would name them."""
     scope: Scope = Scope.VIEWER

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
 from dockyard.oci.reading import reading_layer
+from dockyard.spec.labels import MODEL_SIGNATURE
 from dockyard.supply.contents import Contents
 from dockyard.supply.face import FILE_LIMIT, face_of
 
@@ -66,7 +67,7 @@ def compare(
         goldens=changes(face.inputs, newer.inputs),
         expected=tuple(one for one in changes(face.outputs, newer.outputs) if one.kind == "changed"),
         settings=changes(_settings(before), _settings(after)),
-        labels=changes(dict(before.config.labels), dict(after.config.labels)),
+        labels=changes(_labels(before), _labels(after)),
         layers=changes(_titles(before), _titles(after)),
         files=changes(lower.digests, upper.digests),
     )
@@ -90,6 +91,11 @@ def _settings(image: Image) -> dict[str, str]:
         "ports": " ".join(config.exposed_ports),
     }
     return {**environment, **run}
+
+
+def _labels(image: Image) -> dict[str, str]:
+    """Without the model's signature, which `face` takes apart."""
+    return {name: value for name, value in image.config.labels.items() if name != MODEL_SIGNATURE}
 
 
 def _titles(image: Image) -> dict[str, str]:

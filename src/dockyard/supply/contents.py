@@ -144,7 +144,7 @@ class _Collected:
         headers = email.parser.HeaderParser().parsestr(text)
         name, version = headers.get("Name", ""), headers.get("Version", "")
         if name and version:
-            self._python[path.rpartition("/")[0]] = PythonPackage(_normal(name), version, _license_of(headers))
+            self._python[path.rpartition("/")[0]] = PythonPackage(normal_name(name), version, _license_of(headers))
 
     def embedded(self, path: str, text: str) -> None:
         """A distribution's own bill of materials, CycloneDX or SPDX."""
@@ -195,7 +195,7 @@ _READERS = {
 }
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
     """A distribution's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -1,7 +1,7 @@
 """What callers see of the model in an image: its signature and its goldens, read off the files. Nothing is executed.
 
-The signature of a predictor is the annotations of its `predict`; of a model that a format loads, the file itself.
-`compare` tells with it whether callers must change. Pure.
+The signature of a predictor is the annotations of its `predict`; of a model that a format loads, what the build read
+off its file (and wrote into a label), and the file itself. `compare` tells with it whether callers must change. Pure.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import msgspec
 
 from dockyard.oci.digest import digest_of
 from dockyard.oci.image import ImageConfig
+from dockyard.spec.labels import MODEL_SIGNATURE
+from dockyard.spec.signature import decode
 
 FILE_LIMIT = 1 << 20  # bytes of one source or golden; larger ones are compared by digest alone
 
@@ -32,7 +34,7 @@ def face_of(config: ImageConfig, files: Mapping[str, bytes]) -> Face:
     """The face of an image, from its configuration and the files that matter, by their paths in it."""
     variables = dict(entry.partition("=")[::2] for entry in config.environment)
     root = config.working_dir.strip("/")
-    signature = dict(_signatures(variables, root, files))
+    signature = dict(_signatures(variables, root, files)) | dict(_recorded(config.labels))
     folder = variables.get("BERTH_GOLDENS", "").strip("/")
     goldens = {
         path.removeprefix(f"{folder}/").removesuffix(".json"): _golden(data)
@@ -44,6 +46,19 @@ def face_of(config: ImageConfig, files: Mapping[str, bytes]) -> Face:
         {name: inputs for name, (inputs, _) in goldens.items()},
         {name: outputs for name, (_, outputs) in goldens.items()},
     )
+
+
+def _recorded(labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What the build read off the files of models that a format loads."""
+    signatures = decode(labels.get(MODEL_SIGNATURE, ""))
+    for one in signatures:
+        prefix = f"{one.model}: " if len(signatures) > 1 else ""
+        yield from ((f"{prefix}input {tensor.name}", str(tensor)) for tensor in one.inputs)
+        yield from ((f"{prefix}output {tensor.name}", str(tensor)) for tensor in one.outputs)
+        if one.estimator:
+            yield f"{prefix}estimator", one.estimator
+        if one.classes:
+            yield f"{prefix}classes", str(one.classes)
 
 
 def _golden(data: bytes) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from functools import singledispatchmethod
 
-from dockyard.errors import DockyardError
+from dockyard.errors import DockyardError, UnknownInYardError
 from dockyard.yard.fleet import Fleet
 from dockyard.yard.host import Host
 from dockyard.yard.records import ReplicaRecord
@@ -35,6 +35,8 @@ class Actor:
             return False
         try:
             changed = await self._do(step)
+        except UnknownInYardError:
+            return True  # it went while this round was deciding: plan again
         except DockyardError as error:
             self._failed(step, error)
             return False

@@ -16,7 +16,7 @@ import msgspec
 from dockyard.engines.servers import foreign_server
 from dockyard.errors import DeploymentError, DockyardError
 from dockyard.oci.digest import Digest
-from dockyard.oci.image import Image
+from dockyard.oci.image import Image, Platform
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.resources import format_bytes
 from dockyard.yard.containers import container_of, is_ours, limits_of
@@ -52,7 +52,7 @@ class Admission:
     def admit(self, asked: Deployment) -> Admitted:
         """The deployment, pinned; DeploymentError, ImageError, EngineError or PolicyError for what cannot be."""
         name, _, digest = asked.image.partition("@")
-        image = self._host.images.resolve(digest or name)
+        image = self._host.images.resolve(digest or name, Platform.host())
         pinned = _with_server(msgspec.structs.replace(asked, image=f"{name}@{image.digest}"), image)
         _check_server(pinned, image, name)
         self._check_place(pinned)

@@ -13,7 +13,7 @@ from functools import partial
 
 from aiohttp import web
 
-from dockyard.yard.api_access import access, failures
+from dockyard.yard.api_access import Answered, access, counted, failures, unheard
 from dockyard.yard.api_listen import Listener, bound
 from dockyard.yard.api_routes import ROUTES, Handlers, Route
 from dockyard.yard.api_streams import Limits, Streams
@@ -24,16 +24,20 @@ _STOP_DEADLINE = 5.0
 
 @asynccontextmanager
 async def serving(
-    operations: Operations, listeners: Sequence[Listener], limits: Limits | None = None
+    operations: Operations,
+    listeners: Sequence[Listener],
+    limits: Limits | None = None,
+    answered: Answered = unheard,
 ) -> AsyncIterator[tuple[str, ...]]:
     """Answer at these places until the body ends; gives their addresses (with the ports that the kernel chose).
 
-    YardError when one of them cannot be had. Streams that still go on are cut off at the end, calls get 5 s.
+    `answered` is told of each answer. YardError when a place cannot be had. Streams that still go on are cut off at the
+    end, calls get 5 s.
     """
     limits = limits or Limits()
     streams = Streams(limits)
     runner = web.AppRunner(
-        make_app(operations, streams, limits),
+        make_app(operations, streams, limits, answered=answered),
         handle_signals=False,
         access_log=None,
         keepalive_timeout=limits.idle_s,
@@ -51,11 +55,16 @@ async def serving(
 
 
 def make_app(
-    operations: Operations, streams: Streams, limits: Limits, routes: Sequence[Route] = ROUTES
+    operations: Operations,
+    streams: Streams,
+    limits: Limits,
+    routes: Sequence[Route] = ROUTES,
+    answered: Answered = unheard,
 ) -> web.Application:
     """The routes behind the door. What is added to its router without a scope is refused."""
     scopes = {(route.method, route.path): route.scope for route in routes}
-    app = web.Application(middlewares=[failures, access(operations, scopes)], client_max_size=limits.body_bytes)
+    doors = [counted(answered), failures, access(operations, scopes)]
+    app = web.Application(middlewares=doors, client_max_size=limits.body_bytes)
     handlers = Handlers(operations, streams, limits)
     for route in routes:
         app.router.add_route(route.method, route.path, partial(route.handler, handlers))

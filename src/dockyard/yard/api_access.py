@@ -1,8 +1,9 @@
 """The door of the API: who calls, whether they may, and every error as JSON. Nothing gets in that is not declared.
 
-Two middlewares, outermost first: `failures` turns errors into answers and says which API this is; `access` finds out
-who calls (the kernel's word for a unix socket, a token elsewhere) and compares their scope with the route's. A route
-without a declared scope is refused, so one that forgets it is closed, not open. Called by `api`.
+Three middlewares, outermost first: `counted` counts answers; `failures` turns errors into answers and says which API
+this is; `access` finds out who calls (the kernel's word for a unix socket, a token elsewhere) and compares their scope
+with the route's. A route without a declared scope is refused, so one that forgets it is closed, not open. Called by
+`api`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,32 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Scopes = Mapping[tuple[str, str], Scope]
 """Method and path pattern of each route, with the scope that it needs."""
 
+Answered = Callable[[str, int], None]
+"""Is told of each answer: the pattern of the route (`none` where there is none), and the status."""
+
 ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
 HEADERS = {VERSION_HEADER: str(API_VERSION), PRODUCT_HEADER: __version__, "Cache-Control": "no-store"}
 _TOKEN_LIMIT = 512
 _NOTING_DEADLINE = 5.0
 _PEERCRED = struct.Struct("3i")
 _log = logging.getLogger("dockyard.yard.api")
+
+
+def unheard(route: str, status: int) -> None:
+    """Tells nobody of an answer."""
+
+
+def counted(answered: Answered) -> Middleware:
+    """The middleware that tells of each answer: the pattern of its route, and its status."""
+
+    @web.middleware
+    async def telling(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        resource = request.match_info.route.resource
+        answered(resource.canonical if resource is not None else "none", response.status)
+        return response
+
+    return telling
 
 
 @web.middleware

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -19,7 +20,16 @@ from dockyard.errors import DeploymentError, YardBusyError
 from dockyard.spec.deployment import Name
 from dockyard.spec.load import check_deployment, explained
 from dockyard.spec.project import Table
-from dockyard.spec.requests import ActionRequest, DeployRequest, RollbackRequest, ScaleRequest, TokenRequest, Why
+from dockyard.spec.requests import (
+    ActionRequest,
+    BlobOffer,
+    DeployRequest,
+    ImageOffer,
+    RollbackRequest,
+    ScaleRequest,
+    TokenRequest,
+    Why,
+)
 from dockyard.spec.status import Scope
 from dockyard.yard.api_access import ACTOR
 from dockyard.yard.api_streams import Limits, Streams
@@ -58,11 +68,16 @@ class _AccessLog(Table, frozen=True, kw_only=True):
     status: Annotated[str, Meta(pattern="^([1-5][0-9][0-9]|[1-5]xx|0)?$")] = ""
     revision: Annotated[int, Meta(ge=1)] | None = None
     tail: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    follow: bool = False
 
 
 class _Audit(Table, frozen=True, kw_only=True):
     since: int = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class _Size(Table, frozen=True, kw_only=True):
+    size: int
 
 
 class _Because(Table, frozen=True, kw_only=True):
@@ -114,9 +129,12 @@ class Handlers:
         return await self._streams.lines(request, lines)
 
     async def access(self, request: web.Request) -> web.StreamResponse:
-        """The last requests to it."""
+        """The last requests to it; following, as lines that go on."""
         query = _query(request, _AccessLog)
         name, status, revision, tail = _name(request), query.status, query.revision, query.tail
+        if query.follow:
+            lines = self._yard.follow_access(name, status=status, revision=revision, tail=tail)
+            return await self._streams.lines(request, lines)
         return await self._read(self._yard.access(name, status=status, revision=revision, tail=tail))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -173,6 +191,22 @@ class Handlers:
         """Stop and remove it."""
         cause = _cause(request, _query(request, _Because).why)
         return await self._change(self._yard.delete(_name(request), cause))
+
+    async def image_wanted(self, request: web.Request) -> web.StreamResponse:
+        """Which blobs of an image are lacking."""
+        return await self._read(self._yard.image_wanted(await self._body(request, ImageOffer)))
+
+    async def receive_blob(self, request: web.Request) -> web.StreamResponse:
+        """A blob, as it comes; as long as it does come."""
+        query = _query(request, _Size)
+        blob = _converted({"digest": request.match_info["digest"], "size": query.size}, BlobOffer)
+        async with aclosing(self._streams.body(request)) as parts:
+            return _json(await self._yard.receive_blob(blob, parts, _cause(request, "")))
+
+    async def receive_image(self, request: web.Request) -> web.StreamResponse:
+        """An image whose blobs are all here."""
+        body = await self._body(request, ImageOffer)
+        return await self._change(self._yard.receive_image(body, _cause(request, body.why)))
 
     async def audit(self, request: web.Request) -> web.StreamResponse:
         """Entries of the audit log."""
@@ -258,6 +292,9 @@ ROUTES = (
     Route("POST", f"{_ONE}/restart", Scope.OPERATOR, Handlers.restart),
     Route("POST", f"{_ONE}/promote", Scope.OPERATOR, Handlers.promote),
     Route("POST", f"{_ONE}/abort", Scope.OPERATOR, Handlers.abort),
+    Route("POST", "/v1/images/wanted", Scope.OPERATOR, Handlers.image_wanted),
+    Route("PUT", "/v1/images/blobs/{digest}", Scope.OPERATOR, Handlers.receive_blob),
+    Route("POST", "/v1/images", Scope.OPERATOR, Handlers.receive_image),
     Route("GET", "/v1/audit", Scope.ADMIN, Handlers.audit),
     Route("GET", "/v1/audit/export", Scope.ADMIN, Handlers.export_audit),
     Route("GET", "/v1/tokens", Scope.ADMIN, Handlers.tokens),

@@ -1,4 +1,4 @@
-"""Answers that go on: JSON lines with a heartbeat, and files as they are made.
+"""Answers that go on: JSON lines with a heartbeat, and files as they are made; and bodies of requests that go on.
 
 Each line is an object with one key: `item`, `beat` (nothing happened; I am still here), `error` (a Failure), or `end`.
 An answer without `end` was cut off, and its reader knows. A reader that is gone, or takes nothing for `write_s`
@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import msgspec
 from aiohttp import web
 
-from dockyard.errors import DockyardError, YardBusyError
+from dockyard.errors import DockyardError, YardBusyError, YardGoneError
 from dockyard.spec.failures import failure_of
 from dockyard.spec.requests import MEDIA_TYPE_LINES
 from dockyard.yard.api_access import HEADERS
@@ -63,6 +64,21 @@ class Streams:
             writer = _Writer(request, parts, self._limits, "application/octet-stream")
             return await writer.send(writer.bytes())
 
+    async def body(self, request: web.Request) -> AsyncGenerator[bytes, None]:
+        """A request's body as it comes; YardGoneError when its sender is gone, or sends nothing for `write_s`."""
+        with self._counted():
+            while True:
+                try:
+                    async with asyncio.timeout(self._limits.write_s):
+                        part = await request.content.readany()
+                except (TimeoutError, ConnectionError, aiohttp.ClientError, web.RequestPayloadError) as error:
+                    raise YardGoneError(
+                        f"the bytes stopped coming: {error or type(error).__name__}", remedy="Send it again."
+                    ) from error
+                if not part:
+                    return
+                yield part
+
     async def close(self) -> None:
         """Cut off those that still go on: the yard is stopping."""
         running = tuple(self._running)
@@ -74,7 +90,7 @@ class Streams:
     def _counted(self) -> _Counted:
         if len(self._running) >= self._limits.streams:
             raise YardBusyError(
-                f"{self._limits.streams} callers follow events, logs or rollouts already",
+                f"{self._limits.streams} callers follow events, logs or rollouts, or send images, already",
                 remedy="Stop one of them, or ask again later.",
             )
         return _Counted(self._running)

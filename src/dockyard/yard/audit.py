@@ -7,7 +7,7 @@ without the other. `service` adds entries, the API lists and exports them; `supp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -77,6 +77,8 @@ class AuditLog:
         self._key = key
         self.keys = tuple(public)
         """All keys that have signed this log, the newest last."""
+        self.heard: Callable[[], None] = lambda: None
+        """Called at each entry that is added, to count them."""
 
     @classmethod
     def open(cls, store: Store, folder: Path) -> AuditLog:
@@ -124,6 +126,7 @@ class AuditLog:
             nodes = list(ledger.completed(number, hashed, self._node))
             self._database.insert("audit_entries", number=number, leaf=leaf)
             self._database.execute_many("INSERT INTO audit_nodes (level, place, hash) VALUES (?, ?, ?)", nodes)
+        self.heard()
         return _written(leaf)
 
     def after(self, number: int = -1, *, limit: int = 100) -> tuple[Written, ...]:

@@ -6,25 +6,23 @@ Each is one transaction that notes what is wanted, with its entry in the audit l
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from dockyard.errors import DockyardError, ImageNotFoundError, UnknownInYardError, YardConflictError
-from dockyard.spec.deployment import Deployment, StrategyKind
+from dockyard.spec.deployment import Deployment, Keep, StrategyKind
 from dockyard.spec.status import Difference, Proposal
 from dockyard.yard.admission import Admitted
 from dockyard.yard.audit import Entry, Outcome
+from dockyard.yard.naming import image_name
 from dockyard.yard.operations import Cause
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentRecord, NewRevision, Origin, RevisionRecord
-from dockyard.yard.state import RevisionState
+from dockyard.yard.state import Phase, RevisionState
 
-KEPT_IMAGES = 20
-"""So many revisions of a deployment keep their images, whatever became of them."""
-_OUT_OF_SERVICE = {RevisionState.RETIRED, RevisionState.FAILED}
 _ALWAYS_TOLD = {"image", "replicas"}
+_THERE = {Phase.READY, Phase.FREEZING, Phase.FROZEN}
 _BACK_TO = {RevisionState.KEPT, RevisionState.RETIRED}
 
 
@@ -73,8 +71,8 @@ class Changing:
         record = self._store.deployment(name)
         target = self._back_to(record, revision)
         self._check_quiet(name)
-        self._parts.host.image(target.image_digest)
-        kept = target.state is RevisionState.KEPT
+        self._check_image(target)
+        there = any(each.revision == target.number and each.phase in _THERE for each in self._store.replicas(name))
         proposal = Proposal(
             deployment=name,
             kind="rollback",
@@ -82,7 +80,7 @@ class Changing:
             previous=record.active,
             steps=(
                 f"give all requests to revision {target.number}, whose replicas are still there"
-                if kept
+                if there
                 else f"start revision {target.number} again, then give it all requests",
             ),
             dry_run=dry_run,
@@ -181,15 +179,7 @@ class Changing:
         except BaseException:
             self._parts.host.images.remove(kept)
             raise
-        self._let_go_of_images(name)
         return self._begun(proposal, rollout.id)
-
-    def _let_go_of_images(self, name: str) -> None:
-        """Revisions long out of service need their images no more; going back to one of them needs a pull, then."""
-        for revision in self._store.revisions(name)[KEPT_IMAGES:]:
-            if revision.state in _OUT_OF_SERVICE:
-                with suppress(ImageNotFoundError):
-                    self._parts.host.images.remove(image_name(name, revision.number))
 
     def _scaled(
         self, record: DeploymentRecord, replicas: int, cause: Cause, *, dry_run: bool, notes: tuple[str, ...]
@@ -250,6 +240,17 @@ class Changing:
                 remedy=f"Wait for it (`dockyard status {name}`), or `dockyard abort {name}`, then try again.",
             )
 
+    def _check_image(self, revision: RevisionRecord) -> None:
+        """ImageNotFoundError when the image of an old revision is gone."""
+        try:
+            self._parts.host.image(revision.image_digest)
+        except ImageNotFoundError as error:
+            image = f"{revision.image_name}@{revision.image_digest}"
+            raise ImageNotFoundError(
+                f"the image of revision {revision.number} of {revision.deployment} is not kept any more: {image}",
+                remedy="Deploy it again from where it is, or pull it on the yard's host first.",
+            ) from error
+
     def _back_to(self, record: DeploymentRecord, number: int | None) -> RevisionRecord:
         if number is not None:
             revision = self._store.revision(record.name, number)
@@ -266,11 +267,6 @@ class Changing:
             f"{record.name} has no earlier revision that ever had the traffic",
             remedy=f"`dockyard history {record.name}` lists all; name one to go to it.",
         )
-
-
-def image_name(deployment: str, revision: int) -> str:
-    """The name under which the image store keeps a revision's image from being swept."""
-    return f"yard.dockyard/{deployment}:{revision}"
 
 
 def _masked(settings: Deployment) -> Deployment:
@@ -326,5 +322,7 @@ def _steps(asked: Deployment, before: DeploymentRecord | None, number: int) -> t
             *waiting,
             f"give all requests to revision {number} at once",
         )
+    if strategy.keep is Keep.STOPPED:
+        return (*moving, f"stop revision {old}: a rollback starts it again")
     kept = f"keep revision {old} {strategy.keep} for {strategy.rollback_window_s:g} s, for an instant rollback"
     return (*moving, kept)

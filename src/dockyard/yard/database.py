@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dockyard.errors import StoreDamagedError, StoreError, StoreLockedError, Sto
 from dockyard.oci.files import exclusive, store_errors, sync_folder
 from dockyard.yard.schema import MIGRATIONS
 
+Parameters = Sequence[Any] | Mapping[str, Any]
 PATIENCE = 5.0
 RESTORE = "Stop the yard and run `dockyard restore` with the last backup, or `dockyard restore --from-engine`."
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
@@ -51,18 +52,18 @@ class Database:
                 _migrate(connection, path, migrations)
             return cls(path, connection, stack.pop_all(), fresh=fresh)
 
-    def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def all(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """Every row of a query."""
         with translated(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
-    def one(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Row | None:
+    def one(self, sql: str, parameters: Parameters = ()) -> sqlite3.Row | None:
         """The first row of a query, if there is one."""
         with translated(self.path):
             row: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
             return row
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+    def execute(self, sql: str, parameters: Parameters = ()) -> int:
         """Change something; how many rows were changed. By itself or within `transaction`."""
         with translated(self.path), self.transaction():
             return self._connection.execute(sql, parameters).rowcount

@@ -5,6 +5,7 @@ Events tell, the audit log proves: an event may be lost when the power fails, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from sqlite3 import Row
 
 from dockyard.yard.clock import Clock
@@ -22,6 +23,8 @@ class EventLog:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self.heard: Callable[[str], None] = lambda kind: None
+        """Called with the kind of each event that is added, to count them."""
 
     def add(self, kind: str, text: str, *, deployment: str = "", replica: str = "", detail: str = "") -> Event:
         """Note that something happened; very long texts are cut, and the oldest event gives way."""
@@ -31,6 +34,7 @@ class EventLog:
                 "events", time=now, deployment=deployment, replica=replica, kind=kind, text=text, detail=detail
             )
             self._database.execute("DELETE FROM events WHERE sequence <= ?", (sequence - KEPT,))
+        self.heard(kind)
         return Event(sequence, now, kind, text, deployment, replica, detail)
 
     def after(self, sequence: int = 0, *, deployment: str | None = None, limit: int = 1000) -> tuple[Event, ...]:

@@ -17,7 +17,8 @@ from typing import Any
 from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAddress
 from dockyard.engines.launch import launch
 from dockyard.engines.sockets import Listener
-from dockyard.errors import ContainerNotFoundError, DockyardError, StoreError, UnknownInYardError
+from dockyard.engines.weight import Weight, weigh
+from dockyard.errors import ContainerNotFoundError, DockyardError, StartError, StoreError, UnknownInYardError
 from dockyard.oci.image import Image
 from dockyard.spec.deployment import Probes
 from dockyard.yard.containers import container_of, is_ours
@@ -96,17 +97,18 @@ class Fleet:
     async def freeze(self, record: ReplicaRecord) -> None:
         """Pause its processes."""
         await self._host.engine(record.engine).freeze(record.id)
-        self._store.set_phase(record.id, Phase.FROZEN)
+        self._store.pass_on(record.id, Phase.FREEZING, Phase.FROZEN)
 
     async def thaw(self, record: ReplicaRecord) -> None:
         """Let its processes go on."""
         await self._host.engine(record.engine).thaw(record.id)
-        self._store.set_phase(record.id, Phase.READY)
+        self._store.pass_on(record.id, Phase.FROZEN, Phase.READY)
 
     def keep(self, record: ReplicaRecord, container: Container, listener: Listener | None) -> None:
         """Take over a container that runs: from now on it is watched."""
         handle = self._handle(record.id)
         handle.container, handle.listener = container, listener or handle.listener
+        weigh(container, Weight.FULL)  # a yard that was killed may have left it at less
         probes = self._revision(record).settings.probes
         handle.watching = asyncio.create_task(self._watch(record, container, probes))
 
@@ -154,19 +156,30 @@ class Fleet:
                 handle.listener,
                 ready_path=settings.probes.ready_path,
                 deadline=settings.probes.start_deadline_s,
+                yielding=self._others_serve(record),
             )
         except DockyardError as error:
-            ended = Ended(f"did not start: {error.what}", "start", error.detail)
+            mend = "" if isinstance(error, StartError) or not error.remedy else f". {error.remedy}"
+            ended = Ended(f"did not start: {error.what}{mend}", "start", error.detail)
             await _noted(lambda: self.lost(record, ended))
             return
         await _noted(lambda: self._ready(record, container))
         self.keep(record, container, None)
 
+    def _others_serve(self, record: ReplicaRecord) -> bool:
+        """Whether this one may take its time: requests of its deployment do not wait for it."""
+        return any(
+            each.phase is Phase.READY
+            for each in self._store.replicas()
+            if each.deployment == record.deployment and each.id != record.id
+        )
+
     def _ready(self, record: ReplicaRecord, container: Container) -> None:
+        """It is ready; unless it was sent away meanwhile: then it only answers the requests that wait for it."""
         with self._store.together():
             self._store.set_container(record.id, container.id)
-            self._store.set_phase(record.id, Phase.READY)
-            self._tell("replica.ready", f"{record.id} is ready", record)
+            if self._store.pass_on(record.id, Phase.STARTING, Phase.READY):
+                self._tell("replica.ready", f"{record.id} is ready", record)
 
     async def _stop(self, record: ReplicaRecord, before: asyncio.Task[None] | None, grace: float, why: str) -> None:
         handle, engine = self._handle(record.id), self._host.engine(record.engine)

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dockyard.spec.deployment import Deployment
-from dockyard.spec.requests import TokenRequest
+from dockyard.spec.requests import BlobOffer, ImageOffer, TokenRequest
 from dockyard.spec.status import (
     AccessLine,
     AuditEntry,
     DeploymentStatus,
     DriftItem,
     Event,
+    ImageTaken,
+    ImageWanted,
     LogLine,
     NewToken,
     Proposal,
@@ -122,6 +124,10 @@ class Reading(Protocol):
         """The last requests to a deployment, the oldest first. `status`: `404`, `5xx` or "" for any."""
         ...
 
+    def follow_access(self, name: str, *, status: str, revision: int | None, tail: int) -> AsyncIterator[AccessLine]:
+        """The same, and then each new request."""
+        ...
+
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         """What runs otherwise than it was asked for, in one deployment, or in all with ""."""
         ...
@@ -169,6 +175,22 @@ class Changing(Protocol):
         ...
 
 
+class Receiving(Protocol):
+    """How an image comes from a caller's store into the yard's: asked for, sent blob by blob, taken in as a whole."""
+
+    async def image_wanted(self, offer: ImageOffer) -> ImageWanted:
+        """Which blobs are lacking. StoreError when the disk has no room for them."""
+        ...
+
+    async def receive_blob(self, blob: BlobOffer, parts: AsyncIterator[bytes], cause: Cause) -> ImageTaken:
+        """Keep a blob whose bytes these are. ImageError when they are others, too many or too few."""
+        ...
+
+    async def receive_image(self, offer: ImageOffer, cause: Cause) -> ImageTaken:
+        """Take in an image whose blobs are all here. ImageError when one is not, or they are no image."""
+        ...
+
+
 class Governing(Protocol):
     """What is for admins."""
 
@@ -197,5 +219,5 @@ class Governing(Protocol):
         ...
 
 
-class Operations(Access, Reading, Changing, Governing, Protocol):
+class Operations(Access, Reading, Changing, Receiving, Governing, Protocol):
     """All that can be asked of a yard."""

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dockyard.engines.base import Engine
 from dockyard.errors import DockyardError, EngineError, GatewayError, StoreError
 from dockyard.gateway.base import Gateway
+from dockyard.oci.digest import Digest
 from dockyard.spec.labels import MODEL_NAME
 from dockyard.yard.act import Actor
 from dockyard.yard.adopt import adopt
@@ -25,7 +26,7 @@ from dockyard.yard.metrics import Metrics
 from dockyard.yard.observe import Routed, world_of
 from dockyard.yard.plan import plan
 from dockyard.yard.receipts import Receipts
-from dockyard.yard.records import DeploymentSnapshot
+from dockyard.yard.records import DeploymentSnapshot, RevisionRecord
 from dockyard.yard.state import Advance, Phase, Plan, RolloutPhase, Traffic
 from dockyard.yard.store import Store
 from dockyard.yard.traffic import snapshot_of
@@ -36,6 +37,7 @@ DRAIN_POLL_S = 0.05
 FAULT_PAUSE_S = 1.0
 STEP_POLL_S = 0.5
 """When a step is under way already, or failed and is to be tried again."""
+_MODELS = 1000
 _log = logging.getLogger(__name__)
 _COUNTED = {Phase.DRAINING, Phase.FREEZING}
 _NOT_RUNNING = {Phase.CREATED, Phase.STARTING, Phase.CRASHED}
@@ -53,7 +55,7 @@ class Reconciler:
         self._metrics: Metrics | None = None
         self._changed = asyncio.Event()
         self._told = frozenset[tuple[str, str]]()
-        self._models: dict[tuple[str, int], str] = {}
+        self._models: dict[Digest, str] = {}
         self.routed = Routed(store.now())
         self.fleet = Fleet(host, store, self.wake)
         self.traffic: Mapping[str, Traffic] = {}
@@ -198,13 +200,14 @@ class Reconciler:
             self._store.events.add("plan.note", text, deployment=deployment)
         self._told = notes
 
-    def _model(self, deployment: str, revision: int) -> str:
+    def _model(self, revision: RevisionRecord) -> str:
         """The name of the model inside a revision's image; the deployment's own for a foreign image."""
-        key = (deployment, revision)
-        if key not in self._models:
-            digest = self._store.revision(deployment, revision).image_digest
-            self._models[key] = self._host.image(digest).config.labels.get(MODEL_NAME, deployment)
-        return self._models[key]
+        digest = revision.image_digest
+        if digest not in self._models:
+            if len(self._models) >= _MODELS:
+                self._models.clear()
+            self._models[digest] = self._host.image(digest).config.labels.get(MODEL_NAME, "")
+        return self._models[digest] or revision.deployment
 
     def _pause(self, decided: Plan, deployments: tuple[DeploymentSnapshot, ...], *, accepted: bool) -> float:
         if any(each.phase in _COUNTED for one in deployments for each in one.replicas):

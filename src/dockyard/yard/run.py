@@ -27,6 +27,7 @@ from dockyard.yard.labels import YARD
 from dockyard.yard.lock import alone
 from dockyard.yard.looking import Looking
 from dockyard.yard.parts import Parts
+from dockyard.yard.pruning import Pruning, Retention
 from dockyard.yard.receipts import Receipts
 from dockyard.yard.reconcile import Reconciler
 from dockyard.yard.service import Service
@@ -65,6 +66,7 @@ async def opened(
     listeners: Sequence[Listener],
     policy: Path,
     trusted: Callable[[], Sequence[PublicKey]],
+    retention: Retention,
 ) -> AsyncIterator[Yard]:
     """The yard of one home, until the body ends. YardConflictError when another one runs there."""
     async with AsyncExitStack() as stack:
@@ -81,11 +83,15 @@ async def opened(
         looking = Looking(home.yard, store, reconciler.fleet, proxy)
         stack.callback(looking.close)
         reconciler.counted_by(looking.metrics)
+        store.events.heard, audit.heard = looking.metrics.told, looking.metrics.audited
         judge = Judge(host, store, audit, policy, trusted)
         parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
-        work = asyncio.create_task(_work(reconciler, looking, audit), name="yard")
+        pruning = Pruning(store, host.images, retention)
+        work = asyncio.create_task(_work(reconciler, looking, audit, pruning), name="yard")
         stack.push_async_callback(_stopped, work, reconciler)
-        addresses = await stack.enter_async_context(serving(Service(parts), listeners))
+        addresses = await stack.enter_async_context(
+            serving(Service(parts), listeners, answered=looking.metrics.answered)
+        )
         store.events.add("yard.started", f"the yard answers on {addresses[0]}")
         yield Yard(parts, addresses, home.yard, work)
         store.events.add("yard.stopped", "the yard was told to stop; replicas and gateway go on")
@@ -120,8 +126,9 @@ async def _checkpoints(audit: AuditLog) -> None:
             _log.error("the audit log cannot be signed now: %s", error)
 
 
-async def _work(reconciler: Reconciler, looking: Looking, audit: AuditLog) -> None:
+async def _work(reconciler: Reconciler, looking: Looking, audit: AuditLog, pruning: Pruning) -> None:
     async with asyncio.TaskGroup() as group:
+        group.create_task(pruning.run(), name="pruning")
         group.create_task(_checkpoints(audit), name="checkpoints")
         group.create_task(reconciler.run(), name="reconciler")
         group.create_task(looking.sampler.run(), name="sampler")

@@ -119,7 +119,14 @@ CREATE TRIGGER audit_entries_are_never_removed BEFORE DELETE ON audit_entries
 BEGIN SELECT RAISE(ABORT, 'an audit entry is never removed'); END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_PRUNING = """
+DROP TRIGGER revisions_are_never_removed;
+CREATE TRIGGER revisions_in_use_are_never_removed BEFORE DELETE ON revisions
+WHEN old.state IN ('pending', 'active', 'kept')
+BEGIN SELECT RAISE(ABORT, 'a revision in use is never removed'); END;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _PRUNING)
 
 NEWEST_TIME = """
 SELECT max(

@@ -9,22 +9,24 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing
 from difflib import get_close_matches
 
 import msgspec
 
 from dockyard import __version__
-from dockyard.errors import DockyardError, UnknownInYardError
+from dockyard.errors import UnknownInYardError
+from dockyard.oci.image import Platform
 from dockyard.spec import status as told
 from dockyard.spec.status import AccessLine, DeploymentStatus, DriftItem, LogLine, RolloutUpdate, YardInfo
-from dockyard.yard.accesslog import Filter
+from dockyard.yard.accesslog import Filter, follow
 from dockyard.yard.accesslog import tail as read_tail
 from dockyard.yard.drift import drift_of
 from dockyard.yard.operations import Actor
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord, RevisionRecord, RolloutRecord
 from dockyard.yard.records import Event as EventRecord
+from dockyard.yard.replica_logs import followed_lines, kept_lines
 from dockyard.yard.state import Phase, RevisionState, RolloutPhase
 from dockyard.yard.urls import preview_urls, urls
 
@@ -50,6 +52,7 @@ class Telling:
             engine=self._parts.host.default_engine,
             gateway=(self._parts.gateway.address,),
             placement=dict(self._parts.host.labels),
+            platform=str(Platform.host()),
             deployments=len(self._store.deployments()),
             you=actor.name,
             scope=actor.scope,
@@ -108,28 +111,10 @@ class Telling:
     async def logs(self, name: str, *, replica: str, tail: int | None, follow: bool) -> AsyncIterator[LogLine]:
         """What the replicas write; following goes on over new ones."""
         self._known(name)
-        lines: asyncio.Queue[LogLine] = asyncio.Queue(maxsize=1000)
-        readers: dict[str, asyncio.Task[None]] = {}
-        there = {record.id for record in self._store.replicas(name)}
-        try:
-            while True:
-                for record in self._store.replicas(name):
-                    # One that starts has no container on record, but its log says why it does not get ready.
-                    known = record.container or not follow
-                    if record.id not in readers and known and replica in {"", record.id}:
-                        kept = tail if record.id in there or not follow else None
-                        reading = self._read_log(record, lines, kept, follow=follow)
-                        readers[record.id] = asyncio.create_task(reading)
-                while not lines.empty():
-                    yield lines.get_nowait()
-                if not follow and all(each.done() for each in readers.values()) and lines.empty():
-                    return
-                with suppress(TimeoutError):
-                    yield await asyncio.wait_for(lines.get(), LOOK_S)
-        finally:
-            for reader in readers.values():
-                reader.cancel()
-            await asyncio.gather(*readers.values(), return_exceptions=True)
+        reading = followed_lines if follow else kept_lines
+        async with aclosing(reading(self._parts.host, self._store, name, replica, tail)) as lines:
+            async for line in lines:
+                yield line
 
     async def access(self, name: str, *, status: str, revision: int | None, tail: int) -> tuple[AccessLine, ...]:
         """The last requests to it, as the gateway noted them."""
@@ -138,20 +123,22 @@ class Telling:
         lines = await asyncio.to_thread(read_tail, self._parts.gateway.access_log, tail, wanted)
         return tuple(msgspec.convert(line, AccessLine, strict=False) for line in lines)
 
+    async def follow_access(
+        self, name: str, *, status: str, revision: int | None, tail: int
+    ) -> AsyncIterator[AccessLine]:
+        """The last requests to it, then each new one."""
+        self._known(name)
+        wanted = Filter(deployment=name, revision=revision, status=status)
+        async with aclosing(follow(self._parts.gateway.access_log, tail, wanted)) as lines:
+            async for line in lines:
+                yield msgspec.convert(line, AccessLine, strict=False)
+
     async def drift(self, name: str) -> tuple[DriftItem, ...]:
         """What runs otherwise than it was asked for."""
         if name:
             self._known(name)
         snapshots = tuple(each for each in self._store.snapshot() if name in {"", each.deployment.name})
         return await drift_of(snapshots, self._parts)
-
-    async def _read_log(
-        self, record: ReplicaRecord, lines: asyncio.Queue[LogLine], tail: int | None, *, follow: bool
-    ) -> None:
-        engine = self._parts.host.engine(record.engine)
-        with suppress(DockyardError):
-            async for line in engine.logs(record.container or record.id, follow=follow, tail=tail):
-                await lines.put(LogLine(replica=record.id, revision=record.revision, line=line))
 
     def _status(self, snapshot: DeploymentSnapshot) -> DeploymentStatus:
         deployment, rollout = snapshot.deployment, snapshot.rollout
@@ -238,15 +225,19 @@ class Telling:
         )
 
     def _problem(self, snapshot: DeploymentSnapshot) -> told.Problem | None:
-        """The last crash or failed rollout, unless something has succeeded since."""
+        """The last crash, or a rollout that failed without one, unless something has succeeded since."""
+        failed = None
         for event in reversed(self._store.events.newest(deployment=snapshot.deployment.name, limit=50)):
             if event.kind in _SUCCESSES:
-                return None
+                break
             if event.kind in _ERRORS:
-                return told.Problem(
-                    at=event.time, what=event.text, replica=event.replica, log=tuple(event.detail.splitlines()[-20:])
-                )
-        return None
+                failed = failed if failed and not event.replica else event
+                if event.replica:
+                    break
+        if failed is None:
+            return None
+        log = tuple(failed.detail.splitlines()[-20:])
+        return told.Problem(at=failed.time, what=failed.text, replica=failed.replica, log=log)
 
     def _rollout(self, name: str, number: int | None) -> RolloutRecord:
         rollouts = self._store.rollouts(name)

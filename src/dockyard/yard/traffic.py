@@ -13,11 +13,11 @@ from dockyard.engines.base import TcpAddress
 from dockyard.engines.labels import HTTP_SOCKET
 from dockyard.gateway.snapshot import Endpoint, Service, Snapshot, UnixAddress
 from dockyard.gateway.snapshot import TcpAddress as GatewayTcp
-from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord
+from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord, RevisionRecord
 from dockyard.yard.state import Traffic
 
 TcpOf = Callable[[str], TcpAddress | None]
-ModelOf = Callable[[str, int], str]
+ModelOf = Callable[[RevisionRecord], str]
 
 
 def snapshot_of(
@@ -46,7 +46,7 @@ def _service(deployment: DeploymentSnapshot, traffic: Traffic, tcp_of: TcpOf, mo
 
     return Service(
         name=name,
-        model=model_of(name, shown),
+        model=model_of(deployment.revisions[shown]),
         hosts=routing.hosts,
         timeout_s=routing.timeout_s,
         weights=dict(traffic.weights),

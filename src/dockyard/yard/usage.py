@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 
+from dockyard.cgroups import groups_of, read
 from dockyard.yard.points import Usage
 
 MOST_PROCESSES = 1_000
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_READ_BYTES = 1 << 16
 
 
 def usages(pids: Iterable[int]) -> dict[int, Usage]:
@@ -30,7 +29,7 @@ def usages(pids: Iterable[int]) -> dict[int, Usage]:
 def usage(pid: int) -> Usage | None:
     """What a process and its children use; None when it has ended."""
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError, StopIteration):
-        groups = _groups(pid)
+        groups = groups_of(pid)
         cpu, memory = _group_cpu(groups), _group_memory(groups)
         if cpu is None or memory is None:
             tree_cpu, tree_memory = _tree(pid)
@@ -40,45 +39,12 @@ def usage(pid: int) -> Usage | None:
     return None
 
 
-def _groups(pid: int) -> Mapping[str, Path]:
-    """The folder of a process's control group by controller ("" is version 2's), of those that are not ours as well."""
-    ours = _paths("self")
-    mounts = _mounts()
-    return {
-        name: mounts[name] / path.lstrip("/")
-        for name, path in _paths(str(pid)).items()
-        if name in mounts and path not in {"/", ours.get(name)} and ".." not in path
-    }
-
-
-def _paths(pid: str) -> dict[str, str]:
-    found = {}
-    for line in _read(_PROC / pid / "cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        for name in controllers.split(","):
-            found[name] = path
-    return found
-
-
-@cache
-def _mounts() -> Mapping[str, Path]:
-    """Where each controller is mounted on this host."""
-    found = {}
-    for line in _read(_PROC / "self/mounts").splitlines():
-        _, place, kind, options = line.split(" ", 4)[:4]
-        if kind == "cgroup2":
-            found[""] = Path(place)
-        elif kind == "cgroup":
-            found |= {name: Path(place) for name in options.split(",")}
-    return found
-
-
 def _group_cpu(groups: Mapping[str, Path]) -> float | None:
     """Processor seconds of a control group."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         return _fields(groups[""] / "cpu.stat")["usage_usec"] / 1e6
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return int(_read(groups["cpuacct"] / "cpuacct.usage")) / 1e9
+        return int(read(groups["cpuacct"] / "cpuacct.usage")) / 1e9
     return None
 
 
@@ -86,16 +52,16 @@ def _group_memory(groups: Mapping[str, Path]) -> float | None:
     """Bytes of a control group without the files that the kernel could drop at once, as Docker and Kubernetes count."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         folder = groups[""]
-        return max(0, int(_read(folder / "memory.current")) - _fields(folder / "memory.stat")["inactive_file"])
+        return max(0, int(read(folder / "memory.current")) - _fields(folder / "memory.stat")["inactive_file"])
     with contextlib.suppress(OSError, ValueError, KeyError):
         folder = groups["memory"]
-        used = int(_read(folder / "memory.usage_in_bytes"))
+        used = int(read(folder / "memory.usage_in_bytes"))
         return max(0, used - _fields(folder / "memory.stat")["total_inactive_file"])
     return None
 
 
 def _fields(path: Path) -> dict[str, int]:
-    return {name: int(number) for name, number in map(str.split, _read(path).splitlines())}
+    return {name: int(number) for name, number in map(str.split, read(path).splitlines())}
 
 
 def _tree(pid: int) -> tuple[float, float]:
@@ -108,7 +74,7 @@ def _tree(pid: int) -> tuple[float, float]:
     for number, each in enumerate(_descendants(pid)):
         with contextlib.suppress(OSError):
             # The second field is the program's name in parentheses, which may hold anything.
-            fields = _read(_PROC / str(each) / "stat").rpartition(")")[2].split()
+            fields = read(_PROC / str(each) / "stat").rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
             pages += int(fields[21])
             continue
@@ -128,13 +94,4 @@ def _descendants(pid: int) -> Iterator[int]:
         with contextlib.suppress(OSError):
             for thread in (_PROC / str(parent) / "task").iterdir():
                 with contextlib.suppress(OSError):
-                    waiting += map(int, _read(thread / "children").split())
-
-
-def _read(path: Path) -> str:
-    """A small file of the kernel's."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, _READ_BYTES).decode("utf-8", "replace")
-    finally:
-        os.close(descriptor)
+                    waiting += map(int, read(thread / "children").split())

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from dockyard.cgroups import UNIFIED, groups_of
 from dockyard.errors import EngineError
 
-CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE = 10.0
 _POLL = 0.002
 
@@ -72,15 +72,11 @@ def _write(pid: int, *, frozen: bool) -> None:
 def _cgroup(pid: int) -> Path | None:
     """The folder of a process's cgroup that has the freezer; None when it is gone or has no cgroup of its own."""
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        groups = groups_of(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
-    for controller, root in (("freezer", CGROUPS / "freezer"), ("", CGROUPS)):
-        path = paths.get(controller, "/").lstrip("/")
-        if path and (root / path).is_dir():
-            return root / path
-    return None
+    found = (groups.get(controller) for controller in ("freezer", UNIFIED))
+    return next((folder for folder in found if folder is not None and folder.is_dir()), None)
 
 
 def _is_unified(folder: Path) -> bool:

@@ -1,0 +1,63 @@
+"""How much processor time a container gets where it is scarce, beside its siblings: in full, or yielding to them.
+
+A replica that starts imports and loads for a second or more, on the cores on which others answer requests; with a low
+weight it takes what they leave. On a host with time to spare a weight changes nothing. Both engines leave containers at
+the kernel's default, which FULL restores, so this is written to the kernel and nowhere else: an engine that remembered
+a low weight could bring it back. Who may not raise a weight cannot lower one either. Called by `launch` and by the
+yard's `fleet`.
+Source: Linux, admin-guide/cgroup-v2.rst, "cpu.weight"; scheduler/sched-design-CFS.rst, "cpu.shares".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from dockyard.cgroups import UNIFIED, groups_of, read
+from dockyard.engines.base import Container
+
+
+class Weight(Enum):
+    """A container's weight beside its siblings: a tenth of the usual one is little, and never nothing."""
+
+    FULL = 100
+    YIELDING = 10
+
+
+_SHARES_OF_FULL = 1024
+
+
+def weigh(container: Container, weight: Weight) -> bool:
+    """Give a container a weight; whether it has it now.
+
+    False when it has ended, has no group of its own on this host, or only root may do this.
+    """
+    with suppress(OSError):
+        groups = _groups(container)
+        if "cpu" in groups:
+            (groups["cpu"] / "cpu.shares").write_text(str(_SHARES_OF_FULL * weight.value // Weight.FULL.value))
+            return True
+        if UNIFIED in groups:
+            (groups[UNIFIED] / "cpu.weight").write_text(str(weight.value))
+            return True
+    return False
+
+
+def weight_of(container: Container) -> float | None:
+    """Its weight as a share of the full one; None when it has no group of its own, or is gone."""
+    with suppress(OSError, ValueError):
+        groups = _groups(container)
+        if "cpu" in groups:
+            return int(read(groups["cpu"] / "cpu.shares")) / _SHARES_OF_FULL
+        if UNIFIED in groups:
+            return int(read(groups[UNIFIED] / "cpu.weight")) / Weight.FULL.value
+    return None
+
+
+def _groups(container: Container) -> Mapping[str, Path]:
+    """Its groups by controller, if named after it: numbers of an engine in a virtual machine are others' here."""
+    if container.pid is None:
+        return {}
+    return {name: folder for name, folder in groups_of(container.pid).items() if container.id in str(folder)}

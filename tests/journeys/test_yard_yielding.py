@@ -1,0 +1,145 @@
+"""Who gives way to requests: replicas that start, and the yard itself. And a Docker daemon that is killed below."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dockyard.build.builder import Built
+from dockyard.engines.base import Container, Engine
+from dockyard.engines.docker.engine import DockerEngine
+from dockyard.engines.runc.engine import RuncEngine
+from dockyard.engines.weight import Weight, weigh, weight_of
+from dockyard.spec.deployment import Deployment
+from dockyard.spec.home import Home
+from dockyard.yard.priority import NICENESS
+from tests.support.dockerd import own_engine
+from tests.support.load import Load
+from tests.support.projects import PREDICTOR, build_in, write_adder
+from tests.support.yards import RunningYard, running_yard, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root may give priority back")]
+
+NAME = "adder"
+RUNC = Path("/usr/sbin/runc")
+BODY = {"left": 1.0, "right": 2.0}
+WAITS = PREDICTOR.replace(
+    "        self.offset = 0.5",
+    """        import os
+        import pathlib
+        import time
+
+        while not pathlib.Path(os.environ.get("GATE", "/"), "open").exists() and "GATE" in os.environ:
+            time.sleep(0.05)
+        self.offset = 0.5""",
+)
+
+
+@pytest.fixture(scope="module")
+def gated(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An adder that, with a variable GATE, loads until a file `open` is in that folder."""
+    return build_in(write_adder(tmp_path_factory.mktemp("gated"), predictor=WAITS), home, "gated:1")
+
+
+@pytest.fixture(params=["runc", "docker"])
+def yard(request: pytest.FixtureRequest, home: Home, gated: Built, dockerd: str) -> Iterator[RunningYard]:
+    """A yard of one engine with one replica that serves."""
+    with running_yard(home, {"DOCKER_HOST": dockerd}, "--engine", request.param) as running:
+        assert running.deploy(Deployment(name=NAME, image="gated:1")).succeeded
+        yield running
+
+
+def containers(yard: RunningYard, phase: str) -> list[Container]:
+    """The containers of the replicas in a phase, of those that have one already."""
+    names = {each.id for each in yard.status(NAME).replicas if each.phase == phase}
+
+    async def listed() -> list[Container]:
+        on_docker = "docker" in yard.options
+        engine: Engine = (
+            DockerEngine(yard.environment["DOCKER_HOST"]) if on_docker else RuncEngine(yard.home.runc, RUNC)
+        )
+        try:
+            return [each for each in await engine.list() if each.name in names and each.pid]
+        finally:
+            await engine.close()
+
+    return asyncio.run(listed())
+
+
+def weights(yard: RunningYard, phase: str) -> list[float | None]:
+    """Their weights."""
+    return [weight_of(each) for each in containers(yard, phase)]
+
+
+def pids(yard: RunningYard, phase: str) -> list[int | None]:
+    """Their processes."""
+    return [each.pid for each in containers(yard, phase)]
+
+
+def test_a_replica_yields_while_it_starts_beside_others_and_has_its_full_weight_once_ready(
+    yard: RunningYard, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    wanted = msgspec.convert(
+        {
+            "name": NAME,
+            "image": "gated:1",
+            "environment": {"GATE": "/gate"},
+            "mounts": [{"source": str(tmp_path), "target": "/gate"}],
+        },
+        Deployment,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        receipt = pool.submit(yard.deploy, wanted)
+        until(lambda: [low for low in weights(yard, "starting") if low and low < 0.2], "it does not yield")
+        assert weights(yard, "ready") == [1.0]
+        (tmp_path / "open").touch()
+        assert receipt.result(60).succeeded
+    assert weights(yard, "ready") == [1.0]
+
+
+def test_a_yard_that_comes_back_raises_what_the_one_before_left_low(yard: RunningYard) -> None:
+    (container,) = containers(yard, "ready")
+    yard.kill()
+    assert weigh(container, Weight.YIELDING)
+    yard.start()
+    until(lambda: weight_of(container) == 1.0, "it is not raised")
+    assert pids(yard, "ready") == [container.pid]
+
+
+def test_the_yard_gives_way_to_its_gateway_and_to_replicas(yard: RunningYard) -> None:
+    assert yard.process is not None
+    gateway = msgspec.json.decode((yard.home.yard / "gateway" / "envoy.json").read_bytes())["pid"]
+    (replica,) = pids(yard, "ready")
+    assert replica is not None
+    niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (yard.process.pid, gateway, replica)]
+    assert niceness == [NICENESS, 0, 0]
+
+
+def test_a_killed_docker_daemon_costs_no_request_and_the_next_one_has_the_same_replicas(
+    home: Home, gated: Built
+) -> None:
+    with (
+        own_engine("--live-restore") as docker,
+        running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", "docker") as yard,
+    ):
+        assert yard.deploy(Deployment(name=NAME, image="gated:1", replicas=2)).succeeded
+        before = pids(yard, "ready")
+        with Load(yard.port, f"/models/{NAME}/predict", BODY) as load:
+            for _ in range(2):
+                docker.stop(signal.SIGKILL)
+                served = load.answered
+                until(lambda served=served: load.answered > served + 20, "nobody answers without the daemon")
+                docker.start()
+        assert load.failures == []
+        assert set(load.answers) == {"3.5"}
+        until(lambda: yard.status(NAME).ready == 2, "the replicas are not known again")
+        assert pids(yard, "ready") == before
+        assert yard.deploy(Deployment(name=NAME, image="gated:1", replicas=2, environment={"ROUND": "2"})).succeeded
