@@ -23,7 +23,7 @@ from benchmarks.deploy.wrk import SATURATING, STEADY, Both, Mix, loaded, under
 from dockyard.spec.deployment import Deployment, Keep, Strategy, StrategyKind
 from dockyard.spec.home import Home
 from dockyard.spec.status import Receipt
-from tests.support.dockerd import docker_engine
+from tests.support.dockerd import own_engine
 from tests.support.projects import build_in, write_adder
 from tests.support.yards import RunningYard, running_yard
 
@@ -43,10 +43,10 @@ def measure(rollouts: int, load: str = "steady", engines: Sequence[str] = ENGINE
     try:
         home = Home(folder)
         build_in(write_adder(folder / "project"), home, "adder:1")
-        with docker_engine() as address:
+        with own_engine("--cgroup-parent=/") as docker:
             found = {}
             for engine in engines:
-                with running_yard(home, {"DOCKER_HOST": address}, "--engine", engine) as yard:
+                with running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", engine) as yard:
                     found[engine] = _on_engine(yard, rollouts, LOADS[load])
             return {"load": load, **asdict(LOADS[load]), "rollouts": found, "totals": _totals(found)}
     finally:

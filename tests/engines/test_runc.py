@@ -303,4 +303,4 @@ os.kill(os.getpid(), signal.SIGKILL)
         begun = time.monotonic()
         await engine.remove(container.id)
         assert time.monotonic() - begun < 3
-        assert not list(Path("/sys/fs/cgroup").glob(f"**/dockyard/*{container.name}"))
+        assert not list(Path("/sys/fs/cgroup").glob(f"**/dockyard-*{container.name}"))

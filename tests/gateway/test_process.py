@@ -96,8 +96,7 @@ async def test_a_killed_envoy_is_back_within_a_second_with_what_it_routed(short_
                 await asyncio.sleep(0.01)
             assert time.monotonic() - began < 1
             assert gateway.pid != pid
-    assert len(told) == 3
-    assert "has ended; it is started again" in told[0]
+    assert sum("has ended; it is started again" in each for each in told) == 3, "\n".join(told)
 
 
 async def test_an_envoy_that_ends_while_nobody_owns_it_is_started_anew_from_the_last_good_snapshot(

@@ -17,9 +17,10 @@ from dockyard.engines.base import Container, Engine
 from dockyard.engines.docker.engine import DockerEngine
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.weight import Weight, weigh, weight_of
+from dockyard.gateway import process
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.home import Home
-from dockyard.yard.priority import NICENESS
+from dockyard.yard import priority
 from tests.support.dockerd import own_engine
 from tests.support.load import Load
 from tests.support.projects import PREDICTOR, build_in, write_adder
@@ -120,7 +121,7 @@ def test_the_yard_gives_way_to_its_gateway_and_to_replicas(yard: RunningYard) ->
     (replica,) = pids(yard, "ready")
     assert replica is not None
     niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (yard.process.pid, gateway, replica)]
-    assert niceness == [NICENESS, 0, 0]
+    assert niceness == [priority.NICENESS, process.NICENESS, 0]
 
 
 def test_a_killed_docker_daemon_costs_no_request_and_the_next_one_has_the_same_replicas(

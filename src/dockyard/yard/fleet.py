@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAddress
-from dockyard.engines.launch import launch
+from dockyard.engines.launch import YIELDING_SHARE, launch
 from dockyard.engines.sockets import Listener
 from dockyard.engines.weight import Weight, weigh
 from dockyard.errors import ContainerNotFoundError, DockyardError, StartError, StoreError, UnknownInYardError
@@ -27,6 +27,7 @@ from dockyard.yard.labels import labels_of
 from dockyard.yard.records import ReplicaRecord, RevisionRecord
 from dockyard.yard.state import Phase
 from dockyard.yard.store import Store
+from dockyard.yard.turns import Turns
 from dockyard.yard.watch import Ended, watch
 
 RETRY_S = 1.0
@@ -55,6 +56,7 @@ class Fleet:
         self._store = store
         self._notify = notify
         self._handles: dict[str, Handle] = {}
+        self._turns = Turns()
 
     def busy(self, replica: str) -> bool:
         """Whether an order about it is being carried out."""
@@ -142,7 +144,7 @@ class Fleet:
                 handle.listener.close()
 
     async def _start(self, record: ReplicaRecord) -> None:
-        handle, engine = self._handle(record.id), self._host.engine(record.engine)
+        engine = self._host.engine(record.engine)
         revision = self._revision(record)
         settings = revision.settings
         try:
@@ -150,14 +152,7 @@ class Fleet:
             self.hold(record)
             await _remove_if_there(engine, record.id)
             await engine.load(image, self._host.images, revision.image_name)
-            container = await launch(
-                engine,
-                self._spec(record, image),
-                handle.listener,
-                ready_path=settings.probes.ready_path,
-                deadline=settings.probes.start_deadline_s,
-                yielding=self._others_serve(record),
-            )
+            container = await self._launched(record, image, settings.probes)
         except DockyardError as error:
             mend = "" if isinstance(error, StartError) or not error.remedy else f". {error.remedy}"
             ended = Ended(f"did not start: {error.what}{mend}", "start", error.detail)
@@ -165,6 +160,20 @@ class Fleet:
             return
         await _noted(lambda: self._ready(record, container))
         self.keep(record, container, None)
+
+    async def _launched(self, record: ReplicaRecord, image: Image, probes: Probes) -> Container:
+        """Its container, once it is ready; one that can wait takes its turn, and yields to others."""
+        yielding = self._others_serve(record)
+        deadline = probes.start_deadline_s
+        async with self._turns.turn(deadline * YIELDING_SHARE) if yielding else nullcontext():
+            return await launch(
+                self._host.engine(record.engine),
+                self._spec(record, image),
+                self._handle(record.id).listener,
+                ready_path=probes.ready_path,
+                deadline=deadline,
+                yielding=yielding,
+            )
 
     def _others_serve(self, record: ReplicaRecord) -> bool:
         """Whether this one may take its time: requests of its deployment do not wait for it."""

@@ -1,7 +1,7 @@
 """The yard's own process gives way to the processes that answer requests. Called by `cli.up`, before it has threads.
 
-What it starts gives way too: runc, tools. The gateway and the replicas get the usual priority back where they are
-started (`gateway.process`, `engines.runc.monitor`). Only root may give that back, so nobody else gives way.
+What it starts gives way too: runc, tools. The replicas get the usual priority back where they are started, and the
+gateway a higher one (`engines.runc.monitor`, `gateway.process`). Only root may give that, so nobody else gives way.
 """
 
 from __future__ import annotations

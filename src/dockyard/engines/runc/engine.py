@@ -84,7 +84,8 @@ class RuncEngine:
         self._program = program
         self._places = _Places(root / "layers", root / "containers", root / "state")
         self._layers = LayerStore(self._places.layers)
-        self._cgroups = "/dockyard/" + hashlib.sha256(str(root).encode()).hexdigest()[:8]
+        # Not below a group of their own: what one replica takes, its siblings there could not have.
+        self._cgroups = "/dockyard-" + hashlib.sha256(str(root).encode()).hexdigest()[:8]
 
     async def load(self, image: Image, layout: Layout, name: str) -> Loaded:
         """Unpack the layers that are not here yet. Layers are known by content; the name is not kept."""

@@ -1,0 +1,90 @@
+"""Turns: so many at once, first come first served, each given back exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from dockyard.yard.turns import Turns
+
+LONG = 60.0
+
+
+async def settle() -> None:
+    """Let everything that can go on do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Starts:
+    """Starts that last until they are told to end."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self.running: list[str] = []
+        self._ends: dict[str, asyncio.Event] = {}
+
+    def begin(self, name: str, longest: float = LONG) -> asyncio.Task[None]:
+        """Ask for a turn."""
+        self._ends[name] = asyncio.Event()
+        return asyncio.create_task(self._run(name, longest))
+
+    def end(self, name: str) -> None:
+        """What a start waits for."""
+        self._ends[name].set()
+
+    async def _run(self, name: str, longest: float) -> None:
+        async with self._turns.turn(longest):
+            self.running.append(name)
+            try:
+                await self._ends[name].wait()
+            finally:
+                self.running.remove(name)
+
+
+@pytest.fixture
+def starts() -> Starts:
+    return Starts(Turns(2))
+
+
+async def test_more_than_fit_wait_and_are_served_in_their_order(starts: Starts) -> None:
+    tasks = [starts.begin(name) for name in "abcd"]
+    await settle()
+    assert starts.running == ["a", "b"]
+    starts.end("b")
+    await settle()
+    assert starts.running == ["a", "c"]
+    for name in "acd":
+        starts.end(name)
+    await asyncio.gather(*tasks)
+    assert starts.running == []
+
+
+async def test_one_that_is_cancelled_gives_its_turn_back_whether_it_had_one_or_waited(starts: Starts) -> None:
+    a, _b, c, _d = (starts.begin(name) for name in "abcd")
+    await settle()
+    c.cancel()
+    a.cancel()
+    await settle()
+    assert starts.running == ["b", "d"]
+
+
+async def test_a_turn_that_lasts_too_long_is_given_on_once_and_not_again_at_the_end(starts: Starts) -> None:
+    a, b = starts.begin("a", 0.01), starts.begin("b")
+    c = starts.begin("c")
+    await asyncio.wait_for(_until(lambda: "c" in starts.running), 10)
+    starts.end("a")
+    await a
+    d = starts.begin("d")
+    await settle()
+    assert starts.running == ["b", "c"]
+    for name in "bcd":
+        starts.end(name)
+    await asyncio.gather(b, c, d)
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
