@@ -43,7 +43,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(registry, layout, t
     assert proxy.cut == 2
     assert other.resolve(f"{proxy.host}/large:1") == image
     check_image(other, image)
-    assert proxy.moved["down"] < 28 * MIB  # 24, and what was on its way when it was cut
+    assert proxy.moved["down"] < 36 * MIB  # 24, and what was on its way when it was cut; 42 if it had begun anew
 
 
 @pytest.mark.slow
