@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from tests.support.cutting_proxy import cutting_proxy
 from tests.support.dockerd import own_engine
 from tests.support.registry import running_registry
 
-NAMES = ("dockyard", "dockerfile-pip", "dockerfile-uv", "bentoml")
+CLASSIC = "-classic"
+NAMES = ("dockyard", "dockerfile-pip", "dockerfile-uv", f"dockerfile-pip{CLASSIC}", "bentoml")
 _NOTES = """\
 - Cold: no cache of any kind. The Dockerfiles' base is in the engine before their clock starts; Dockyard fetches and
   makes its own within the time.
 - Code edit: the Dockerfiles are built over the engine's API, without the start of a command, and have then an image in
   the engine; `dockyard` starts within its time, and has then a compressed image with its bill of materials and
   provenance. By the command: the same with what users type, `docker build` (BentoML's has no such row of its own).
+- Classic: the builder that Debian's `docker build` uses unless DOCKER_BUILDKIT=1 is set. It has no cache mounts.
 - With bill of materials: what it takes until a registry has the image and somebody has its bill of materials; the
   others' is written by syft, which reads the image from the registry.
 - The engine compresses layers when it pushes them, Dockyard when it builds.
@@ -60,16 +62,17 @@ def measure(*, runs: int = 3, names: Sequence[str] = NAMES) -> dict[str, Any]:
 
 
 def _dockerfiles(names: Sequence[str], folder: Path, runs: int) -> dict[str, Any]:
-    with own_engine() as socket:
-        engine = Engine(f"unix://{socket}")
+    with own_engine() as docker:
+        engine = Engine(f"unix://{docker.socket}")
         make_images(engine)
         return {name: _measured(_of_engine(name, engine, folder / name), folder, runs) for name in names}
 
 
 def _of_engine(name: str, engine: Engine, folder: Path) -> Contender:
-    return (
-        BentoML(engine, folder) if name == "bentoml" else Dockerfile(engine, folder, name.removeprefix("dockerfile-"))
-    )
+    if name == "bentoml":
+        return BentoML(engine, folder)
+    installer = name.removeprefix("dockerfile-").removesuffix(CLASSIC)
+    return Dockerfile(replace(engine, classic=name.endswith(CLASSIC)), folder, installer)
 
 
 @dataclass(frozen=True)
@@ -159,12 +162,15 @@ _SCALES = {"s": 1.0, "MB": 1e6, "kB": 1e3}
 
 
 def ratios(measured: Mapping[str, Any]) -> dict[str, float]:
-    """Of each figure, the better Dockerfile's over Dockyard's; nothing without both."""
+    """Of each figure, the best other's over Dockyard's; the classic builder's code edit besides. Nothing without both."""
     others = [one for name, one in measured.items() if name != "dockyard"]
     own = measured.get("dockyard")
     if not own or not others:
         return {}
-    return {key: min(other[key] for other in others) / own[key] for _, key, _ in _FIGURES}
+    found = {key: min(other[key] for other in others) / own[key] for _, key, _ in _FIGURES}
+    edit = "median_code_edit_s"
+    classic = [one[edit] / own[edit] for name, one in measured.items() if name.endswith(CLASSIC)]
+    return found | ({f"classic_{edit}": min(classic)} if classic else {})
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -152,8 +152,8 @@ class Dockerfile:
 
     @property
     def name(self) -> str:
-        """`dockerfile-pip` or `dockerfile-uv`."""
-        return f"dockerfile-{self.installer}"
+        """`dockerfile-pip` or `dockerfile-uv`, or the same with `-classic`."""
+        return f"dockerfile-{self.installer}{'-classic' if self.engine.classic else ''}"
 
     @property
     def how(self) -> str:

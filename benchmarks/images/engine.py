@@ -31,9 +31,13 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Engine:
-    """A Docker Engine at `address` (`unix:///...`)."""
+    """A Docker Engine at `address` (`unix:///...`).
+
+    `classic`: asked for the builder that the `docker` command of its version uses unless it is told otherwise.
+    """
 
     address: str
+    classic: bool = False
 
     def version(self) -> str:
         """Its version and its builder."""
@@ -43,6 +47,8 @@ class Engine:
     @property
     def buildkit(self) -> bool:
         """Whether it builds with BuildKit."""
+        if self.classic:
+            return False
         major, _, minor = str(json.loads(self._ask("GET", "/version"))["ApiVersion"]).partition(".")
         return (int(major), int(minor)) >= _FIRST_WITH_BUILDKIT
 
