@@ -162,7 +162,7 @@ _SCALES = {"s": 1.0, "MB": 1e6, "kB": 1e3}
 
 
 def ratios(measured: Mapping[str, Any]) -> dict[str, float]:
-    """Of each figure, the best other's over Dockyard's; the classic builder's code edit besides. Nothing without both."""
+    """Of each figure, the best other's over Dockyard's; the classic builder's code edit too. Nothing without both."""
     others = [one for name, one in measured.items() if name != "dockyard"]
     own = measured.get("dockyard")
     if not own or not others:
