@@ -31,14 +31,16 @@ NAME = "adder"
 BODY = '{"left": 1.0, "right": 2.0}'
 REPLICAS = 2
 QUIET_S = 12.0
-PAUSE_S = 3.5
+PAUSE_S = 4.0
 """After each rollout, under the same load: a hundred rollouts then see over a million requests."""
 LOADS = {"steady": STEADY, "saturating": SATURATING}
 ENGINES = ("runc", "docker")
 
 
-def measure(rollouts: int, load: str = "steady", engines: Sequence[str] = ENGINES) -> dict[str, Any]:
-    """So many rollouts of each kind on each engine, under load."""
+def measure(
+    rollouts: int, load: str = "steady", engines: Sequence[str] = ENGINES, pause: float = PAUSE_S
+) -> dict[str, Any]:
+    """So many rollouts of each kind on each engine, under load, with a pause (seconds) after each."""
     folder = Path(tempfile.mkdtemp(prefix="dyb-"))
     try:
         home = Home(folder)
@@ -47,13 +49,13 @@ def measure(rollouts: int, load: str = "steady", engines: Sequence[str] = ENGINE
             found = {}
             for engine in engines:
                 with running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", engine) as yard:
-                    found[engine] = _on_engine(yard, rollouts, LOADS[load])
-            return {"load": load, **asdict(LOADS[load]), "rollouts": found, "totals": _totals(found)}
+                    found[engine] = _on_engine(yard, rollouts, LOADS[load], pause)
+            return {"load": load, "pause_s": pause, **asdict(LOADS[load]), "rollouts": found, "totals": _totals(found)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _on_engine(yard: RunningYard, rollouts: int, load: Mix) -> dict[str, Any]:
+def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float) -> dict[str, Any]:
     assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
     url = f"http://127.0.0.1:{yard.port}/models/{NAME}/predict"
     loaded(url, BODY, 2.0, load)  # warm
@@ -64,7 +66,7 @@ def _on_engine(yard: RunningYard, rollouts: int, load: Mix) -> dict[str, Any]:
         with under(url, BODY, load) as seen:
             for number in range(rollouts):
                 receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
-                time.sleep(PAUSE_S)
+                time.sleep(pause)
         found[kind] = {
             "rollouts": len(receipts),
             "succeeded": sum(each.succeeded for each in receipts),
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=25, help="of each kind, on each engine; default: 25")
     parser.add_argument("--load", choices=LOADS, default="steady", help="a constant rate (default), or all that goes")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="default: both")
+    parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds after each rollout; default: %(default)s")
     options = parser.parse_args()
     print(json.dumps(measure(**vars(options)), indent=1))
 
