@@ -123,10 +123,11 @@ def test_an_image_is_sent_once_and_then_only_what_changed(elsewhere: Elsewhere, 
     assert "adder:1" not in {named.name for named in elsewhere.store.images()}
 
 
-def test_a_rollback_to_a_revision_whose_image_is_gone_says_so(elsewhere: Elsewhere, adder: Built) -> None:
+def test_a_rollback_to_a_revision_whose_image_is_gone_says_so(elsewhere: Elsewhere) -> None:
     remote = elsewhere.line()
     for number in (1, 2):
         assert remote("deploy", "adder:1", "-e", f"ROUND={number}").returncode == 0
+    image = elsewhere.yard.status("adder").image
     names = [entry.annotations[REF_NAME] for entry in elsewhere.store.entries() if REF_NAME in entry.annotations]
     assert names
     for name in names:
@@ -135,7 +136,7 @@ def test_a_rollback_to_a_revision_whose_image_is_gone_says_so(elsewhere: Elsewhe
     gone = remote("rollback", "adder", "1")
     assert gone.returncode == 1
     told = " ".join(gone.stderr.split())
-    assert f"the image of revision 1 of adder is not kept any more: adder:1@{adder.image.digest}" in told, gone.stderr
+    assert f"the image of revision 1 of adder is not kept any more: {image}" in told, gone.stderr
     again = remote("deploy", "adder:1", "-e", "ROUND=3")
     assert (again.returncode, "sending" in again.stderr) == (0, True), again.stderr
 

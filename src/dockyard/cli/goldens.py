@@ -60,10 +60,10 @@ async def _run(image: Image, name: str, deadline: float, engine_name: str) -> tu
 
 
 async def _sweep(engine: Engine) -> None:
-    """Remove the ended containers of goldens whose command was killed before it could."""
+    """Remove the containers of goldens, ended or never started, whose command was killed before it could."""
     for container in await engine.list():
         match = _OWNED.fullmatch(container.name)
-        if match and container.state is State.EXITED and not _lives(match[1]):
+        if match and container.state in {State.CREATED, State.EXITED} and not _lives(match[1]):
             await remove_surely(engine, container.id)
 
 
