@@ -7,7 +7,13 @@ that is what a caller sees, and has in it what the headers that the gateway adds
 nginx through the gateway as fast as they can.
 
 The server and wrk share one core. The gateway has one thread, wherever the kernel puts it, and in the last part the
-other core to itself. Called by `benchmarks.run`; `python -m benchmarks.deploy.gateway` prints one JSON object.
+other core to itself.
+
+One connection leaves the cores idle between any two steps of a request. A virtual machine's core halts then, and its
+host takes some 50 us to wake it, each time that a request passes to a process on another core. So everything is
+measured twice: as it is (`asleep`), and with a loop of the idle class on each core, which gives way to everything and
+keeps the core from halting (`awake`): what is left is the gateway's. Called by `benchmarks.run`;
+`python -m benchmarks.deploy.gateway` prints one JSON object.
 """
 
 from __future__ import annotations
@@ -20,8 +26,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,24 +93,48 @@ async def _measure(runs: int, seconds: int) -> dict[str, object]:
         script = folder / "infer.lua"
         script.write_text(tiny.LUA)
         async with _berth(folder) as (direct, socket), _gateway(folder, socket) as through:
-            berth = await _in_turns(direct, through, runs, seconds, script)
+            berth = await _both(direct, through, runs, seconds, script)
         with _nginx(folder) as (direct, socket):
             async with _gateway(folder, socket) as through:
-                nginx = await _in_turns(direct, through, runs, seconds, script)
+                nginx = await _both(direct, through, runs, seconds, script)
                 _pin(through.process)
                 most = await _several(through, runs, seconds, script)
                 resident = through.resident_mib()
     return {
         "benchmark": "deploy/gateway",
-        "nginx": nginx.told(),
-        "berth": berth.told(),
+        "nginx": {state: turns.told() for state, turns in nginx.items()},
+        "berth": {state: turns.told() for state, turns in berth.items()},
         "most": [asdict(run) for run in most],
         "connections_of_most": CONNECTIONS,
-        "errors": sum(run.errors for run in (*nginx.all(), *berth.all(), *most)),
+        "errors": sum(run.errors for run in (*_runs(nginx), *_runs(berth), *most)),
         "median_requests_per_second": statistics.median(run.requests_per_second for run in most),
         "median_requests_per_cpu_second": statistics.median(run.requests_per_cpu_second for run in most),
         "resident_mib": resident,
     }
+
+
+def _runs(found: Mapping[str, Turns]) -> Iterator[tiny.Run]:
+    for turns in found.values():
+        yield from turns.all()
+
+
+async def _both(
+    direct: tiny.Served, through: tiny.Served, runs: int, seconds: int, script: Path
+) -> Mapping[str, Turns]:
+    asleep = await _in_turns(direct, through, runs, seconds, script)
+    with _awake():
+        return {"asleep": asleep, "awake": await _in_turns(direct, through, runs, seconds, script)}
+
+
+@contextmanager
+def _awake() -> Iterator[None]:
+    """No core halts in the block."""
+    with ExitStack() as stack:
+        for core in (GATEWAY_CORE, OTHERS_CORE):
+            where = ["chrt", "--idle", "0", "taskset", "-c", str(core)]
+            process = stack.enter_context(subprocess.Popen([*where, sys.executable, "-S", "-c", "while True: pass"]))
+            stack.callback(process.kill)
+        yield
 
 
 async def _in_turns(direct: tiny.Served, through: tiny.Served, runs: int, seconds: int, script: Path) -> Turns:
