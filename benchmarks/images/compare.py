@@ -38,7 +38,8 @@ _NOTES = """\
 - Code edit: the Dockerfiles are built over the engine's API, without the start of a command, and have then an image in
   the engine; `dockyard` starts within its time, and has then a compressed image with its bill of materials and
   provenance. By the command: the same with what users type, `docker build` (BentoML's has no such row of its own).
-- Classic: the builder that Debian's `docker build` uses unless DOCKER_BUILDKIT=1 is set. It has no cache mounts.
+- Classic: the builder that Debian's `docker build` uses unless DOCKER_BUILDKIT=1 is set. It has no cache mounts. By the
+  command it shares no cache with builds over the API, so that its row there is of a whole build.
 - With bill of materials: what it takes until a registry has the image and somebody has its bill of materials; the
   others' is written by syft, which reads the image from the registry.
 - The engine compresses layers when it pushes them, Dockyard when it builds.
