@@ -4,6 +4,8 @@
 started for the measurement. The load is wrk at a constant rate that the machine carries with room, most on connections
 that are kept and some on connections that are made anew for every request; the quiet figures are of the same load.
 `--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
+After each rollout there is a pause, with the same load; `--pause 0` shows what rollouts cost without the calm between.
+Docker's containers have their control groups side by side, as under systemd (decision 58).
 """
 
 from __future__ import annotations
