@@ -9,6 +9,7 @@ and its answer joined again. The application submits; the executor runs.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from berth.work import Work
 
 QUICK_S = 0.002  # a model whose recent runs took less is run on the loop: the hand-over would cost more
 WARM = 20  # runs before that is judged
+HEAVY = 256 * 1024  # bytes of a request that cost more to be joined with others than running it alone does,
+HEAVY_S = 0.0005  # where runs take no longer than this
 CAUTION = 1.15  # with a wait that is told too short everybody is let in just too late to be answered in time
 _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
 
@@ -114,7 +117,12 @@ class Batcher:
     @property
     def idle_and_quick(self) -> bool:
         """Whether a batch could be run on the loop right now: nothing runs, nothing waits, and runs take no time."""
-        return self._usual < QUICK_S and self._warm > WARM and not (self._running or self._groups or self._max_delay)
+        return self._quick and not (self._running or self._groups or self._max_delay)
+
+    @property
+    def _quick(self) -> bool:
+        """Whether runs take so little that they are not worth a hand-over."""
+        return self._usual < QUICK_S and self._warm > WARM
 
     @property
     def expected_wait(self) -> float:
@@ -200,7 +208,7 @@ class Batcher:
             self._metrics.queue.observe_all([now - work.arrived for work in works])
             self._metrics.batch.observe(rows)
             groups = [work.calls for work in works]
-            if self._usual < QUICK_S and self._warm > WARM and rows <= self._max_rows:
+            if self._quick and rows <= self._max_rows:
                 finished = run_batch(self._model, groups)
                 self._finish(works, finished, finished.seconds)
                 return
@@ -226,7 +234,8 @@ class Batcher:
             works: list[Work] = []
             rows = 0
             limit = self._share()
-            while group and (not works or rows + group[0].rows <= limit):
+            heavy = HEAVY if self._quick and self._usual < HEAVY_S else math.inf
+            while group and (not works or (rows + group[0].rows <= limit and group[0].size < heavy)):
                 work = group.popleft()
                 self._waiting -= work.rows
                 if not work.done and (not self._pieces or not self._whole(work).done):

@@ -27,7 +27,7 @@ def can_read_floats() -> bool:
     return importlib.util.find_spec("simdjson") is not None
 
 
-def read_floats(text: bytes) -> Array | None:
+def read_floats(text: bytes | memoryview) -> Array | None:
     """All numbers of an array, nested or not, as float64 in one row; None when there are others in it, or too many."""
     make_parser = _simdjson()
     if make_parser is None or len(text) > MOST_BYTES:

@@ -14,19 +14,19 @@ import httptools
 
 from berth import http_known
 from berth.exchange import NO_ROUTE
-from berth.http_answering import MAX_PIPELINE, AnsweringConnection
+from berth.http_answering import MAX_PIPELINE
 from berth.http_exchange import BODY, HEAD, IDLE, LINGER, HttpExchange, HttpHead
+from berth.http_large import BULK, LargeBodies
 from berth.http_server import Server
 from berth.protocols.base import Head
 
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 128
-BULK = 65_536  # bytes of a body that are worth going around the parser
 HTTP2 = b"PRI"  # how HTTP/2's preface begins, and no request
 LINGER_S = 2.0  # how long a refused upload is still read, so that its sender sees the refusal and no reset
 
 
-class Connection(AnsweringConnection):
+class Connection(LargeBodies):
     """One connection: a parser, and the exchanges that still wait for their answers."""
 
     def __init__(self, server: Server) -> None:
@@ -38,9 +38,6 @@ class Connection(AnsweringConnection):
         self._unsent, self._moved = 0, 0.0  # what the caller has not taken of its answers, and when that last changed
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._body: bytes | bytearray = b""
-        self._length = 0  # of the body, where it was announced
-        self._left = 0  # of a large body of that length, which bypasses the parser
         self._start = b""  # the bytes of the first lines, where they came in one piece
         self._undecided = b""  # the beginning of HTTP/2's preface, or of a method
         self._heads = cast("dict[http_known.Key, HttpHead]", server.application.heads)
@@ -63,6 +60,7 @@ class Connection(AnsweringConnection):
                 self._application.give_up(exchange)
         self._exchanges.clear()
         self._phase = LINGER
+        self._forget_body()
         self._writable = True
         self._call_back()
 
@@ -81,6 +79,9 @@ class Connection(AnsweringConnection):
             if head is not None and len(data) == end + head.body_bytes:
                 self._start = b""
                 self._accept_known(head, data[end:])
+                return
+            if head is not None and head.body_bytes - len(data) + end >= BULK:
+                self._begin_known(head, data[end:])
                 return
         else:
             self._start = b""
@@ -109,21 +110,44 @@ class Connection(AnsweringConnection):
         except httptools.HttpParserError as error:
             self._refuse(400, f"the request is not valid HTTP/1.1: {error}")
         if self._phase is BODY and self._length - len(self._body) >= BULK:
-            self._left = self._length - len(self._body)
+            self._read_large()
         if self._head_bytes > MAX_HEADER_BYTES and self._phase in (IDLE, HEAD):
             self._refuse(431, f"expected at most {MAX_HEADER_BYTES} bytes of headers")
+
+    def _begin_known(self, head: HttpHead, body: bytes) -> None:
+        """First lines that are known, and the beginning of their large body."""
+        if self._express is not None:
+            self._express.run()
+        self._start = b""
+        self._phase = BODY
+        self._since = self._server.now
+        self._known = head
+        self._url = head.path + (b"?" + head.query if head.query else b"")
+        self._headers = head.headers
+        self._length, self._body = head.body_bytes, body
+        self._read_large()
 
     def _continue_body(self, data: bytes) -> None:
         """More of a large body of known length: there is nothing to parse, and nothing to copy through the parser."""
         piece = data if len(data) <= self._left else data[: self._left]
-        self._left -= len(piece)
         self.on_body(piece)
+        self._left -= len(piece)
         if self._left:
             return
-        self.on_message_complete()
-        self._parser = httptools.HttpRequestParser(self)  # the old one still waits for the body
+        self._whole()
         if len(data) > len(piece):
             self.data_received(data[len(piece) :])
+
+    def large_body_complete(self) -> None:
+        """Hand the request over."""
+        head, self._known = self._known, None
+        if head is None:
+            self.on_message_complete()
+            self._parser = httptools.HttpRequestParser(self)  # the old one still waits for the body
+        else:
+            self._phase = IDLE
+            body, self._body = self._body, b""
+            self._accept(HttpExchange(head, cast(bytes, body)))
 
     def _is_http2(self, data: bytes) -> bool:
         """Whether the connection speaks HTTP/2, and has found another protocol."""
@@ -274,7 +298,7 @@ class Connection(AnsweringConnection):
 
     def _too_slow(self, age: float) -> bool:
         """Whether the body trickles in; not while it is us who do not read."""
-        return self._reading and len(self._body) < self._server.limits.min_body_rate * age
+        return self._reading and self.received < self._server.limits.min_body_rate * age
 
     def _reads_nothing(self, now: float) -> bool:
         """Whether the caller has taken nothing of its answers for too long."""
@@ -311,7 +335,7 @@ class Connection(AnsweringConnection):
 
     def _head(self, body_bytes: int, *, keep_alive: bool) -> HttpHead:
         try:
-            method = self._parser.get_method()
+            method = self._parser.get_method() if self._known is None else self._known.method
         except AttributeError:
             method = b"-"
         path, _, query = self._url.partition(b"?")
@@ -325,4 +349,4 @@ class Connection(AnsweringConnection):
     def _stop_reading(self) -> None:
         self._phase = LINGER
         self._since = self._server.now
-        self._body, self._left = b"", 0
+        self._forget_body()

@@ -32,6 +32,7 @@ class AnsweringConnection(asyncio.Protocol):
         self._since = server.now + FRESH_S  # in the future until something has come
         self._reading = True
         self._resting = False  # told to come back later a moment ago
+        self._waiting = False  # for the turn of its large body
         self._writable = True
         self._on_room: list[Callable[[], object]] = []
         self._transport: asyncio.Transport
@@ -178,7 +179,7 @@ class AnsweringConnection(asyncio.Protocol):
             self._transport.close()
 
     def _regulate(self) -> None:
-        wanted = self._writable and not self._resting and len(self._exchanges) < MAX_PIPELINE
+        wanted = not (self._waiting or self._resting) and self._writable and len(self._exchanges) < MAX_PIPELINE
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from berth.application import Application
 from berth.config import Limits
+from berth.http_bodies import Buffers, Turns
 from berth.protocols.base import JSON
 
 LONG_S = 0.1  # a turn of the event loop after which who was told to come back later is not heard again in it
@@ -100,6 +101,8 @@ class Server:
         self.connections: set[Managed] = set()
         self.take_over: Callable[[Any, asyncio.Transport, bytes], None] | None = None  # for HTTP/2
         self.draining = False
+        self.turns = Turns()
+        self.buffers = Buffers()
         self._resting: list[Resting] = []
         self._turn_ends = 0.0  # 0: nobody was turned away in this turn
         self._loop = asyncio.get_running_loop()
@@ -109,6 +112,7 @@ class Server:
         """Once in a while: renew the date, and end connections that are too slow or idle for too long."""
         self.now = now
         self.heads.tick()
+        self.buffers.tick()
         for connection in list(self.connections):
             connection.check_time(now)
 

@@ -36,17 +36,17 @@ class Numbers:
     """One array of a body, as text between two places of it."""
 
     def __init__(self, body: Body, start: int, stop: int) -> None:
+        self._all, self._start, self._stop = body, start, stop
         self._body = memoryview(body)[start:stop]
 
     def array(self, dtype: np.dtype[np.generic]) -> Array:
         """The array in its own shape; ValueError as from `coerce`, or where the text is no array of numbers."""
         if dtype.kind == "f" and len(self._body) <= MOST_BYTES:
-            text = self.text()
-            floats = read_floats(text)
+            floats = read_floats(self._body)
             if floats is not None:
-                flat = text.find(b"[", 1) < 0
                 array = coerce(floats, dtype, None)
-                return array if flat else array.reshape(_shape(text.translate(None, _ONLY_STRUCTURE)))
+                flat = self._all.find(b"[", self._start + 1, self._stop) < 0
+                return array if flat else array.reshape(_shape(self.text().translate(None, _ONLY_STRUCTURE)))
         pieces: list[Array] = []
         structure: list[bytes] = []
         for text in self._pieces():
