@@ -173,7 +173,7 @@ def test_a_thousand_announcements_take_no_memory(wide: Berth) -> None:
 @pytest.mark.parametrize("count", [1, 3 * TURNS])
 def test_who_does_not_send_its_body_in_time_is_408(weights: Path, count: int) -> None:
     limits = {"REQUEST_TIMEOUT_S": "1.5", "HEADER_TIMEOUT_S": "1"}
-    with serving(FORMAT="onnx", WEIGHTS=str(weights / "wide.onnx"), **limits) as server:
+    with serving(FORMAT="onnx", WEIGHTS=str(weights / "wide.onnx"), cwd=None, variables=None, **limits) as server:
         with stalled(server, count, question(9, 400_000), 300_000) as slow:
             for connection in slow:
                 (answer,) = read_answers(connection, 1)
@@ -200,10 +200,10 @@ def test_a_body_that_has_begun_is_answered_by_a_server_that_stops(weights: Path)
 
 
 def test_answers_that_are_remembered_are_those_of_the_question(weights: Path) -> None:
-    with serving(FORMAT="onnx", WEIGHTS=str(weights / "wide.onnx"), CACHE_BYTES=str(64 * MIB)) as server:
-        with server.connect() as connection:
-            for first in (1, 2, 1, 3, 2):
-                assert ask(connection, first, 200_000)
+    settings = {"FORMAT": "onnx", "WEIGHTS": str(weights / "wide.onnx"), "CACHE_BYTES": str(64 * MIB)}
+    with serving(None, None, **settings) as server, server.connect() as connection:
+        for first in (1, 2, 1, 3, 2):
+            assert ask(connection, first, 200_000)
 
 
 # -- turns ------------------------------------------------------------------------------------------------------------
