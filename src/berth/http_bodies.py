@@ -4,7 +4,7 @@ When many large bodies come side by side, each is cold by the time it is whole: 
 processor's caches meanwhile. So a few are read at a time, in the order in which they began; the rest waits in the
 kernel, whose socket buffers have a bound of their own. Who has a turn is read straight into one buffer of the body's
 length, and buffers that nobody refers to any more are used again, because new memory costs a page fault for every
-4 KiB. A sender that does not deliver gives its turn back within two looks and is read as it sends; where that
+4 KiB. A sender that does not deliver, or goes on for long, gives its turn back and is read as it sends; where that
 happens, more are let in at once, so that slow senders hold nobody up for long. http_server.py makes one `Turns` and one
 `Buffers` per server, http_large.py asks them.
 """
@@ -18,6 +18,7 @@ from typing import Protocol
 TURNS = 4  # bodies that are read at once: while one sender is waited for, there is another
 LOOK_S = 0.025  # how often it is looked who delivers, while anybody waits
 LEAST = 65_536  # bytes that keep a turn for another look
+MOST_LOOKS = 8  # that a turn can last: a body that takes longer does not profit from it
 FIRST_BYTES = 2 * 1024 * 1024  # of a buffer before anything has come that would fill it
 KEPT_BYTES = 4 * 1024 * 1024  # a larger buffer is not kept
 _ROUND = 65_536  # sizes of buffers, so that bodies of slightly different length can have the same one
@@ -37,13 +38,33 @@ class Reader(Protocol):
         """Read on as it comes, and without a buffer of one's own."""
 
 
+class _Turn:
+    """What was seen of one at the last look; nothing if it came since."""
+
+    __slots__ = ("looks", "received")
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.received = 0
+
+    def is_over(self, received: int) -> bool:
+        """Look at it once more.
+
+        The loop has read since the last look whatever had come, however long it took, so it is never us who were slow.
+        """
+        silent = bool(self.looks) and received < self.received + LEAST
+        self.looks += 1
+        self.received = received
+        return silent or self.looks > MOST_LOOKS
+
+
 class Turns:
     """Who is read, and who waits for that. Callers leave when the body is whole, refused or given up."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Reader, None] = {}
-        self._reading: dict[Reader, int] = {}  # with the bytes that each had at the last look; -1: it came since
+        self._reading: dict[Reader, _Turn] = {}
         self._width = TURNS
         self._look_later: asyncio.TimerHandle | None = None
 
@@ -66,22 +87,17 @@ class Turns:
         while self._waiting and len(self._reading) < self._width:
             reader = next(iter(self._waiting))
             del self._waiting[reader]
-            self._reading[reader] = -1
+            self._reading[reader] = _Turn()
             reader.begin_turn(direct=len(self._reading) <= TURNS)
 
     def _look(self) -> None:
-        """End the turns of those who have sent next to nothing since the last look.
-
-        The loop has read whatever had come in between, however long its turn was, so it is never us who were slow.
-        """
+        """End the turns that others should not wait for."""
         self._look_later = None
-        slow = [reader for reader, before in self._reading.items() if before >= 0 and reader.received < before + LEAST]
-        for reader in slow:
+        over = [reader for reader, turn in self._reading.items() if turn.is_over(reader.received)]
+        for reader in over:
             del self._reading[reader]
             reader.end_turn()
-        for reader in self._reading:
-            self._reading[reader] = reader.received
-        if slow:
+        if over:
             self._width *= 2
         self._admit()
         if self._waiting:

@@ -81,7 +81,7 @@ class LargeBodies(AnsweringConnection):
         """So many bytes have come into the room that there was."""
         if self._view is None:
             self.data_received(bytes(self._server.buffers.scratch[:count]))
-            if not self._left and self._direct is not None:  # this time it was no large body
+            if not self._left and self._transport.get_protocol() is self._direct:  # this time it was no large body
                 self._speak_to(self)
             return
         if self._phase is LINGER:

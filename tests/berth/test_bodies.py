@@ -9,7 +9,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -249,9 +249,8 @@ def test_a_few_are_read_at_a_time_in_the_order_in_which_they_came() -> None:
     asyncio.run(scenario())
 
 
-async def until(condition: object, deadline: float = DEADLINE_S) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(deadline):
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(LOOK_S / 4)
 
@@ -269,6 +268,22 @@ def test_who_delivers_keeps_its_turn_and_who_does_not_loses_it() -> None:
         await until(others_ended)
         assert not diligent.ended
         assert begun == joined
+
+    asyncio.run(scenario())
+
+
+def test_who_delivers_for_long_gives_its_turn_back_to_those_who_wait() -> None:
+    async def scenario() -> None:
+        turns = Turns()
+        joined, begun = bodies(turns, 2 * TURNS)
+
+        def all_begun() -> bool:
+            for body in joined[:TURNS]:
+                body.received += LEAST
+            return begun == joined
+
+        await until(all_begun)
+        assert all(body.ended for body in joined[:TURNS])
 
     asyncio.run(scenario())
 
