@@ -65,7 +65,7 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Reader, None] = {}
         self._reading: dict[Reader, _Turn] = {}
-        self._width = TURNS
+        self._width = TURNS  # how many may be read at once: twice as many after each look that ended turns
         self._look_later: asyncio.TimerHandle | None = None
 
     def join(self, reader: Reader) -> None:
@@ -98,7 +98,7 @@ class Turns:
             del self._reading[reader]
             reader.end_turn()
         if over:
-            self._width *= 2
+            self._width = min(2 * self._width, TURNS + len(self._reading) + len(self._waiting))
         self._admit()
         if self._waiting:
             self._look_later = self._loop.call_later(LOOK_S, self._look)
