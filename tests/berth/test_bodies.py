@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 import re
 import socket
 import time
@@ -117,6 +118,28 @@ def test_a_pipeline_goes_on_behind_a_large_body(wide: Berth) -> None:
             assert is_right(answers[1], 1, 300_000)
             assert is_right(answers[3], 2, 400_000)
             assert is_right(answers[4], 3, 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_however_a_pipeline_is_cut_the_answers_are_the_same(wide: Berth, seed: int) -> None:
+    chance = random.Random(seed)
+    sizes = [chance.choice((3, 16_000, 16_400, 20_000, 100_000, 600_000)) for _ in range(6)]
+    data = b"".join(question(number, size) for number, size in enumerate(sizes))
+
+    def send() -> None:
+        at = 0
+        while at < len(data):
+            size = chance.choice((1, 300, 16_384, 65_536, 250_000, 2_500_000))
+            connection.sendall(data[at : at + size])
+            at += size
+            time.sleep(chance.choice((0, 0, 0.002, LOOK_S)))
+
+    for _ in range(2):
+        with wide.connect() as connection, ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(send)
+            for number, (answer, size) in enumerate(zip(read_answers(connection, len(sizes)), sizes, strict=True)):
+                assert is_right(answer, number, size)
+            sending.result()
 
 
 def test_a_chunked_body_follows_one_of_known_length(wide: Berth) -> None:
