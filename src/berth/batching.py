@@ -23,7 +23,8 @@ from berth.work import Work
 QUICK_S = 0.002  # a model whose recent runs took less is run on the loop: the hand-over would cost more
 WARM = 20  # runs before that is judged
 HEAVY = 256 * 1024  # bytes of a request that cost more to be joined with others than running it alone does,
-HEAVY_S = 0.0005  # where runs take no longer than this
+HEAVY_S = 0.0005  # where that takes no longer than this
+_DOUBT = 1.05  # with each run of one request alone, if it took longer than the quickest
 CAUTION = 1.15  # with a wait that is told too short everybody is let in just too late to be answered in time
 _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
 
@@ -112,6 +113,7 @@ class Batcher:
         self._running_rows = 0
         self._usual = 0.0 if model.steady and isinstance(executor, ThreadExecutor) else float("inf")
         self._warm = 0
+        self._alone = float("inf")  # seconds that one request alone took, at best
         self._row_seconds = 0.0  # of the executor, for each row of recent batches
 
     @property
@@ -234,7 +236,7 @@ class Batcher:
             works: list[Work] = []
             rows = 0
             limit = self._share()
-            heavy = HEAVY if self._quick and self._usual < HEAVY_S else math.inf
+            heavy = HEAVY if self._alone < HEAVY_S else math.inf
             while group and (not works or (rows + group[0].rows <= limit and group[0].size < heavy)):
                 work = group.popleft()
                 self._waiting -= work.rows
@@ -259,6 +261,8 @@ class Batcher:
 
     def _finish(self, works: list[Work], finished: Finished, seconds: float) -> None:
         self._learn(seconds)
+        if len(works) == 1 and self._usual < math.inf:
+            self._alone = min(seconds, self._alone * _DOUBT)
         self._metrics.ran(finished.seconds, finished.runs)
         if self._groups and self._planned is None:
             self._plan()

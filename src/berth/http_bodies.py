@@ -19,8 +19,8 @@ TURNS = 4  # bodies that are read at once: while one sender is waited for, there
 LOOK_S = 0.025  # how often it is looked who delivers, while anybody waits
 LEAST = 65_536  # bytes that keep a turn for another look
 MOST_LOOKS = 8  # that a turn can last: a body that takes longer does not profit from it
-FIRST_BYTES = 2 * 1024 * 1024  # of a buffer before anything has come that would fill it
-KEPT_BYTES = 4 * 1024 * 1024  # a larger buffer is not kept
+MOST_DIRECT = 4 * 1024 * 1024  # bytes of a body that gets a buffer before they have come
+MOST_KEPT = 2 * TURNS  # buffers: those that are read into, and those that the model is asked with
 _ROUND = 65_536  # sizes of buffers, so that bodies of slightly different length can have the same one
 
 
@@ -127,10 +127,9 @@ class Buffers:
             if length < kept[index].__alloc__() <= 2 * length and _references(kept, index) == _UNUSED:
                 return _resized(kept[index], length)
         buffer = _resized(bytearray(-(-length // _ROUND) * _ROUND), length)
-        if length <= KEPT_BYTES:
-            kept.append(buffer)
-            if len(kept) > 2 * TURNS:  # the first may be one that somebody keeps
-                del kept[0]
+        kept.append(buffer)
+        if len(kept) > MOST_KEPT:  # the first may be one that somebody keeps
+            del kept[0]
         return buffer
 
     def tick(self) -> None:

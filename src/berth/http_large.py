@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from berth.http_answering import AnsweringConnection
-from berth.http_bodies import FIRST_BYTES
+from berth.http_bodies import MOST_DIRECT, Buffers
 from berth.http_exchange import LINGER, HttpHead
 from berth.http_server import Server
 
@@ -25,8 +25,6 @@ class LargeBodies(AnsweringConnection):
         self._length = 0  # of the body, where it was announced
         self._left = 0  # of a large body of that length, which bypasses the parser
         self._known: HttpHead | None = None  # whose large body it is, where the parser has not seen the first lines
-        self._view: memoryview | None = None  # of `_body`, while the kernel writes into it
-        self._at = 0  # bytes that are in it
         self._direct: _Direct | None = None  # what the transport speaks to once a large body has come
 
     @property
@@ -42,59 +40,43 @@ class LargeBodies(AnsweringConnection):
         self._regulate()
 
     def begin_turn(self, *, direct: bool) -> None:
-        """Read on, into one buffer: at first a smaller one for a body that is very long, and may never come."""
+        """Read on."""
         self._waiting = False
-        if not direct:
-            self.end_turn()
-            self._regulate()
-            return
-        self._move(min(self._length, max(FIRST_BYTES, len(self._body) + 1)))
-        if self._direct is None:
-            self._direct = _Direct(self)
-        self._speak_to(self._direct)
+        if direct and self._length <= MOST_DIRECT:
+            if self._direct is None:
+                self._direct = _Direct(self, self._server.buffers)
+            self._body = self._direct.begin(self._length, self._body)
+            self._speak_to(self._direct)
+        else:
+            self._speak_to(self)
         self._regulate()
 
     def end_turn(self) -> None:
         """Read on as it comes: a slow sender gets memory for what it has sent."""
-        if self._view is not None:
-            self._body = bytearray(self._view[: self._at])
-            self._view = None
+        if self._direct is not None and self._direct.view is not None:
+            self._body = bytearray(self._direct.view[: self.received])
+            self._direct.view = None
         self._speak_to(self)
 
-    def _move(self, size: int) -> None:
-        """What there is of the body, into a larger buffer."""
-        have = self._body if self._view is None else self._view
-        self._at = len(have)
-        self._body = self._server.buffers.take(size)
-        self._view = memoryview(self._body)
-        self._view[: self._at] = have
+    def first_bytes(self, data: bytes) -> None:
+        """What came on a connection that had a large body before, up to the size of a small buffer."""
+        self.data_received(data)
+        if not self._left and self._transport.get_protocol() is self._direct:  # this time it was no large body
+            self._speak_to(self)
 
-    def room(self) -> memoryview:
-        """Where the next bytes go."""
-        if self._view is None:
-            return self._server.buffers.scratch
-        if self._at == len(self._view):
-            self._move(self._length)
-        return self._view[self._at :]
-
-    def filled(self, count: int) -> None:
-        """So many bytes have come into the room that there was."""
-        if self._view is None:
-            self.data_received(bytes(self._server.buffers.scratch[:count]))
-            if not self._left and self._transport.get_protocol() is self._direct:  # this time it was no large body
-                self._speak_to(self)
-            return
+    def more_of_body(self, count: int) -> None:
+        """So many bytes have come into the body's buffer."""
         if self._phase is LINGER:
             self._forget_body()
             return
-        self._at += count
         self._left -= count
         if not self._left:
-            self._view = None
             self._whole()
 
     def _whole(self) -> None:
         """A large body is complete."""
+        if self._direct is not None:
+            self._direct.view = None
         self._server.turns.leave(self)
         self.large_body_complete()
 
@@ -104,7 +86,9 @@ class LargeBodies(AnsweringConnection):
 
     def _forget_body(self) -> None:
         """Nobody wants the body any more: let go of it, and of its turn."""
-        self._body, self._left, self._known, self._view = b"", 0, None, None
+        self._body, self._left, self._known = b"", 0, None
+        if self._direct is not None:
+            self._direct.view = None
         self._server.turns.leave(self)
         if self._waiting:
             self._waiting = False
@@ -118,16 +102,31 @@ class LargeBodies(AnsweringConnection):
 class _Direct(asyncio.BufferedProtocol):
     """What the transport asks for room before it reads, in the connection's place."""
 
-    def __init__(self, connection: LargeBodies) -> None:
+    def __init__(self, connection: LargeBodies, buffers: Buffers) -> None:
         self._connection = connection
+        self._buffers = buffers
+        self.view: memoryview | None = None  # of the body's buffer, while bytes are missing in it
+        self._at = 0  # where they go
+
+    def begin(self, length: int, body: bytes | bytearray) -> bytearray:
+        """A buffer for a body of so many bytes, with those that there are."""
+        buffer = self._buffers.take(length)
+        self._at = len(body)
+        self.view = memoryview(buffer)
+        self.view[: self._at] = body
+        return buffer
 
     def get_buffer(self, _: int) -> memoryview:
         """Where the next bytes go."""
-        return self._connection.room()
+        return self._buffers.scratch if self.view is None else self.view[self._at :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """They have come."""
-        self._connection.filled(nbytes)
+        if self.view is None:
+            self._connection.first_bytes(bytes(self._buffers.scratch[:nbytes]))
+        else:
+            self._at += nbytes
+            self._connection.more_of_body(nbytes)
 
     def pause_writing(self) -> None:
         """The caller reads its answers slowly."""
