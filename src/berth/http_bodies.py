@@ -20,7 +20,7 @@ LOOK_S = 0.025  # how often it is looked who delivers, while anybody waits
 LEAST = 65_536  # bytes that keep a turn for another look
 MOST_LOOKS = 8  # that a turn can last: a body that takes longer does not profit from it
 MOST_DIRECT = 4 * 1024 * 1024  # bytes of a body that gets a buffer before they have come
-MOST_KEPT = 2 * TURNS  # buffers: those that are read into, and those that the model is asked with
+MOST_KEPT = 4 * TURNS  # buffers: those that are read into, and those that the model is asked with
 _ROUND = 65_536  # sizes of buffers, so that bodies of slightly different length can have the same one
 
 
