@@ -16,11 +16,11 @@ from sys import getrefcount
 from typing import Protocol
 
 TURNS = 4  # bodies that are read at once: while one sender is waited for, there is another
-LOOK_S = 0.025  # how often it is looked who delivers, while anybody waits
+LOOK_S = 0.05  # how often it is looked who delivers, while anybody waits; acknowledgements may be 0.04 late
 LEAST = 65_536  # bytes that keep a turn for another look
-MOST_LOOKS = 8  # that a turn can last: a body that takes longer does not profit from it
+MOST_LOOKS = 4  # that a turn can last: a body that takes longer does not profit from it
 MOST_DIRECT = 4 * 1024 * 1024  # bytes of a body that gets a buffer before they have come
-MOST_KEPT = 4 * TURNS  # buffers: those that are read into, and those that the model is asked with
+MOST_BUFFERS = 4 * TURNS  # that are read into at once, and as many are kept, also for what the model is asked with
 _ROUND = 65_536  # sizes of buffers, so that bodies of slightly different length can have the same one
 
 
@@ -88,7 +88,7 @@ class Turns:
             reader = next(iter(self._waiting))
             del self._waiting[reader]
             self._reading[reader] = _Turn()
-            reader.begin_turn(direct=len(self._reading) <= TURNS)
+            reader.begin_turn(direct=len(self._reading) <= MOST_BUFFERS)
 
     def _look(self) -> None:
         """End the turns that others should not wait for."""
@@ -128,7 +128,7 @@ class Buffers:
                 return _resized(kept[index], length)
         buffer = _resized(bytearray(-(-length // _ROUND) * _ROUND), length)
         kept.append(buffer)
-        if len(kept) > MOST_KEPT:  # the first may be one that somebody keeps
+        if len(kept) > MOST_BUFFERS:  # the first may be one that somebody keeps
             del kept[0]
         return buffer
 

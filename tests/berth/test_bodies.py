@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import random
 import re
@@ -188,7 +187,7 @@ def test_a_thousand_announcements_take_no_memory(wide: Berth) -> None:
     before = resident()
     with stalled(wide, 1000, lines + b" " * 20_000, len(lines) + 20_000), wide.connect() as connection:
         assert ask(connection, 1, 300_000)
-        time.sleep(10 * LOOK_S)
+        time.sleep(5 * LOOK_S)
         assert ask(connection, 1, 300_000)
         assert resident() - before < 150 * MIB  # 20 of them are what was sent
 
@@ -317,7 +316,8 @@ def test_any_number_of_silent_senders_is_let_in_within_a_few_looks() -> None:
         joined, begun = bodies(turns, 1000)
         await until(lambda: len(begun) == len(joined))
         assert begun == joined
-        assert sum(body.direct is True for body in itertools.islice(joined, TURNS)) == TURNS
+        assert all(body.direct for body in joined[:TURNS])
+        assert not all(body.direct for body in joined)
 
     asyncio.run(scenario())
 
