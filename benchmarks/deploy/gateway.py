@@ -9,12 +9,13 @@ nginx through the gateway as fast as they can. For scale, nginx is asked through
 The server and wrk share one core. The gateway has one thread, wherever the kernel puts it, and in the last part the
 other core to itself. So a direct request never leaves its core, and one through the gateway changes cores up to four
 times: that is part of what is added here. Where caller, gateway and server all have cores of their own, a direct
-request changes cores twice, and the difference is smaller.
+request changes cores twice itself; that could not be measured on two cores.
 
 One connection leaves the cores idle between any two steps of a request. A virtual machine's core halts then, and its
 host takes some 50 us to wake it, each time that a request passes to a process on another core. So everything is
 measured twice: as it is (`asleep`), and while the kernel is asked to keep cores from halting (`awake`), as machines
-that serve are often set up: what is left is the gateway's. Only root may ask for that. Called by `benchmarks.run`;
+for low latency are set up: what is left is the gateway's. A core that polls is woken without an interrupt, which no
+machine does that sleeps deeper. Only root may ask for that; docs/decisions/0063 tells more. Called by `benchmarks.run`;
 `python -m benchmarks.deploy.gateway` prints one JSON object.
 """
 
