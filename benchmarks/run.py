@@ -82,6 +82,18 @@ FIGURES = (
     ("Gateway: added at the median, in front of berth", ("gateway", "berth", "awake", "added_p50_us"), "us", "<= 150"),
     ("Gateway: the same where idle cores halt, nginx", ("gateway", "nginx", "asleep", "added_p50_us"), "us", ""),
     ("Gateway: the same where idle cores halt, berth", ("gateway", "berth", "asleep", "added_p50_us"), "us", ""),
+    (
+        "For scale: Envoy with one route and nothing else",
+        ("gateway", "nginx", "awake", "for_scale_added_p50_us", "bare_envoy"),
+        "us",
+        "",
+    ),
+    (
+        "For scale: nginx as the proxy",
+        ("gateway", "nginx", "awake", "for_scale_added_p50_us", "nginx_as_proxy"),
+        "us",
+        "",
+    ),
     ("Gateway: carried on one core", ("gateway", "median_requests_per_second"), "requests/s", ">= 15000"),
     ("The same, by a second of the core's time", ("gateway", "median_requests_per_cpu_second"), "requests", ">= 15000"),
     ("Dockerfile's code edit over Dockyard's", ("images", "ratios", "median_code_edit_s"), "times", ">= 5"),

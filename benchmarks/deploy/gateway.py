@@ -4,15 +4,18 @@ A server answers on a TCP port and on a unix socket. It is asked on the port dir
 gateway, by one connection, in turns: the difference of the medians is what the gateway adds. Once with nginx, which
 answers with a constant: that is the gateway alone. Once with berth and the tiny model of `benchmarks.serving.tiny`:
 that is what a caller sees, and has in it what the headers that the gateway adds cost in berth. Then 64 connections ask
-nginx through the gateway as fast as they can.
+nginx through the gateway as fast as they can. For scale, nginx is asked through the proxies of `bare_proxies` too.
 
 The server and wrk share one core. The gateway has one thread, wherever the kernel puts it, and in the last part the
-other core to itself.
+other core to itself. So a direct request never leaves its core, and one through the gateway changes cores up to four
+times: that is part of what is added here. Where caller, gateway and server all have cores of their own, a direct
+request changes cores twice itself; that could not be measured on two cores.
 
 One connection leaves the cores idle between any two steps of a request. A virtual machine's core halts then, and its
 host takes some 50 us to wake it, each time that a request passes to a process on another core. So everything is
-measured twice: as it is (`asleep`), and with a loop of the idle class on each core, which gives way to everything and
-keeps the core from halting (`awake`): what is left is the gateway's. Called by `benchmarks.run`;
+measured twice: as it is (`asleep`), and while the kernel is asked to keep cores from halting (`awake`), as machines
+for low latency are set up: what is left is the gateway's. A core that polls is woken without an interrupt, which no
+machine does that sleeps deeper. Only root may ask for that; docs/decisions/0063 tells more. Called by `benchmarks.run`;
 `python -m benchmarks.deploy.gateway` prints one JSON object.
 """
 
@@ -23,15 +26,17 @@ import asyncio
 import json
 import os
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deploy import bare_proxies
 from benchmarks.serving import tiny
 from dockyard.engines.sockets import Activation, Listener
 from dockyard.gateway.base import GatewaySettings
@@ -41,6 +46,7 @@ from dockyard.gateway.snapshot import Endpoint, Service, Snapshot, UnixAddress
 GATEWAY_CORE, OTHERS_CORE = 0, 1
 CONNECTIONS = 64
 DEADLINE_S = 20.0
+LATENCY = Path("/dev/cpu_dma_latency")
 NGINX = """
 daemon off;
 master_process off;
@@ -67,19 +73,23 @@ http {{
 
 @dataclass(frozen=True)
 class Turns:
-    """A server asked directly, and through the gateway."""
+    """One server, asked in turns: directly, through the gateway, and through what else was measured for scale."""
 
-    direct: list[tiny.Run]
-    through: list[tiny.Run]
+    runs: Mapping[str, list[tiny.Run]]
 
     def all(self) -> list[tiny.Run]:
         """Every run."""
-        return [*self.direct, *self.through]
+        return [run for runs in self.runs.values() for run in runs]
 
     def told(self) -> dict[str, object]:
-        """Every run, and what the gateway adds, in microseconds."""
-        direct, through = (statistics.median(run.p50_ms for run in runs) for runs in (self.direct, self.through))
-        return {**asdict(self), "added_p50_us": round(1000 * (through - direct), 1)}
+        """Every run, and what each way adds to the direct one, in microseconds."""
+        medians = {way: statistics.median(run.p50_ms for run in runs) for way, runs in self.runs.items()}
+        added = {way: round(1000 * (median - medians["direct"]), 1) for way, median in medians.items()}
+        return {
+            **{way: [asdict(run) for run in runs] for way, runs in self.runs.items()},
+            "added_p50_us": added["through"],
+            "for_scale_added_p50_us": {way: each for way, each in added.items() if way not in {"direct", "through"}},
+        }
 
 
 def measure(*, runs: int = 5, seconds: int = 3) -> dict[str, object]:
@@ -93,10 +103,13 @@ async def _measure(runs: int, seconds: int) -> dict[str, object]:
         script = folder / "infer.lua"
         script.write_text(tiny.LUA)
         async with _berth(folder) as (direct, socket), _gateway(folder, socket) as through:
-            berth = await _both(direct, through, runs, seconds, script)
+            berth = await _both({"direct": direct, "through": through}, runs, seconds, script)
         with _nginx(folder) as (direct, socket):
             async with _gateway(folder, socket) as through:
-                nginx = await _both(direct, through, runs, seconds, script)
+                ways = {"direct": direct, "through": through}
+                with bare_proxies.bare_envoy(folder, socket) as envoy, bare_proxies.nginx(folder, socket) as proxy:
+                    others = {"bare_envoy": envoy, "nginx_as_proxy": proxy}
+                    nginx = await _both(ways | others, runs, seconds, script)
                 _pin(through.process)
                 most = await _several(through, runs, seconds, script)
                 resident = through.resident_mib()
@@ -118,33 +131,28 @@ def _runs(found: Mapping[str, Turns]) -> Iterator[tiny.Run]:
         yield from turns.all()
 
 
-async def _both(
-    direct: tiny.Served, through: tiny.Served, runs: int, seconds: int, script: Path
-) -> Mapping[str, Turns]:
-    asleep = await _in_turns(direct, through, runs, seconds, script)
+async def _both(ways: Mapping[str, tiny.Served], runs: int, seconds: int, script: Path) -> Mapping[str, Turns]:
+    asleep = await _in_turns(ways, runs, seconds, script)
     with _awake():
-        return {"asleep": asleep, "awake": await _in_turns(direct, through, runs, seconds, script)}
+        return {"asleep": asleep, "awake": await _in_turns(ways, runs, seconds, script)}
 
 
 @contextmanager
 def _awake() -> Iterator[None]:
-    """No core halts in the block."""
-    with ExitStack() as stack:
-        for core in (GATEWAY_CORE, OTHERS_CORE):
-            where = ["chrt", "--idle", "0", "taskset", "-c", str(core)]
-            process = stack.enter_context(subprocess.Popen([*where, sys.executable, "-S", "-c", "while True: pass"]))
-            stack.callback(process.kill)
+    """No core halts in the block: the kernel takes this as a wish for no latency, for as long as the file is open."""
+    with LATENCY.open("wb", buffering=0) as wish:
+        wish.write(struct.pack("=i", 0))
         yield
 
 
-async def _in_turns(direct: tiny.Served, through: tiny.Served, runs: int, seconds: int, script: Path) -> Turns:
-    turns = Turns([], [])
-    for server in (direct, through):
+async def _in_turns(ways: Mapping[str, tiny.Served], runs: int, seconds: int, script: Path) -> Turns:
+    found: dict[str, list[tiny.Run]] = {way: [] for way in ways}
+    for server in ways.values():
         await asyncio.to_thread(tiny.drive, server, OTHERS_CORE, 1, 1, script)  # warm
     for _ in range(runs):
-        for server, found in ((direct, turns.direct), (through, turns.through)):
-            found.append(await asyncio.to_thread(tiny.drive, server, OTHERS_CORE, seconds, 1, script))
-    return turns
+        for way, server in ways.items():
+            found[way].append(await asyncio.to_thread(tiny.drive, server, OTHERS_CORE, seconds, 1, script))
+    return Turns(found)
 
 
 async def _several(server: tiny.Served, runs: int, seconds: int, script: Path) -> list[tiny.Run]:

@@ -107,7 +107,7 @@ def served(weights: Path, core: int, log_level: str) -> Iterator[Served]:
     command = ["taskset", "-c", str(core), sys.executable, "-m", "berth"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         try:
-            _wait_until_listening(port, process)
+            wait_until_listening(port, process)
             yield Served(f"http://127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()
@@ -163,14 +163,15 @@ def measure(*, runs: int = 3, seconds: int = 5, connections: int = 64, log_level
     }
 
 
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until something listens there; RuntimeError when the process has ended, or takes too long."""
     deadline = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise RuntimeError("berth did not start")
+    raise RuntimeError(f"{process.args!r} did not start")
 
 
 def main() -> None:

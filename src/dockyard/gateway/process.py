@@ -151,13 +151,13 @@ def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
             raise GatewayError(
                 "Envoy cannot be started: there is no process for it", remedy="Look at the system's log."
             )
-        _put_first(pid)
+        put_first(pid)
         yield pid
         starter.stdin.write(b"go\n")
         starter.stdin.flush()
 
 
-def _put_first(pid: int) -> None:
+def put_first(pid: int) -> None:
     """Give a process of a session of its own precedence, as far as this user may: every request waits for it twice."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
