@@ -8,6 +8,7 @@ time. server.py makes one `Connection` per accepted socket; http_answering.py wr
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import cast
 
 import httptools
@@ -80,7 +81,8 @@ class Connection(AnsweringConnection):
                 self._start = start
             if head is not None and len(data) == end + head.body_bytes:
                 self._start = b""
-                self._accept_known(head, data[end:])
+                if not head.refused_until or not self._refused_again(head):
+                    self._accept_known(head, data[end:])
                 return
         else:
             self._start = b""
@@ -237,6 +239,22 @@ class Connection(AnsweringConnection):
                 head.refusal, head.refused = refusal, refused
         self._since = self._server.now
         self._rest()
+        if head.refusal is refusal and head.shared is None:
+            self._server.refuse_again(head)
+        return True
+
+    def _refused_again(self, head: HttpHead) -> bool:
+        """Whether a request was refused as the last one with the same first lines, at the cost of a write alone."""
+        server, refusal, now = self._server, head.refusal, perf_counter()
+        if refusal is None or not refusal.stands or now > head.refused_until:
+            return False
+        if self._exchanges or self._express is not None or server.draining:
+            return False
+        self._transport.write(head.refused)
+        head.refused_again += 1
+        self._since = server.now
+        if now > server.turn_ends:
+            self._rest()
         return True
 
     def _accept(self, exchange: HttpExchange) -> None:

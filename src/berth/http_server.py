@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from berth.application import Application
 from berth.config import Limits
+from berth.http_exchange import HttpHead
 from berth.protocols.base import JSON
 
+SAME_S = 0.001  # how long the same request is refused without asking again whether there is room
 LONG_S = 0.1  # a turn of the event loop after which who was told to come back later is not heard again in it
 
 REASONS = {
@@ -101,7 +103,8 @@ class Server:
         self.take_over: Callable[[Any, asyncio.Transport, bytes], None] | None = None  # for HTTP/2
         self.draining = False
         self._resting: list[Resting] = []
-        self._turn_ends = 0.0  # 0: nobody was turned away in this turn
+        self.turn_ends = 0.0  # when a turn is long; 0: nobody was turned away in this one
+        self._refusing: list[HttpHead] = []
         self._loop = asyncio.get_running_loop()
         self.now = asyncio.get_running_loop().time()
 
@@ -119,16 +122,27 @@ class Server:
         timers, new connections and results wait for that.
         """
         now = perf_counter()
-        if not self._turn_ends:
-            self._turn_ends = now + LONG_S
+        if not self.turn_ends:
+            self.turn_ends = now + LONG_S
             self._loop.call_soon(self._end_turn)
-        elif now > self._turn_ends:
+        elif now > self.turn_ends:
             self._resting.append(connection)
             return True
         return False
 
+    def refuse_again(self, head: HttpHead) -> None:
+        """For a moment, but not beyond this turn, requests with these first lines need not be asked about."""
+        if self.turn_ends:
+            if not head.refused_until:
+                self._refusing.append(head)
+            head.refused_until = perf_counter() + SAME_S
+
     def _end_turn(self) -> None:
-        self._turn_ends = 0.0
+        self.turn_ends = 0.0
+        refusing, self._refusing = self._refusing, []
+        for head in refusing:
+            self.application.count_refused(head, head.refused_again)
+            head.refused_until, head.refused_again = 0.0, 0
         resting, self._resting = self._resting, []
         for connection in resting:
             connection.wake()

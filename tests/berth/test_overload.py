@@ -7,14 +7,18 @@ import re
 import resource
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from berth.admission import Admission
+from berth.work import Work
 from tests.berth.support import Answer, Berth, read_answers, serving
 
 
@@ -212,6 +216,55 @@ def test_every_refusal_of_a_flood_is_counted_and_who_was_let_in_is_answered() ->
         assert refused > 1000  # more than are logged one by one
         assert _sample(text, r'berth_requests_total{.*status="503"}') == refused
         assert _sample(text, r'nv_inference_request_failure{.*reason="REJECTED"}') == refused
+
+
+def test_a_flood_on_many_connections_is_counted_to_the_last_refusal() -> None:
+    body = b'{"seconds":1.5,"value":1}'
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(PREDICTOR="models_workers:Sleepy", MAX_QUEUE="1") as server, ExitStack() as stack:
+        first = stack.enter_context(server.connect())
+        first.sendall(head + body)
+        time.sleep(0.1)
+        connections = [stack.enter_context(server.connect()) for _ in range(60)]
+        streams = [connection.makefile("rb") for connection in connections]
+        refused = 0
+        for _ in range(20):
+            for connection in connections:
+                connection.sendall(head + body)
+            statuses = [_status(stream) for stream in streams]
+            assert Counter(statuses) == {503: 60}
+            refused += len(statuses)
+        text = server.get("/metrics").body.decode()
+        assert _sample(text, r'berth_requests_total{.*status="503"}') == refused == 1200
+        assert _sample(text, r'nv_inference_request_failure{.*reason="REJECTED"}') == refused
+        assert read_answers(first, 1)[0].status == 200
+
+
+def test_a_refusal_does_not_overtake_the_answer_before_it() -> None:
+    body = b'{"seconds":0.5,"value":1}'
+    request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with serving(PREDICTOR="models_workers:Sleepy", MAX_QUEUE="1") as server, ExitStack() as stack:
+        first, *others = [stack.enter_context(server.connect()) for _ in range(20)]
+        first.sendall(request)
+        time.sleep(0.1)
+        for connection in others:
+            connection.sendall(request)
+        first.sendall(request)
+        assert {_status(connection.makefile("rb")) for connection in others} == {503}
+        assert [answer.status for answer in read_answers(first, 2)] == [200, 503]
+
+
+def test_a_refusal_stands_until_somebody_leaves() -> None:
+    admission = Admission(limit=1, limit_bytes=1000, timeout=1.0)
+    work = Work(cast("Any", None), [], list, 400)
+    assert admission.turned_away(None, 0.0, now=0.0) is None
+    admission.admit(work, 0.0, 0.0)
+    refusal = admission.turned_away(None, 0.0, now=0.0)
+    assert refusal is not None
+    assert refusal.stands
+    admission.release(work)
+    assert not refusal.stands
+    assert admission.turned_away(None, 0.0, now=0.0) is None
 
 
 def _status(stream: Any) -> int:
