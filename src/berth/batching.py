@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from berth.executor import Executor, Failed, Finished, Group, Outcome, ThreadExecutor, failure_of, run_batch
+from berth.giving_way import Bearing
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.work import Work
@@ -110,6 +111,7 @@ class Batcher:
         self._usual = 0.0 if model.steady and isinstance(executor, ThreadExecutor) else float("inf")
         self._warm = 0
         self._row_seconds = 0.0  # of the executor, for each row of recent batches
+        self.bearing = Bearing()
 
     @property
     def idle_and_quick(self) -> bool:
@@ -209,11 +211,15 @@ class Batcher:
             self._submit(works, groups)
 
     def _submit(self, works: list[Work], groups: list[Group]) -> None:
+        refused = self._metrics.failures["REJECTED"]
+
         def done(finished: Finished) -> None:
             self._running -= 1
             self._running_rows -= sum([work.rows for work in works])
             rows = max(sum([work.rows for work in works]), 1)
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
+            flooded = self._metrics.failures["REJECTED"] > refused
+            self.bearing.ran(finished.seconds, finished.busy, rows, flooded=flooded)
             self._finish(works, finished, finished.busy)
 
         self._executor.submit(groups, done, _Waiting(works, self._whole))

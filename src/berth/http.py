@@ -238,9 +238,9 @@ class Connection(AnsweringConnection):
             if not head.identity:
                 head.refusal, head.refused = refusal, refused
         self._since = self._server.now
-        self._rest()
+        self._rest(head)
         if head.refusal is refusal and head.shared is None:
-            self._server.refuse_again(head)
+            self._server.flood.refuse_again(head)
         return True
 
     def _refused_again(self, head: HttpHead) -> bool:
@@ -253,8 +253,8 @@ class Connection(AnsweringConnection):
         self._transport.write(head.refused)
         head.refused_again += 1
         self._since = server.now
-        if now > server.turn_ends:
-            self._rest()
+        if now > server.flood.turn_ends:
+            self._rest(head)
         return True
 
     def _accept(self, exchange: HttpExchange) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httptools
 
 from berth.exchange import REQUEST_ID
-from berth.http_exchange import IDLE, LINGER, HttpExchange
+from berth.http_exchange import IDLE, LINGER, HttpExchange, HttpHead
 from berth.http_server import Server
 from berth.protocols.base import JSON, Express, Response
 
@@ -70,7 +70,7 @@ class AnsweringConnection(asyncio.Protocol):
         else:
             data = self._format(exchange, response)
             if response.status == BUSY and not exchange.last:
-                self._rest()
+                self._rest(head)
         exchanges = self._exchanges
         if len(exchanges) == 1 and not exchange.last:
             exchanges.clear()
@@ -116,8 +116,8 @@ class AnsweringConnection(asyncio.Protocol):
             self._regulate()
         self._since = self._server.now
 
-    def _rest(self) -> None:
-        if not self._resting and self._server.must_rest(self):
+    def _rest(self, head: HttpHead) -> None:
+        if not self._resting and self._server.flood.must_rest(self, head.queue):
             self._resting = True
             self._regulate()
 
