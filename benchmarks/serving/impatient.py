@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from time import perf_counter
 
@@ -31,15 +32,14 @@ class Overload:
         self.unanswered = 0.0  # seconds that the oldest question at the end has waited
 
 
-def ask_again(port: int, request: bytes, connections: int, seconds: float) -> Overload:
+def ask_again(connect: Callable[[], socket.socket], request: bytes, connections: int, seconds: float) -> Overload:
     """Keep one request under way on each of so many connections; refused ones are sent again without a pause."""
     found = Overload()
     with ExitStack() as stack:
         poll = stack.enter_context(select.epoll())
         callers: dict[int, socket.socket] = {}
         for _ in range(connections):
-            caller = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10.0))
-            caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            caller = stack.enter_context(connect())
             caller.setblocking(False)
             callers[caller.fileno()] = caller
             poll.register(caller, select.EPOLLIN)
@@ -53,7 +53,7 @@ def _turn(poll: select.epoll, callers: dict[int, socket.socket], request: bytes,
     for number, caller in callers.items():
         sent[number] = perf_counter()
         caller.send(request)
-    known: dict[bytes, int] = {}
+    known: dict[bytes, tuple[int, bool]] = {}
     pieces: dict[int, bytes] = {}
     times, statuses = found.times, found.statuses
     while callers and perf_counter() < end:
@@ -63,19 +63,24 @@ def _turn(poll: select.epoll, callers: dict[int, socket.socket], request: bytes,
                 data = caller.recv(4096)
                 if not data:
                     raise ConnectionResetError("closed without an answer")
-                status = known.get(data)
-                if status is None:
+                answer = known.get(data)
+                if answer is None:
                     data = pieces.pop(number, b"") + data
-                    status = whole_answer(data)
-                    if status is None:
+                    answer = whole_answer(data)
+                    if answer is None:
                         pieces[number] = data
                         continue
                     if len(known) >= MAX_KNOWN:
                         known.clear()
-                    known[data] = status
+                    known[data] = answer
+                status, last = answer
                 now = perf_counter()
                 statuses[status] += 1
                 times.setdefault(status, []).append(now - sent[number])
+                if last:
+                    poll.unregister(caller)
+                    del callers[number], sent[number]
+                    continue
                 sent[number] = now
                 caller.send(request)
             except ConnectionError as error:
@@ -86,10 +91,11 @@ def _turn(poll: select.epoll, callers: dict[int, socket.socket], request: bytes,
     found.unanswered = perf_counter() - min(sent.values(), default=perf_counter())
 
 
-def whole_answer(data: bytes) -> int | None:
-    """The status of an answer with a Content-Length; None while there is more to come."""
+def whole_answer(data: bytes) -> tuple[int, bool] | None:
+    """The status of an answer, and whether it is the connection's last; None while there is more to come."""
     head, found, body = data.partition(b"\r\n\r\n")
     if not found:
         return None
-    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    return int(head[9:12]) if len(body) >= length else None
+    head = head.lower()
+    length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
+    return (int(head[9:12]), b"\r\nconnection: close" in head) if len(body) >= length else None

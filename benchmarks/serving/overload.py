@@ -43,7 +43,7 @@ def _overloaded(predictor: str, workers: int, rounds: int) -> Figures:
         figures = {
             "peak": _run(server, seconds, lambda: run(_drive(server.port, 8, seconds))),
             "patient": _run(server, seconds, lambda: run(_drive(server.port, CONNECTIONS, seconds))),
-            "impatient": _run(server, seconds, lambda: ask_again(server.port, REQUEST, CONNECTIONS, seconds)),
+            "impatient": _run(server, seconds, lambda: ask_again(server.connect, REQUEST, CONNECTIONS, seconds)),
         }
         alive = server.process.poll() is None
     impatient = figures["impatient"]

@@ -71,6 +71,12 @@ class Server:
     process: subprocess.Popen[bytes]
     port: int
 
+    def connect(self) -> socket.socket:
+        """A connection that sends at once what it is given."""
+        connection = socket.create_connection(("127.0.0.1", self.port), START_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
     def processes(self) -> list[int]:
         """It, its template and its workers."""
         found = [self.process.pid]

@@ -17,6 +17,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from benchmarks.serving.client import post
+from benchmarks.serving.impatient import ask_again
 from berth.admission import Admission
 from berth.work import Work
 from tests.berth.support import Answer, Berth, read_answers, serving
@@ -238,6 +240,21 @@ def test_a_flood_on_many_connections_is_counted_to_the_last_refusal() -> None:
         assert _sample(text, r'berth_requests_total{.*status="503"}') == refused == 1200
         assert _sample(text, r'nv_inference_request_failure{.*reason="REJECTED"}') == refused
         assert read_answers(first, 1)[0].status == 200
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_that_stops_in_a_flood_answers_whatever_was_asked(workers: int) -> None:
+    request = post("/predict", {"value": 1}, "X-Request-Timeout: 0.2")
+    with serving(PREDICTOR="models_workers:Computes", WORKERS=str(workers)) as server, ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(ask_again, server.connect, request, 200, 30.0)
+        time.sleep(2.5)
+        server.process.terminate()
+        found = flood.result()
+        assert server.process.wait(30) == 0
+        assert not found.resets
+        assert set(found.statuses) <= {200, 503, 504}
+        assert found.statuses[200] > 10
+        assert found.statuses[503] > 200
 
 
 def test_a_refusal_does_not_overtake_the_answer_before_it() -> None:
