@@ -211,7 +211,7 @@ class Batcher:
             self._submit(works, groups)
 
     def _submit(self, works: list[Work], groups: list[Group]) -> None:
-        refused = self._metrics.failures["REJECTED"]
+        refused, began = self._metrics.failures["REJECTED"], perf_counter()
 
         def done(finished: Finished) -> None:
             self._running -= 1
@@ -219,7 +219,7 @@ class Batcher:
             rows = max(sum([work.rows for work in works]), 1)
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             flooded = self._metrics.failures["REJECTED"] > refused
-            self.bearing.ran(finished.seconds, finished.busy, rows, flooded=flooded)
+            self.bearing.ran(perf_counter() - began, finished.busy, rows, flooded=flooded)
             self._finish(works, finished, finished.busy)
 
         self._executor.submit(groups, done, _Waiting(works, self._whole))

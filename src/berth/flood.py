@@ -19,8 +19,8 @@ from berth.work import Queue
 
 SAME_S = 0.001  # how long the same request is refused without asking again whether there is room
 LONG_S = 0.1  # a turn of the event loop after which who was told to come back later is not heard again in it
-WAKE_S = 0.002
-BURST_S = 0.01  # seconds' worth of refusals that may come together
+WAKE_S = 0.008  # many at once, as each time takes the core from the model
+BURST_S = 0.02  # seconds' worth of refusals that may come together
 
 
 class Resting(Protocol):

@@ -26,7 +26,10 @@ class Bearing:
         self._waits: dict[int, float] = {}  # of those, the ones in which the model did not compute
 
     def ran(self, seconds: float, busy: float, rows: int, *, flooded: bool) -> None:
-        """A batch took so many seconds, and computed in so many of them; `flooded`: others were refused meanwhile."""
+        """A batch took so many seconds there and back, and computed in so many of them.
+
+        `flooded`: others were refused meanwhile.
+        """
         size = rows.bit_length()
         if not flooded:
             self._usual[size] = _towards(self._usual.get(size, seconds), seconds, _WEIGHT)
