@@ -16,7 +16,7 @@ import httptools
 from berth import http_known
 from berth.exchange import NO_ROUTE
 from berth.http_answering import MAX_PIPELINE, AnsweringConnection
-from berth.http_exchange import BODY, HEAD, IDLE, LINGER, HttpExchange, HttpHead
+from berth.http_exchange import BODY, HEAD, HELD, IDLE, LINGER, HttpExchange, HttpHead
 from berth.http_server import Server
 from berth.protocols.base import Head
 
@@ -63,6 +63,8 @@ class Connection(AnsweringConnection):
             if not exchange.whole:
                 self._application.give_up(exchange)
         self._exchanges.clear()
+        if self._phase is HELD:
+            self._server.flood.forget(self)
         self._phase = LINGER
         self._writable = True
         self._call_back()
@@ -87,6 +89,10 @@ class Connection(AnsweringConnection):
         else:
             self._start = b""
             if self._phase is LINGER:
+                return
+            if self._phase is HELD:
+                self.release()  # the next request has come: its answer must not be the first
+                self.data_received(data)
                 return
             if self._left:
                 self._continue_body(data)
@@ -156,6 +162,7 @@ class Connection(AnsweringConnection):
         """The request target, possibly in pieces: a request has begun."""
         if self._phase is LINGER:
             return
+        self.release()
         if self._phase is IDLE:
             self._phase = HEAD
             self._since = self._server.now
@@ -230,15 +237,13 @@ class Connection(AnsweringConnection):
         if refusal is None:
             return False
         if refusal is head.refusal:
-            self._transport.write(head.refused)
+            refused = head.refused
         else:
             response = (head.route or NO_ROUTE).error(refusal.status, refusal.text, refusal.headers)
             refused = self._format(HttpExchange(head, b""), response)
-            self._transport.write(refused)
             if not head.identity:
                 head.refusal, head.refused = refusal, refused
-        self._since = self._server.now
-        self._rest(head)
+        self._send_refusal(refused, head)
         if head.refusal is refusal and head.shared is None:
             self._server.flood.refuse_again(head)
         return True
@@ -250,11 +255,12 @@ class Connection(AnsweringConnection):
             return False
         if self._exchanges or self._express is not None or server.draining:
             return False
-        self._transport.write(head.refused)
         head.refused_again += 1
-        self._since = server.now
         if now > server.flood.turn_ends:
-            self._rest(head)
+            self._send_refusal(head.refused, head)
+        else:
+            self._since = self._refused = server.now
+            self._transport.write(head.refused)
         return True
 
     def _accept(self, exchange: HttpExchange) -> None:
@@ -321,6 +327,7 @@ class Connection(AnsweringConnection):
         """Answer with an error, after the answers that are still owed, and close."""
         if self._phase is LINGER:
             return
+        self.release()
         exchange = HttpExchange(self._head(0, keep_alive=False), b"")
         exchange.connection = self
         self._stop_reading()

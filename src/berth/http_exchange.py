@@ -16,10 +16,11 @@ class Phase(enum.Enum):
     IDLE = "idle"  # between requests
     HEAD = "head"  # a request line or headers have begun
     BODY = "body"
+    HELD = "held"  # a refusal is made, and not sent yet
     LINGER = "linger"  # answered for the last time; what still comes is thrown away
 
 
-IDLE, HEAD, BODY, LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGER
+IDLE, HEAD, BODY, HELD, LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.HELD, Phase.LINGER
 
 
 class HttpHead(Head):

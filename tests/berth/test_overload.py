@@ -257,6 +257,25 @@ def test_a_server_that_stops_in_a_flood_answers_whatever_was_asked(workers: int)
         assert found.statuses[503] > 200
 
 
+def test_each_of_several_questions_in_one_go_is_answered_in_a_flood() -> None:
+    request = post("/predict", {"value": 1}, "X-Request-Timeout: 0.2")
+    other = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(PREDICTOR="models_workers:Computes") as server, ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(ask_again, server.connect, request, 200, 4.0)
+        time.sleep(2.5)
+        with server.connect() as connection:
+            for _ in range(5):
+                connection.sendall(request)
+                assert read_answers(connection, 1)[0].status in (200, 503)
+            connection.sendall(request + other + request + other)
+            answers = read_answers(connection, 4)
+            assert [answer.status for answer in answers[1::2]] == [200, 200]
+            assert {answer.status for answer in answers[::2]} <= {200, 503}
+            connection.sendall(request + b"nonsense\r\n\r\n")
+            assert [answer.status for answer in read_answers(connection, 2)][1] == 400
+        assert not flood.result().resets
+
+
 def test_a_refusal_does_not_overtake_the_answer_before_it() -> None:
     body = b'{"seconds":0.5,"value":1}'
     request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
