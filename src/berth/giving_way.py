@@ -11,7 +11,7 @@ import math
 
 LEAST, MOST = 2_000.0, 50_000.0  # refusals a second; with more than the most, nobody is held back
 SLOWED, FREE = 1.08, 1.04  # times what batches took before
-_FEWER, _MORE = 0.8, 1.06
+_FEWER, _MORE = 0.75, 1.06
 _WEIGHT = 0.1
 _SLOWLY = 0.03  # with which it is learned, under a flood, that it is not the flood
 

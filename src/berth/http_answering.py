@@ -34,7 +34,7 @@ class AnsweringConnection(asyncio.Protocol):
         self._since = server.now + FRESH_S  # in the future until something has come
         self._reading = True
         self._held = b""  # a refusal that waits for its time
-        self._refused = -math.inf  # when the last one was made
+        self._refused = -math.inf  # when it was last told to come back later
         self._writable = True
         self._on_room: list[Callable[[], object]] = []
         self._transport: asyncio.Transport
@@ -136,7 +136,7 @@ class AnsweringConnection(asyncio.Protocol):
         """Send the refusal that was held back."""
         if self._phase is HELD:
             data, self._held, self._phase = self._held, b"", IDLE
-            self._since = self._server.now
+            self._since = self._refused = self._server.now
             self._transport.write(data)
 
     def on_room(self, callback: Callable[[], object]) -> None:
