@@ -35,6 +35,7 @@ class BatchSizes:
 
 
 ALONE = BatchSizes(1)
+HAND_OVER_S = 0.0015  # there and back together, while the loop is busy; more than that slows a model
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,8 @@ class Batcher:
             rows = max(sum([work.rows for work in works]), 1)
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             flooded = self._metrics.failures["REJECTED"] > refused
-            self.bearing.ran(perf_counter() - began, finished.busy, rows, flooded=flooded)
+            seconds = max(finished.seconds, perf_counter() - began - HAND_OVER_S)
+            self.bearing.ran(seconds, finished.busy, rows, flooded=flooded)
             self._finish(works, finished, finished.busy)
 
         self._executor.submit(groups, done, _Waiting(works, self._whole))

@@ -26,7 +26,7 @@ class Bearing:
         self._waits: dict[int, float] = {}  # of those, the ones in which the model did not compute
 
     def ran(self, seconds: float, busy: float, rows: int, *, flooded: bool) -> None:
-        """A batch took so many seconds there and back, and computed in so many of them.
+        """A batch took so many seconds, and computed in so many of them.
 
         `flooded`: others were refused meanwhile.
         """
