@@ -35,7 +35,7 @@ class BatchSizes:
 
 
 ALONE = BatchSizes(1)
-HAND_OVER_S = 0.0015  # there and back together, while the loop is busy; more than that slows a model
+COMPUTES = 0.25  # of its time; such a model loses to a flood on the way there and back, too
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,8 @@ class Batcher:
             rows = max(sum([work.rows for work in works]), 1)
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
             flooded = self._metrics.failures["REJECTED"] > refused
-            seconds = max(finished.seconds, perf_counter() - began - HAND_OVER_S)
+            computes = finished.busy > COMPUTES * finished.seconds
+            seconds = perf_counter() - began if computes else finished.seconds
             self.bearing.ran(seconds, finished.busy, rows, flooded=flooded)
             self._finish(works, finished, finished.busy)
 
