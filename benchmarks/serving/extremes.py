@@ -1,4 +1,4 @@
-"""What a server does with too much to do, with very much at once, and with nothing: scenarios of `robustness`."""
+"""What a server does with very much at once, with nothing, and when asked how it is: scenarios of `robustness`."""
 
 from __future__ import annotations
 
@@ -9,82 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from benchmarks.serving.client import Lost, Reply, connect, get, post
+from benchmarks.serving.client import Reply, connect, get, post
 from benchmarks.serving.under_test import Figures, Server, Tally, marked, quantiles, run, served
-
-# More than can be answered.
-
-
-class Overload:
-    """What 2,000 connections got."""
-
-    def __init__(self) -> None:
-        self.statuses: Counter[int] = Counter()
-        self.in_time = 0  # of the good answers, those before the run's end: the queue is emptied after it
-        self.times: dict[int, list[float]] = {}
-        self.resets: list[str] = []
-
-    def figures(self, seconds: float) -> Figures:
-        """Goodput, refusals and how long they took."""
-        return {
-            "goodput_per_second": round(self.in_time / seconds, 1),
-            "statuses": dict(self.statuses),
-            "resets": len(self.resets),
-            "answered": quantiles(self.times.get(200, [])),
-            "refused": quantiles(self.times.get(503, [])),
-        }
-
-
-async def _drive(port: int, connections: int, seconds: float, *, pause: bool) -> Overload:
-    """So many connections that ask again at once, or after what Retry-After says."""
-    found = Overload()
-    request = post("/predict", {"value": 7}, "X-Request-Timeout: 1")
-    end = time.monotonic() + seconds
-
-    async def lane(number: int) -> None:
-        await asyncio.sleep(number / connections * min(1.0, seconds / 4))
-        try:
-            connection = await connect(port)
-            while time.monotonic() < end:
-                reply = await connection.ask(request)
-                found.statuses[reply.status] += 1
-                found.in_time += reply.status == 200 and time.monotonic() < end
-                found.times.setdefault(reply.status, []).append(reply.seconds)
-                if pause and reply.status != 200:
-                    await asyncio.sleep(reply.retry_after)
-            connection.close()
-        except (Lost, OSError) as error:
-            found.resets.append(repr(error))
-
-    await asyncio.gather(*(lane(number) for number in range(connections)))
-    return found
-
-
-def overload(rounds: int) -> Figures:
-    """2,000 connections for a model that answers 50 a second, each with a deadline of one second."""
-    seconds = min(10.0, 2.0 + rounds)
-    figures: Figures = {}
-    for name, workers in (("thread", 0), ("worker", 1)):
-        with served(PREDICTOR="robust:Spin", WORKERS=workers) as server:
-            peak = run(_drive(server.port, 8, seconds, pause=True))
-            flood = run(_drive(server.port, 2000, seconds, pause=True))
-            rude = run(_drive(server.port, 2000, seconds, pause=False))
-            alive = server.process.poll() is None
-        found = {"peak": peak, "patient": flood, "impatient": rude}
-        figures[name] = {key: value.figures(seconds) for key, value in found.items()} | {"alive": alive}
-    return marked(figures, all(_overload_holds(found) for found in figures.values()))
-
-
-def _overload_holds(found: Figures) -> bool:
-    peak = found["peak"]["goodput_per_second"]
-    patient = found["patient"]
-    fine = found["alive"] and not patient["resets"] and not found["impatient"]["resets"]
-    return bool(fine and patient["goodput_per_second"] >= 0.9 * peak and patient["refused"].get("p99_ms", 0) < 50)
-
 
 # A very large body.
 

@@ -17,8 +17,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from benchmarks.serving.extremes import health, idle, large_json, overload
+from benchmarks.serving.extremes import health, idle, large_json
 from benchmarks.serving.faults import bad_item, sigkill, sigterm
+from benchmarks.serving.overload import overload, overload_by_need
 from benchmarks.serving.under_test import Figures
 
 SCENARIOS: dict[str, Callable[[int], Figures]] = {
@@ -26,6 +27,7 @@ SCENARIOS: dict[str, Callable[[int], Figures]] = {
     "sigkill": sigkill,
     "bad-item": bad_item,
     "overload": overload,
+    "overload-by-need": overload_by_need,
     "large-json": large_json,
     "idle": idle,
     "health": health,

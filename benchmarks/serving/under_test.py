@@ -1,6 +1,6 @@
 """A berth that something is done to, and what its clients saw: what the scenarios of `robustness` share.
 
-`faults` and `extremes` are those scenarios.
+`faults`, `overload` and `extremes` are those scenarios.
 """
 
 from __future__ import annotations
@@ -38,6 +38,20 @@ class Spin:
             pass
         return {"value": value, "pid": os.getpid()}
 
+class Compute:
+    """20 ms of processor time, whoever else computes meanwhile."""
+    def predict(self, value: int) -> int:
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return value
+
+class Wait:
+    """20 ms on a device elsewhere."""
+    def predict(self, value: int) -> int:
+        time.sleep(0.02)
+        return value
+
 class Rows:
     @berth.batched
     def predict(self, x: list[Annotated[np.ndarray, berth.Tensor("float32", (-1,))]]) -> list[float]:
@@ -57,6 +71,12 @@ class Server:
     process: subprocess.Popen[bytes]
     port: int
 
+    def connect(self) -> socket.socket:
+        """A connection that sends at once what it is given."""
+        connection = socket.create_connection(("127.0.0.1", self.port), START_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
     def processes(self) -> list[int]:
         """It, its template and its workers."""
         found = [self.process.pid]
@@ -67,11 +87,11 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Of all its processes so far."""
-        ticks = 0
-        for pid in self.processes():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(_cpu_seconds(f"/proc/{pid}/stat") for pid in self.processes())
+
+    def loop_seconds(self) -> float:
+        """Of the thread that all connections are served in."""
+        return _cpu_seconds(f"/proc/{self.process.pid}/task/{self.process.pid}/stat")
 
     def memory_mib(self, field: str) -> float:
         """VmRSS, or VmHWM for the most that it ever was, of the server's own process."""
@@ -79,6 +99,11 @@ class Server:
             if line.startswith(field):
                 return round(int(line.split()[1]) / 1024, 1)
         return 0.0
+
+
+def _cpu_seconds(stat: str) -> float:
+    fields = Path(stat).read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

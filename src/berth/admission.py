@@ -57,6 +57,8 @@ class Admission:
         if about != self._told_about or now > self._told_until:
             self._told_about, self._told_until = about, now + _TOLD_S
             self._told = self._full(wait) if full else _too_long(wait, patience)
+        assert self._told is not None
+        self._told.stands = True
         return self._told
 
     def _full(self, wait: float) -> Refusal:
@@ -68,6 +70,7 @@ class Admission:
 
     def release(self, work: Work) -> None:
         """A work has its answer."""
+        self._make_room()
         work.done = True
         if work in self._inside:
             del self._inside[work]
@@ -75,12 +78,17 @@ class Admission:
 
     def release_all(self, works: Sequence[Work]) -> None:
         """All of a batch have their answers."""
+        self._make_room()
         inside = self._inside
         for work in works:
             work.done = True
             if work in inside:
                 del inside[work]
                 self._bytes -= work.size
+
+    def _make_room(self) -> None:
+        if self._told is not None:
+            self._told.stands = False
 
     def expired(self, now: float) -> list[Work]:
         """Works past their deadline; the caller answers and so releases them."""

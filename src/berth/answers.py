@@ -167,11 +167,11 @@ class Answers:
         self._counts[metrics.labels, route, 200] += count
         self._log.access_skipped += count
 
-    def count_refused(self, head: Head) -> None:
-        """A request of a flood was turned away: count it, as `answer` does when it logs nothing."""
+    def count_refused(self, head: Head, times: int = 1) -> None:
+        """Requests of a flood were turned away: count them, as `answer` does when it logs nothing."""
         route = head.route or NO_ROUTE
-        self._counts["" if route.metrics is None else route.metrics.labels, route.name, 503] += 1
-        self._log.access_skipped += 1
+        self._counts["" if route.metrics is None else route.metrics.labels, route.name, 503] += times
+        self._log.access_skipped += times
 
     def _stream_once(self, exchange: Exchange, stream: StreamEncoder, answers: list[Any]) -> None:
         """A stream was asked for, and the model answers once."""

@@ -107,6 +107,12 @@ class Application:
             self._answers.count_refused(head)
         return refusal
 
+    def count_refused(self, head: Head, times: int) -> None:
+        """So many requests more were turned away as `turned_away` said of one with the same first lines."""
+        if head.queue is not None and times:
+            head.queue.metrics.failures["REJECTED"] += times
+            self._answers.count_refused(head, times)
+
     def _submit(self, exchange: Exchange, work: Work) -> None:
         exchange.work = work
         work.exchange = exchange

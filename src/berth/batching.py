@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from berth.executor import Executor, Failed, Finished, Group, Outcome, ThreadExecutor, failure_of, run_batch
+from berth.giving_way import Bearing
 from berth.metrics import ModelMetrics
 from berth.model import Model
 from berth.work import Work
@@ -38,6 +39,7 @@ class BatchSizes:
 
 
 ALONE = BatchSizes(1)
+COMPUTES = 0.25  # of its time; such a model loses to a flood on the way there and back, too
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Batcher:
         self._warm = 0
         self._alone = float("inf")  # seconds that one request alone took, at best
         self._row_seconds = 0.0  # of the executor, for each row of recent batches
+        self.bearing = Bearing()
 
     @property
     def idle_and_quick(self) -> bool:
@@ -219,11 +222,17 @@ class Batcher:
             self._submit(works, groups)
 
     def _submit(self, works: list[Work], groups: list[Group]) -> None:
+        refused, began = self._metrics.failures["REJECTED"], perf_counter()
+
         def done(finished: Finished) -> None:
             self._running -= 1
             self._running_rows -= sum([work.rows for work in works])
             rows = max(sum([work.rows for work in works]), 1)
             self._row_seconds += _WEIGHT * (finished.seconds / rows - self._row_seconds)
+            flooded = self._metrics.failures["REJECTED"] > refused
+            computes = finished.busy > COMPUTES * finished.seconds
+            seconds = perf_counter() - began if computes else finished.seconds
+            self.bearing.ran(seconds, finished.busy, rows, flooded=flooded)
             self._finish(works, finished, finished.busy)
 
         self._executor.submit(groups, done, _Waiting(works, self._whole))

@@ -8,6 +8,7 @@ time. server.py makes one `Connection` per accepted socket; http_answering.py wr
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import cast
 
 import httptools
@@ -15,7 +16,7 @@ import httptools
 from berth import http_known
 from berth.exchange import NO_ROUTE
 from berth.http_answering import MAX_PIPELINE
-from berth.http_exchange import BODY, HEAD, IDLE, LINGER, HttpExchange, HttpHead
+from berth.http_exchange import BODY, HEAD, HELD, IDLE, LINGER, HttpExchange, HttpHead
 from berth.http_large import BULK, LargeBodies
 from berth.http_server import Server
 from berth.protocols.base import Head
@@ -59,6 +60,8 @@ class Connection(LargeBodies):
             if not exchange.whole:
                 self._application.give_up(exchange)
         self._exchanges.clear()
+        if self._phase is HELD:
+            self._server.flood.forget(self)
         self._phase = LINGER
         self._forget_body()
         self._writable = True
@@ -78,7 +81,8 @@ class Connection(LargeBodies):
                 self._start = start
             if head is not None and len(data) == end + head.body_bytes:
                 self._start = b""
-                self._accept_known(head, data[end:])
+                if not head.refused_until or not self._refused_again(head):
+                    self._accept_known(head, data[end:])
                 return
             if head is not None and head.body_bytes - len(data) + end >= BULK:
                 self._begin_known(head, data[end:])
@@ -86,6 +90,10 @@ class Connection(LargeBodies):
         else:
             self._start = b""
             if self._phase is LINGER:
+                return
+            if self._phase is HELD:
+                self.release()  # the next request has come: its answer must not be the first
+                self.data_received(data)
                 return
             if self._left:
                 self._continue_body(data)
@@ -178,6 +186,7 @@ class Connection(LargeBodies):
         """The request target, possibly in pieces: a request has begun."""
         if self._phase is LINGER:
             return
+        self.release()
         if self._phase is IDLE:
             self._phase = HEAD
             self._since = self._server.now
@@ -252,15 +261,30 @@ class Connection(LargeBodies):
         if refusal is None:
             return False
         if refusal is head.refusal:
-            self._transport.write(head.refused)
+            refused = head.refused
         else:
             response = (head.route or NO_ROUTE).error(refusal.status, refusal.text, refusal.headers)
             refused = self._format(HttpExchange(head, b""), response)
-            self._transport.write(refused)
             if not head.identity:
                 head.refusal, head.refused = refusal, refused
-        self._since = self._server.now
-        self._rest()
+        self._send_refusal(refused, head)
+        if head.refusal is refusal and head.shared is None:
+            self._server.flood.refuse_again(head)
+        return True
+
+    def _refused_again(self, head: HttpHead) -> bool:
+        """Whether a request was refused as the last one with the same first lines, at the cost of a write alone."""
+        server, refusal, now = self._server, head.refusal, perf_counter()
+        if refusal is None or not refusal.stands or now > head.refused_until:
+            return False
+        if self._exchanges or self._express is not None or server.draining:
+            return False
+        head.refused_again += 1
+        if now > server.flood.turn_ends:
+            self._send_refusal(head.refused, head)
+        else:
+            self._since = self._refused = server.now
+            self._transport.write(head.refused)
         return True
 
     def _accept(self, exchange: HttpExchange) -> None:
@@ -327,6 +351,7 @@ class Connection(LargeBodies):
         """Answer with an error, after the answers that are still owed, and close."""
         if self._phase is LINGER:
             return
+        self.release()
         exchange = HttpExchange(self._head(0, keep_alive=False), b"")
         exchange.connection = self
         self._stop_reading()

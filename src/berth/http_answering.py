@@ -6,6 +6,7 @@ http.py is the reading half, and builds on this one.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import httptools
 
 from berth.exchange import REQUEST_ID
-from berth.http_exchange import IDLE, LINGER, HttpExchange
+from berth.http_exchange import HELD, IDLE, LINGER, HttpExchange, HttpHead
 from berth.http_server import Server
 from berth.protocols.base import JSON, Express, Response
 
 MAX_PIPELINE = 64
 BUSY = 503
+SOON_S = 0.4  # Retry-After is a second at least; less than the time between two ticks of the server's clock
 FRESH_S = 1.0  # how long a stopping server waits for the first request of a connection
 
 
@@ -31,8 +33,9 @@ class AnsweringConnection(asyncio.Protocol):
         self._phase = IDLE
         self._since = server.now + FRESH_S  # in the future until something has come
         self._reading = True
-        self._resting = False  # told to come back later a moment ago
         self._waiting = False  # for the turn of its large body
+        self._held = b""  # a refusal that waits for its time
+        self._refused = -math.inf  # when it was last told to come back later
         self._writable = True
         self._on_room: list[Callable[[], object]] = []
         self._transport: asyncio.Transport
@@ -70,10 +73,13 @@ class AnsweringConnection(asyncio.Protocol):
                 data = b"%b%d%b\r\n\r\n%b" % (first, len(body), head.identity, body)
         else:
             data = self._format(exchange, response)
-            if response.status == BUSY and not exchange.last:
-                self._rest()
         exchanges = self._exchanges
-        if len(exchanges) == 1 and not exchange.last:
+        lone = len(exchanges) == 1 and not exchange.last
+        if response.status == BUSY and lone and head.queue is not None and self._phase is IDLE:
+            exchanges.clear()
+            self._send_refusal(data, head)
+            return
+        if lone:
             exchanges.clear()
             self._transport.write(data)
         else:
@@ -117,15 +123,22 @@ class AnsweringConnection(asyncio.Protocol):
             self._regulate()
         self._since = self._server.now
 
-    def _rest(self) -> None:
-        if not self._resting and self._server.must_rest(self):
-            self._resting = True
-            self._regulate()
+    def _send_refusal(self, data: bytes, head: HttpHead) -> None:
+        """Tell a caller to come back later: at once, or, who has just been told so, when there is time for it."""
+        server = self._server
+        again = server.now - self._refused < SOON_S
+        self._since = self._refused = server.now
+        if server.flood.holds(self, head.queue, again=again):
+            self._held, self._phase = data, HELD
+        else:
+            self._transport.write(data)
 
-    def wake(self) -> None:
-        """Read on."""
-        self._resting = False
-        self._regulate()
+    def release(self) -> None:
+        """Send the refusal that was held back."""
+        if self._phase is HELD:
+            data, self._held, self._phase = self._held, b"", IDLE
+            self._since = self._refused = self._server.now
+            self._transport.write(data)
 
     def on_room(self, callback: Callable[[], object]) -> None:
         """Call back when more of a stream may be sent."""
@@ -179,7 +192,7 @@ class AnsweringConnection(asyncio.Protocol):
             self._transport.close()
 
     def _regulate(self) -> None:
-        wanted = not (self._waiting or self._resting) and self._writable and len(self._exchanges) < MAX_PIPELINE
+        wanted = not self._waiting and self._writable and len(self._exchanges) < MAX_PIPELINE
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:

@@ -16,18 +16,19 @@ class Phase(enum.Enum):
     IDLE = "idle"  # between requests
     HEAD = "head"  # a request line or headers have begun
     BODY = "body"
+    HELD = "held"  # a refusal is made, and not sent yet
     LINGER = "linger"  # answered for the last time; what still comes is thrown away
 
 
-IDLE, HEAD, BODY, LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.LINGER
+IDLE, HEAD, BODY, HELD, LINGER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.HELD, Phase.LINGER
 
 
 class HttpHead(Head):
     """First lines with what this transport made of them.
 
     `plain`: the answer needs no header out of the ordinary; `identity` is the line that gives the caller's request id
-    back, if there is one; `refused` are the bytes of a `refusal`, for floods; `varying` are the headers whose values
-    are others in each request.
+    back, if there is one; `varying` are the headers whose values are others in each request. For floods: `refused` are
+    the bytes of a `refusal`, which is given without asking again until `refused_until`, and was, `refused_again` times.
     """
 
     body_bytes: int = 0
@@ -36,6 +37,8 @@ class HttpHead(Head):
     varying: tuple[bytes, ...] = ()
     refusal: Refusal | None = None
     refused: bytes = b""
+    refused_until: float = 0.0
+    refused_again: int = 0
 
 
 class Answering(Protocol):

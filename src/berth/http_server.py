@@ -1,4 +1,4 @@
-"""What all connections of one server share: limits, the first lines of answers, who is connected, how long a turn is.
+"""What all connections of one server share: limits, the first lines of answers, who is connected, who was turned away.
 
 server.py makes one `Server`; http.py and http2.py keep their connections in it.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any, Protocol
 
 from berth.application import Application
 from berth.config import Limits
+from berth.flood import Flood
 from berth.http_bodies import Buffers, Turns
 from berth.protocols.base import JSON
-
-LONG_S = 0.1  # a turn of the event loop after which who was told to come back later is not heard again in it
 
 REASONS = {
     200: b"OK",
@@ -84,13 +82,6 @@ class Managed(Protocol):
         """Drop the connection."""
 
 
-class Resting(Protocol):
-    """A connection that nothing is read from for the rest of a turn."""
-
-    def wake(self) -> None:
-        """Read on."""
-
-
 class Server:
     """What all connections share."""
 
@@ -103,9 +94,7 @@ class Server:
         self.draining = False
         self.turns = Turns()
         self.buffers = Buffers()
-        self._resting: list[Resting] = []
-        self._turn_ends = 0.0  # 0: nobody was turned away in this turn
-        self._loop = asyncio.get_running_loop()
+        self.flood = Flood(application)
         self.now = asyncio.get_running_loop().time()
 
     def tick(self, now: float) -> None:
@@ -116,26 +105,10 @@ class Server:
         for connection in list(self.connections):
             connection.check_time(now)
 
-    def must_rest(self, connection: Resting) -> bool:
-        """Whether nothing more is to be read in this turn of the loop from a connection that was turned away.
-
-        When thousands ask again at once, there is always somebody to be read from, and the loop's turn would not end;
-        timers, new connections and results wait for that.
-        """
-        now = perf_counter()
-        if not self._turn_ends:
-            self._turn_ends = now + LONG_S
-            self._loop.call_soon(self._end_turn)
-        elif now > self._turn_ends:
-            self._resting.append(connection)
-            return True
-        return False
-
-    def _end_turn(self) -> None:
-        self._turn_ends = 0.0
-        resting, self._resting = self._resting, []
-        for connection in resting:
-            connection.wake()
+    def drain(self) -> None:
+        """Answer what has been asked, and say that each answer is the last."""
+        self.draining = True
+        self.flood.end()
 
     def close_idle(self) -> None:
         """Close every connection that waits for no answer."""

@@ -74,6 +74,11 @@ class ServedModel:
         return len(self._admission)
 
     @property
+    def bears(self) -> float:
+        """How many refusals a second do not slow the model; infinity while none do."""
+        return self._batcher.bearing.rate
+
+    @property
     def why_unready(self) -> str:
         """Why it cannot answer at the moment; nothing when it can."""
         why = self.executor.why_not_ready or self.why_incomplete()

@@ -214,7 +214,8 @@ async def _drain(server: Server, listeners: Listeners, accepting: Sequence[Accep
     loop, log = asyncio.get_running_loop(), parts.log
     patience = server.limits.drain_timeout
     deadline = loop.time() + patience
-    parts.health.state, server.draining = State.DRAINING, True
+    parts.health.state = State.DRAINING
+    server.drain()
     log.event("info", "draining", in_flight=parts.in_flight, connections=len(server.connections))
     await asyncio.sleep(min(QUIET_S, patience))
     listeners.turn_away()

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from berth.executor import Executor, Failed
+from berth.giving_way import Bearing
 from berth.metrics import ModelMetrics
 from berth.protocols.base import Refusal
 from berth.work import Work
@@ -46,6 +47,7 @@ class StreamQueue:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Work] = deque()
         self._running = 0
+        self.bearing = Bearing()  # nothing is learned of streams: they bear everything
 
     @property
     def waiting(self) -> int:

@@ -19,6 +19,10 @@ class Queue(Protocol):
 
     metrics: ModelMetrics
 
+    @property
+    def bears(self) -> float:
+        """How many refusals a second do not slow the model; infinity while none do."""
+
     def turned_away(self, timeout: float | None) -> Any:
         """The Refusal of whoever comes now with so many seconds to wait; None when there may be room and time."""
 

@@ -47,6 +47,15 @@ class Sleepy:
         return {"value": value, "run": self.runs}
 
 
+class Computes:
+    def predict(self, value: int) -> int:
+        """20 ms of processor time."""
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return value
+
+
 class Leaks:
     def load(self) -> None:
         self.kept: list[bytes] = []

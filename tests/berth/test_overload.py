@@ -7,14 +7,20 @@ import re
 import resource
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from benchmarks.serving.client import post
+from benchmarks.serving.impatient import ask_again
+from berth.admission import Admission
+from berth.work import Work
 from tests.berth.support import Answer, Berth, read_answers, serving
 
 
@@ -212,6 +218,89 @@ def test_every_refusal_of_a_flood_is_counted_and_who_was_let_in_is_answered() ->
         assert refused > 1000  # more than are logged one by one
         assert _sample(text, r'berth_requests_total{.*status="503"}') == refused
         assert _sample(text, r'nv_inference_request_failure{.*reason="REJECTED"}') == refused
+
+
+def test_a_flood_on_many_connections_is_counted_to_the_last_refusal() -> None:
+    body = b'{"seconds":1.5,"value":1}'
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(PREDICTOR="models_workers:Sleepy", MAX_QUEUE="1") as server, ExitStack() as stack:
+        first = stack.enter_context(server.connect())
+        first.sendall(head + body)
+        time.sleep(0.1)
+        connections = [stack.enter_context(server.connect()) for _ in range(60)]
+        streams = [connection.makefile("rb") for connection in connections]
+        refused = 0
+        for _ in range(20):
+            for connection in connections:
+                connection.sendall(head + body)
+            statuses = [_status(stream) for stream in streams]
+            assert Counter(statuses) == {503: 60}
+            refused += len(statuses)
+        text = server.get("/metrics").body.decode()
+        assert _sample(text, r'berth_requests_total{.*status="503"}') == refused == 1200
+        assert _sample(text, r'nv_inference_request_failure{.*reason="REJECTED"}') == refused
+        assert read_answers(first, 1)[0].status == 200
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_that_stops_in_a_flood_answers_whatever_was_asked(workers: int) -> None:
+    request = post("/predict", {"value": 1}, "X-Request-Timeout: 0.2")
+    with serving(PREDICTOR="models_workers:Computes", WORKERS=str(workers)) as server, ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(ask_again, server.connect, request, 200, 30.0)
+        time.sleep(2.5)
+        server.process.terminate()
+        found = flood.result()
+        assert server.process.wait(30) == 0
+        assert not found.resets
+        assert set(found.statuses) <= {200, 503, 504}
+        assert found.statuses[200] > 10
+        assert found.statuses[503] > 200
+
+
+def test_each_of_several_questions_in_one_go_is_answered_in_a_flood() -> None:
+    request = post("/predict", {"value": 1}, "X-Request-Timeout: 0.2")
+    other = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(PREDICTOR="models_workers:Computes") as server, ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(ask_again, server.connect, request, 200, 4.0)
+        time.sleep(2.5)
+        with server.connect() as connection:
+            for _ in range(5):
+                connection.sendall(request)
+                assert read_answers(connection, 1)[0].status in (200, 503)
+            connection.sendall(request + other + request + other)
+            answers = read_answers(connection, 4)
+            assert [answer.status for answer in answers[1::2]] == [200, 200]
+            assert {answer.status for answer in answers[::2]} <= {200, 503}
+            connection.sendall(request + b"nonsense\r\n\r\n")
+            assert [answer.status for answer in read_answers(connection, 2)][1] == 400
+        assert not flood.result().resets
+
+
+def test_a_refusal_does_not_overtake_the_answer_before_it() -> None:
+    body = b'{"seconds":0.5,"value":1}'
+    request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with serving(PREDICTOR="models_workers:Sleepy", MAX_QUEUE="1") as server, ExitStack() as stack:
+        first, *others = [stack.enter_context(server.connect()) for _ in range(20)]
+        first.sendall(request)
+        time.sleep(0.1)
+        for connection in others:
+            connection.sendall(request)
+        first.sendall(request)
+        assert {_status(connection.makefile("rb")) for connection in others} == {503}
+        assert [answer.status for answer in read_answers(first, 2)] == [200, 503]
+
+
+def test_a_refusal_stands_until_somebody_leaves() -> None:
+    admission = Admission(limit=1, limit_bytes=1000, timeout=1.0)
+    work = Work(cast("Any", None), [], list, 400)
+    assert admission.turned_away(None, 0.0, now=0.0) is None
+    admission.admit(work, 0.0, 0.0)
+    refusal = admission.turned_away(None, 0.0, now=0.0)
+    assert refusal is not None
+    assert refusal.stands
+    admission.release(work)
+    assert not refusal.stands
+    assert admission.turned_away(None, 0.0, now=0.0) is None
 
 
 def _status(stream: Any) -> int:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from benchmarks.serving import extremes, faults
+from benchmarks.serving import faults, overload
 
 pytestmark = pytest.mark.skipif(shutil.which("taskset") is None, reason="needs taskset of util-linux")
 
@@ -30,7 +30,7 @@ def test_one_bad_shape_among_48_fails_alone() -> None:
 
 
 def test_two_thousand_connections_are_answered_or_refused_and_none_is_reset() -> None:
-    figures = extremes.overload(1)
+    figures = overload.overload(1)
     for found in (figures["thread"], figures["worker"]):
         assert found["alive"]
         for run in (found["patient"], found["impatient"]):

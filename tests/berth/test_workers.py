@@ -223,10 +223,12 @@ class Pool:
         return (await self.finish([[{"x": value}] for value in values])).outcomes
 
     async def pids(self) -> set[int]:
+        # A worker may have loaded before its parent's word of it has come; kill(0) would end the whole test run.
+        await self.until(lambda: all(worker.pid for worker in self.pool.workers))
         return {worker.pid for worker in self.pool.workers}
 
     def busy_pids(self) -> list[int]:
-        return [worker.pid for worker in self.pool.workers if worker.state is State.BUSY]
+        return [worker.pid for worker in self.pool.workers if worker.state is State.BUSY and worker.pid]
 
     async def until(self, holds: Callable[[], object]) -> None:
         async with asyncio.timeout(DEADLINE_S):

@@ -88,7 +88,12 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault of ours
-    """A request that is answered with an error; the text says what was expected and what came."""
+    """A request that is answered with an error; the text says what was expected and what came.
+
+    `stands`: nothing has changed since that could let anybody in who was refused so.
+    """
+
+    stands = False
 
     def __init__(self, status: int, text: str, headers: Headers = ()) -> None:
         super().__init__(text)
