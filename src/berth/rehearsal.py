@@ -61,7 +61,7 @@ async def rehearse(config: Config, site: Site, proven: Sequence[Proven]) -> int:
         return 0
     plays = [play for served in site.repository if (play := _play_of(served, config, proven)) is not None]
     answered = 0
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, OSError):  # a start never fails for it
         async with asyncio.timeout(config.rehearsal):
             for play in plays:
                 async with _stage(play, config, site) as stage:
@@ -144,8 +144,10 @@ async def _stage(play: _Play, config: Config, site: Site) -> AsyncIterator[_Stag
     log = Log(config.log_level, nowhere)
     executor = play.executor or _own_thread(play.model)
     server = _second_server(play, executor, config, site, log)
-    callers = [await _Caller.connected(server) for _ in range(_AT_ONCE)]
+    callers: list[_Caller] = []
     try:
+        while len(callers) < _AT_ONCE:
+            callers.append(await _Caller.connected(server))
         yield _Stage(callers, log)
     finally:
         for caller in callers:
