@@ -49,7 +49,10 @@ SLOW_S = 0.01
 MAX_BODY = 32_768  # bytes of a request
 _AT_ONCE = 4
 _FACES = ("native", "v2")
-_HEAD = re.compile(rb"HTTP/1\.1 200 .*?\r\nContent-Length: (\d+)\r\n.*?\r\n\r\n", re.DOTALL)
+_HEAD = re.compile(
+    rb"HTTP/1\.1 200 .*?\r\n(?:Content-Length: (\d+)|Transfer-Encoding: chunked)(?:\r\n.*?)?\r\n\r\n", re.DOTALL
+)
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 async def rehearse(config: Config, site: Site, proven: Sequence[Proven]) -> int:
@@ -132,7 +135,7 @@ def _repeating(model: Model, answer: Any) -> Model:
     """The model's face, behind which everything is answered with this and nothing is called."""
     face: Any = copy.copy(model)
     face.run = lambda calls: [answer] * len(calls)
-    face.stream = lambda _: iter(answer)
+    face.stream = lambda _: (item for item in answer)  # which can be closed
     face.steady, face.packing = False, None
     return face  # type: ignore[no-any-return]
 
@@ -236,7 +239,9 @@ class _Caller:
             head = _HEAD.match(heard)
             if head is None and b"\r\n\r\n" in heard:
                 return False
-            if head is not None and len(heard) >= head.end() + int(head[1]):
+            if head is not None and (
+                len(heard) >= head.end() + int(head[1]) if head[1] else heard.endswith(_LAST_CHUNK)
+            ):
                 return True
         return False
 
