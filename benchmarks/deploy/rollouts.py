@@ -5,7 +5,8 @@ started for the measurement. The load is wrk at a constant rate that the machine
 that are kept and some on connections that are made anew for every request; the quiet figures are of the same load.
 `--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
 After each rollout there is a pause, with the same load; `--pause 0` shows what rollouts cost without the calm between.
-Docker's containers have their control groups side by side, as under systemd (decision 58).
+Docker is set up as `docs/operations/install.md` advises (decision 58): its containers have their control groups side by
+side, as under systemd, and its daemons have little weight.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def measure(
         home = Home(folder)
         build_in(write_adder(folder / "project"), home, "adder:1")
         with own_engine("--cgroup-parent=/") as docker:
+            docker.give_way()
             found = {}
             for engine in engines:
                 with running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", engine) as yard:

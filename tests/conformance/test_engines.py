@@ -19,6 +19,7 @@ from dockyard.engines.detect import find
 from dockyard.engines.docker.engine import DockerEngine
 from dockyard.engines.launch import launch, launch_alone
 from dockyard.engines.once import Finished, run_once
+from dockyard.engines.own import send_signal
 from dockyard.engines.recovery import recover
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.secrets import ROOT as SECRETS
@@ -353,6 +354,15 @@ class TestLife:
         begun = time.monotonic()
         assert await yard.engine.stop(container.id, grace=0.7) == 137
         assert 0.6 < time.monotonic() - begun < 4
+
+    async def test_only_a_process_of_a_group_named_after_the_container_is_signalled(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("stops", "wait"))
+        assert not send_signal(replace(container, id="another"), signal.SIGKILL)
+        assert not send_signal(replace(container, pid=None), signal.SIGKILL)
+        assert (await yard.engine.inspect(container.id)).state is State.RUNNING
+        assert send_signal(container, signal.SIGKILL)
+        assert await yard.engine.wait(container.id, 10) == 137
+        assert not send_signal(container, signal.SIGKILL)
 
     async def test_stopping_twice_gives_the_same_exit_code(self, yard: Yard) -> None:
         container = await yard.engine.start(yard.spec("exit", "exit", "3"))

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_DEADLINE = 30.0
@@ -58,6 +58,14 @@ class OwnEngine:
             self._containerd = self._run(self._containerd_command())
         self._process = self._run(self._command)
         self._wait(self._process)
+
+    def give_way(self, niceness: int = 10) -> None:
+        """Let its two processes, and the programs that they start, give way to others: as sessions, which is what the
+        kernel compares outside of control groups. Containers have groups of their own."""
+        for process in (self._process, self._containerd):
+            assert process is not None
+            with suppress(FileNotFoundError):  # no such kernel
+                Path(f"/proc/{process.pid}/autogroup").write_text(str(niceness))
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End dockerd by a signal, and wait until it is gone."""

@@ -1,9 +1,10 @@
-"""Turns: so many at once, first come first served, each given back exactly once."""
+"""Turns: so many at once, first come first served, each given back exactly once; and what comes after them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -21,22 +22,29 @@ async def settle() -> None:
 class Starts:
     """Starts that last until they are told to end."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self) -> None:
+        self._turns = Turns(2)
         self.running: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
 
     def begin(self, name: str, longest: float = LONG) -> asyncio.Task[None]:
         """Ask for a turn."""
+        return self._begin(name, self._turns.turn(longest))
+
+    def begin_last(self, name: str, patience: float = LONG) -> asyncio.Task[None]:
+        """What can wait longer."""
+        return self._begin(name, self._turns.afterwards(patience))
+
+    def _begin(self, name: str, turn: AbstractAsyncContextManager[None]) -> asyncio.Task[None]:
         self._ends[name] = asyncio.Event()
-        return asyncio.create_task(self._run(name, longest))
+        return asyncio.create_task(self._run(name, turn))
 
     def end(self, name: str) -> None:
         """What a start waits for."""
         self._ends[name].set()
 
-    async def _run(self, name: str, longest: float) -> None:
-        async with self._turns.turn(longest):
+    async def _run(self, name: str, turn: AbstractAsyncContextManager[None]) -> None:
+        async with turn:
             self.running.append(name)
             try:
                 await self._ends[name].wait()
@@ -46,7 +54,7 @@ class Starts:
 
 @pytest.fixture
 def starts() -> Starts:
-    return Starts(Turns(2))
+    return Starts()
 
 
 async def test_more_than_fit_wait_and_are_served_in_their_order(starts: Starts) -> None:
@@ -83,6 +91,49 @@ async def test_a_turn_that_lasts_too_long_is_given_on_once_and_not_again_at_the_
     for name in "bcd":
         starts.end(name)
     await asyncio.gather(b, c, d)
+
+
+async def test_what_can_wait_longest_comes_after_all_starts_and_one_after_the_other(starts: Starts) -> None:
+    a, b, c = (starts.begin(name) for name in "abc")
+    x, y = starts.begin_last("x"), starts.begin_last("y")
+    await settle()
+    for name in "ab":
+        starts.end(name)
+    await asyncio.gather(a, b)
+    await settle()
+    assert starts.running == ["c"]
+    starts.end("c")
+    await c
+    await settle()
+    assert starts.running == ["x"]
+    d = starts.begin("d")  # what starts does not wait for what ends
+    await settle()
+    assert starts.running == ["x", "d"]
+    starts.end("x")
+    await x
+    await settle()
+    assert starts.running == ["d"]
+    for name in "dy":
+        starts.end(name)
+    await asyncio.gather(d, y)
+
+
+async def test_what_can_wait_waits_no_longer_than_it_was_told_to(starts: Starts) -> None:
+    a = starts.begin("a")
+    await settle()
+    x, y = starts.begin_last("x", 0.01), starts.begin_last("y", 0.01)
+    await asyncio.wait_for(_until(lambda: len(starts.running) == 3), 10)
+    z = starts.begin_last("z")
+    await settle()
+    z.cancel()
+    for name in "axy":
+        starts.end(name)
+    await asyncio.gather(a, x, y)
+    last = starts.begin_last("last")
+    await settle()
+    assert starts.running == ["last"]
+    starts.end("last")
+    await last
 
 
 async def _until(holds: Callable[[], bool]) -> None:

@@ -10,13 +10,12 @@ Source: Linux, admin-guide/cgroup-v2.rst, "cpu.weight"; scheduler/sched-design-C
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
 
-from dockyard.cgroups import UNIFIED, groups_of, read
+from dockyard.cgroups import UNIFIED, read
 from dockyard.engines.base import Container
+from dockyard.engines.own import groups_named_after
 
 
 class Weight(Enum):
@@ -35,7 +34,7 @@ def weigh(container: Container, weight: Weight) -> bool:
     False when it has ended, has no group of its own on this host, or only root may do this.
     """
     with suppress(OSError):
-        groups = _groups(container)
+        groups = groups_named_after(container)
         if "cpu" in groups:
             (groups["cpu"] / "cpu.shares").write_text(str(_SHARES_OF_FULL * weight.value // Weight.FULL.value))
             return True
@@ -48,16 +47,9 @@ def weigh(container: Container, weight: Weight) -> bool:
 def weight_of(container: Container) -> float | None:
     """Its weight as a share of the full one; None when it has no group of its own, or is gone."""
     with suppress(OSError, ValueError):
-        groups = _groups(container)
+        groups = groups_named_after(container)
         if "cpu" in groups:
             return int(read(groups["cpu"] / "cpu.shares")) / _SHARES_OF_FULL
         if UNIFIED in groups:
             return int(read(groups[UNIFIED] / "cpu.weight")) / Weight.FULL.value
     return None
-
-
-def _groups(container: Container) -> Mapping[str, Path]:
-    """Its groups by controller, if named after it: numbers of an engine in a virtual machine are others' here."""
-    if container.pid is None:
-        return {}
-    return {name: folder for name, folder in groups_of(container.pid).items() if container.id in str(folder)}

@@ -31,6 +31,8 @@ from dockyard.yard.turns import Turns
 from dockyard.yard.watch import Ended, watch
 
 RETRY_S = 1.0
+PATIENCE_S = 5.0
+"""How long the end of a replica waits for starts, and for the ends of others."""
 STABLE_S = 60.0
 """A replica that was ready for so long before it crashed begins to count its crashes anew."""
 
@@ -176,7 +178,7 @@ class Fleet:
             )
 
     def _others_serve(self, record: ReplicaRecord) -> bool:
-        """Whether this one may take its time: requests of its deployment do not wait for it."""
+        """Whether this one may take its time, to start or to end: requests of its deployment do not wait for that."""
         return any(
             each.phase is Phase.READY
             for each in self._store.replicas()
@@ -197,9 +199,10 @@ class Fleet:
         if handle.watching is not None:
             handle.watching.cancel()
         try:
-            with suppress(ContainerNotFoundError):
-                await engine.stop(record.id, grace)
-            await _remove_if_there(engine, record.id)
+            async with self._turns.afterwards(PATIENCE_S) if self._others_serve(record) else nullcontext():
+                with suppress(ContainerNotFoundError):
+                    await engine.stop(record.id, grace)
+                await _remove_if_there(engine, record.id)
         except DockyardError as error:
             self._tell("replica.stop-failed", f"{record.id} could not be stopped: {error.what}", record)
             await asyncio.sleep(RETRY_S)

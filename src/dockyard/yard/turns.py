@@ -2,7 +2,8 @@
 
 A replica that starts keeps a core busy while it imports and loads; several of them beside each other keep callers of
 those that serve waiting, however little weight they have. A turn ends when the start does, or after a while: what takes
-that long waits for a disk or a device, and no longer for a core. Called by `fleet`.
+that long waits for a disk or a device, and no longer for a core. What can wait longer, the end of a replica that nobody
+asks any more, comes after all that start, one after the other. Called by `fleet`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class Turns:
@@ -18,11 +19,20 @@ class Turns:
 
     def __init__(self, at_once: int | None = None) -> None:
         self._free = asyncio.Semaphore(at_once or max(1, len(os.sched_getaffinity(0)) // 2))
+        self._wanted = 0  # turns that are taken, or waited for
+        self._calm = asyncio.Event()
+        self._calm.set()
+        self._last = asyncio.Lock()
 
     @asynccontextmanager
     async def turn(self, longest: float) -> AsyncIterator[None]:
         """Wait for a turn, first come, first served, and keep it for the block, but for at most `longest` seconds."""
-        await self._free.acquire()
+        self._want(1)
+        try:
+            await self._free.acquire()
+        except BaseException:
+            self._want(-1)
+            raise
         kept = True
 
         def end() -> None:
@@ -30,6 +40,7 @@ class Turns:
             if kept:
                 kept = False
                 self._free.release()
+                self._want(-1)
 
         ending = asyncio.get_running_loop().call_later(longest, end)
         try:
@@ -37,3 +48,25 @@ class Turns:
         finally:
             ending.cancel()
             end()
+
+    @asynccontextmanager
+    async def afterwards(self, patience: float) -> AsyncIterator[None]:
+        """Wait until nothing starts, and for the blocks before this one; for at most `patience` seconds in all."""
+        held = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._last.acquire()
+                held = True
+                await self._calm.wait()
+        try:
+            yield
+        finally:
+            if held:
+                self._last.release()
+
+    def _want(self, more: int) -> None:
+        self._wanted += more
+        if self._wanted:
+            self._calm.clear()
+        else:
+            self._calm.set()

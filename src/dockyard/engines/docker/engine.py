@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -31,6 +32,7 @@ from dockyard.engines.docker.config import ENGINE, Given, container_of, create_r
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, REQUEST_DEADLINE, Session
 from dockyard.engines.docker.streams import AttachedContainer
 from dockyard.engines.lines import Lines
+from dockyard.engines.own import send_signal
 from dockyard.engines.removal import finish, remove_surely
 from dockyard.errors import ContainerNotFoundError, StartError
 from dockyard.oci.image import Image
@@ -62,12 +64,13 @@ class DockerEngine:
         begun = time.monotonic()
         tag = tagged(name)
         sent = transfer.Sent(0, 0)
-        if (reference := await transfer.known(self._session, image)) is None:
+        known = await transfer.known(self._session, image)
+        if known is None:
             sent = await transfer.send(self._session, image, layout, tag)
-        else:
+        elif tag not in known.tags:
             repository, _, version = tag.rpartition(":")
             async with self._session.asking(f"to name an image {tag}"):
-                await self._session.client.images.tag(reference, repository, tag=version)
+                await self._session.client.images.tag(known.reference, repository, tag=version)
         return Loaded(sent.layers, sent.bytes, time.monotonic() - begun)
 
     async def start(self, spec: ContainerSpec) -> Container:
@@ -120,9 +123,14 @@ class DockerEngine:
                 await self._session.container(container_id).unpause()
 
     async def stop(self, container_id: str, grace: float = 30.0) -> int:
-        """SIGTERM, which a frozen one finds when it wakes; then SIGKILL."""
-        await self._signal(container_id, "SIGTERM")
-        if (await self.inspect(container_id)).state is State.FROZEN:
+        """SIGTERM, which a frozen one finds when it wakes; then SIGKILL.
+
+        Docker would start two programs to send it, beside replicas that answer, so we send it where we can.
+        """
+        container = await self.inspect(container_id)
+        if container.state is not State.RUNNING or not send_signal(container, signal.SIGTERM):
+            await self._signal(container_id, "SIGTERM")
+        if container.state is State.FROZEN:
             await self.thaw(container_id)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):

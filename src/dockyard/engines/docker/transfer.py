@@ -37,13 +37,21 @@ class Sent:
     bytes: int
 
 
-async def known(session: Session, image: Image) -> str | None:
-    """By what the engine knows the image: its ID, or with the containerd image store its digest. None if not at all."""
+@dataclass(frozen=True)
+class Known:
+    """By what an engine knows an image (its ID, or with the containerd image store its digest), and its tags there."""
+
+    reference: str
+    tags: frozenset[str]
+
+
+async def known(session: Session, image: Image) -> Known | None:
+    """What the engine knows of the image; None if nothing."""
     for reference in (image.image_id, image.digest):
         async with session.asking("about an image"):
             with suppress(_NotFoundError):
-                await _inspect(session, reference)
-                return reference
+                found = await _inspect(session, reference)
+                return Known(reference, frozenset(found.get("RepoTags") or ()))
     return None
 
 
