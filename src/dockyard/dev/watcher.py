@@ -53,7 +53,8 @@ class Watcher:
             touched, told = self._touched()
             before, taken = self._state, self._taken
             self._take()
-            self._let_settle(before)
+            if not told:
+                self._let_settle(before)
             found = self._foreign({*changes(before, self._state), *self._retouched(touched, taken)}, self._state)
             if before.keys() != self._state.keys():
                 self._watch_folders()
@@ -88,8 +89,8 @@ class Watcher:
         self._cost = time.monotonic() - started
 
     def _let_settle(self, before: State) -> None:
-        """Without inotify: look until two looks see the same, since a file may be half written."""
-        while self._inotify is None and self._state != before:
+        """Look until two looks see the same, since a file of which nothing was told may be half written."""
+        while self._state != before:
             before = self._state
             time.sleep(PAUSE_S)
             self._take()
