@@ -25,9 +25,10 @@ _HEAD = """\
 
 **Exit codes.** 0: done. 1: an error that is explained on standard error, with what to do about it. 2: wrong usage.
 130: stopped by Ctrl-C. `dockyard run` in the foreground ends with the exit code of the container, or with 0 when Ctrl-C
-ended it; `dockyard test` with that of `berth selftest`: 0 when all goldens hold; `dockyard batch` with 3 when some rows
-failed. `dockyard deploy`, `rollback`, `restart` and `promote` end with 1 when the rollout failed, `dockyard drift` when
-something differs, `dockyard scan --fail-on` when there is such a problem or not everything could be checked.
+ended it, as `dockyard dev` and `dockyard build --watch` do; `dockyard test` with that of `berth selftest`: 0 when all
+goldens hold; `dockyard batch` with 3 when some rows failed. `dockyard deploy`, `rollback`, `restart` and `promote` end
+with 1 when the rollout failed, `dockyard drift` when something differs, `dockyard scan --fail-on` when there is such a
+problem or not everything could be checked.
 
 **Standard output and error.** Results (answers, lists, JSON) go to standard output; progress, summaries and errors go
 to standard error. So `dockyard build --json > build.json` and `dockyard predict ... | jq .` work as they should.

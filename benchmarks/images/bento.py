@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.images.contenders import ADDED, DEADLINE_S, append, put_model, scan
+from benchmarks.images.contenders import ADDED, DEADLINE_S, append, edits_by_engine, put_model, scan
 from benchmarks.images.debian_image import BASE
 from benchmarks.images.engine import Engine
 from benchmarks.serving.environments import cache, environment
@@ -61,6 +62,10 @@ class BentoML:
 
     def edit_code(self, number: int) -> None:
         append(self.folder / "service.py", f"EDIT = {number}\n")
+
+    def edits_in_lasting(self, numbers: Sequence[int]) -> list[float]:
+        """`bentoml build` has no process that stays; its command, then the engine's API."""
+        return edits_by_engine(self, numbers)
 
     def edit_dependencies(self) -> None:
         file = self.folder / "bentofile.yaml"

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +27,8 @@ ADDED = "humanize"  # the small pure-Python requirement of a dependency edit
 _SERVER = Path(__file__).parent / "dockerfile" / "serve.py"
 DEADLINE_S = 300
 _IMAGE = "file-type:1"
+_COMMAND = (sys.executable, "-m", "dockyard.cli")
+_BETWEEN_EDITS_S = 0.5
 # Where a second build differs from the first, besides its folder.
 _ELSEWHERE = {"TZ": "Pacific/Auckland", "LC_ALL": "C", "PYTHONHASHSEED": "4242"}
 
@@ -54,6 +58,9 @@ class Contender(Protocol):
 
     def build_by_command(self) -> str:
         """The same with the command that its users type."""
+
+    def edits_in_lasting(self, numbers: Sequence[int]) -> list[float]:
+        """Edits of the code, each built by a process that was there before; seconds from each save to its image."""
 
     def push(self, host: str) -> None:
         """Push to the registry at `host`, into a repository of its own name, tagged 1."""
@@ -98,6 +105,30 @@ class Dockyard:
     def edit_code(self, number: int) -> None:
         append(self.project / "predictor.py", f"EDIT = {number}\n")
 
+    def edits_in_lasting(self, numbers: Sequence[int]) -> list[float]:
+        """`dockyard build --watch`, from the moment before the save to the line that tells the digest."""
+        command = [*_COMMAND, "build", "--watch", "--json"]
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        with subprocess.Popen(
+            command, cwd=self.project, env=self._variables(), stdout=pipe, stderr=nothing, text=True
+        ) as watching:
+            try:
+                assert watching.stdout is not None
+                json.loads(watching.stdout.readline())
+                seconds = []
+                for number in numbers:
+                    time.sleep(_BETWEEN_EDITS_S)
+                    started = time.perf_counter()
+                    self.edit_code(number)
+                    told = json.loads(watching.stdout.readline())
+                    seconds.append(time.perf_counter() - started)
+                    fresh = [layer["title"] for layer in told["layers"] if not layer["reused"]]
+                    if fresh != ["code"]:
+                        raise RuntimeError(f"an edit of the code made these layers anew: {fresh}")
+            finally:
+                watching.send_signal(signal.SIGINT)
+            return seconds
+
     def edit_dependencies(self) -> None:
         file = self.project / "dockyard.toml"
         file.write_text(file.read_text().replace('["onnxruntime"]', f'["onnxruntime", "{ADDED}"]'))
@@ -129,17 +160,19 @@ class Dockyard:
         self._homes += 1
 
     def _dockyard(self, project: Path, *words: str) -> str:
-        home = self.folder / f"home-{self._homes}"
-        # Python keeps the bytecode of Dockyard itself, as an installed program's is kept.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        environment |= {"DOCKYARD_HOME": str(home), "UV_CACHE_DIR": str(home / "uv"), **self._environment}
-        command = [sys.executable, "-m", "dockyard.cli", *words]
+        command = [*_COMMAND, *words]
         done = subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+            command, cwd=project, env=self._variables(), capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
         if done.returncode:
             raise RuntimeError(f"dockyard {' '.join(words)} failed:\n{done.stderr}")
         return done.stdout
+
+    def _variables(self) -> dict[str, str]:
+        home = self.folder / f"home-{self._homes}"
+        # Python keeps the bytecode of Dockyard itself, as an installed program's is kept.
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**kept, "DOCKYARD_HOME": str(home), "UV_CACHE_DIR": str(home / "uv"), **self._environment}
 
 
 @dataclass
@@ -182,6 +215,10 @@ class Dockerfile:
     def edit_code(self, number: int) -> None:
         append(self.folder / "serve.py", f"EDIT = {number}\n")
 
+    def edits_in_lasting(self, numbers: Sequence[int]) -> list[float]:
+        """The engine lasts: its API."""
+        return edits_by_engine(self, numbers)
+
     def edit_dependencies(self) -> None:
         append(self.folder / "requirements.txt", f"{ADDED}\n")
 
@@ -218,6 +255,18 @@ def dockerfile(installer: str, *, buildkit: bool) -> str:
         "EXPOSE 8080\n"
         'CMD ["uvicorn", "serve:app", "--host", "0.0.0.0", "--port", "8080"]\n'
     )
+
+
+def edits_by_engine(contender: Contender, numbers: Sequence[int]) -> list[float]:
+    """Seconds of edits that an engine builds over its API, from the moment before each save."""
+    seconds = []
+    for number in numbers:
+        time.sleep(_BETWEEN_EDITS_S)
+        started = time.perf_counter()
+        contender.edit_code(number)
+        contender.build()
+        seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 def scan(image: str) -> None:

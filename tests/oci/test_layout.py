@@ -15,7 +15,7 @@ from dockyard.oci.digest import digest_of
 from dockyard.oci.files import exclusive
 from dockyard.oci.image import Platform, assemble
 from dockyard.oci.layer import Entry, write_layer
-from dockyard.oci.layout import Layout
+from dockyard.oci.layout import REF_NAME, Layout
 from tests.oci.samples import AMD64, CONFIG, sample_image
 
 ARM64 = Platform("linux", "arm64")
@@ -49,6 +49,27 @@ def test_another_platform_than_the_image_s_is_not_found(layout):
     sample_image(layout, "iris:1")
     with pytest.raises(ImageNotFoundError, match="linux/amd64"):
         layout.resolve("iris:1", ARM64)
+
+
+def name_both(layout, second):
+    with layout.at_once():
+        sample_image(layout, "iris:2", code=b"new")
+        second()
+
+
+def test_names_given_at_once_come_together_or_not_at_all(layout):
+    with layout.at_once():
+        new = sample_image(layout, "iris:1")
+        layout.add(new, "iris:latest")
+        assert not layout.images()
+    assert [named.name for named in layout.images()] == ["iris:1", "iris:latest"]
+    with pytest.raises(ZeroDivisionError):
+        name_both(layout, lambda: 1 // 0)
+    layout.blobs.path(new.config_descriptor.digest).unlink()
+    with pytest.raises(ImageError, match="not whole"):
+        name_both(layout, lambda: layout.add(new, "iris:3"))
+    sample_image(layout, "rose:1", code=b"another")
+    assert {entry.annotations[REF_NAME] for entry in layout.entries()} == {"iris:1", "iris:latest", "rose:1"}
 
 
 def test_a_removed_name_is_gone_and_its_space_can_be_freed(layout):
@@ -144,7 +165,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from dockyard.oci.layer import Entry, write_layer
-from dockyard.oci.layout import Layout
+from dockyard.oci.layout import REF_NAME, Layout
 layout = Layout.open(Path(sys.argv[1]))
 write_layer([Entry("weights.bin", 0o644, source=Path(sys.argv[2]))], "none", layout.blobs)
 """
@@ -177,7 +198,7 @@ def test_a_build_killed_in_the_middle_leaves_a_store_that_works(layout, tmp_path
 ADDING = """
 import sys
 from pathlib import Path
-from dockyard.oci.layout import Layout
+from dockyard.oci.layout import REF_NAME, Layout
 layout = Layout.create(Path(sys.argv[1]))
 image = layout.resolve("iris:1")
 for number in range(15):

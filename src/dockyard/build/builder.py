@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
@@ -19,7 +19,7 @@ from dockyard.build.content import ContentBuilder, ProjectFiles, find_files
 from dockyard.build.contents_check import check_contents, check_files
 from dockyard.build.debian_base import DebianBase
 from dockyard.build.dependencies import DependencyBuilder
-from dockyard.build.layers import BuiltLayer
+from dockyard.build.layers import BuiltLayer, reused
 from dockyard.build.lock import Lock, now, read_lock, write_locks
 from dockyard.build.modules import modules_of_system
 from dockyard.build.preflight import Findings, check, refuse
@@ -82,6 +82,8 @@ class _Settled:
     system: tuple[BuiltLayer, ...]
     dependencies: tuple[BuiltLayer, ...]
     findings: Findings
+    modules: Set[str] = frozenset()
+    """Those of others that the image's code can import."""
 
 
 @dataclass(frozen=True)
@@ -111,52 +113,107 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
     files = find_files(workshop.project)
     refuse_errors(check_files(workshop.project, files))
     before = options.lock or read_lock(workshop.project.path, workshop.platform)
-    settled = _settle(workshop, before, options)
-    own = _own_layers(workshop, settled, files)
+    try:
+        settled = _settled(workshop, before, options, files)
+        own = _own_layers(workshop, settled, files)
+    finally:
+        workshop.memory.spare.close()
     built = _assembled(workshop, settled, own, files, options.name)
     built = replace(built, lock_changed=settled.lock != before)
-    _attached(workshop, built, attach)
-    for name in _names(workshop, options):
-        workshop.layout.add(built.image, name)
+    _list(workshop, built, attach, _names(workshop, options))
     if built.lock_changed and options.lock is None:
         write_locks(workshop.project.path, {workshop.platform: settled.lock})
     return replace(built, seconds=time.monotonic() - started)
 
 
-def _attached(workshop: Workshop, built: Built, attach: Attach) -> None:
-    """Attach what belongs to the image, or leave no image."""
+def _list(workshop: Workshop, built: Built, attach: Attach, names: Sequence[str]) -> None:
+    """Attach what belongs to the image and give it its names, all at once; or leave no image."""
     try:
-        attach(workshop, built)
+        with workshop.layout.at_once():
+            attach(workshop, built)
+            for name in names:
+                workshop.layout.add(built.image, name)
     except BaseException:
         workshop.layout.forget(built.image)
         raise
 
 
-def _settle(workshop: Workshop, before: Lock | None, options: Options) -> _Settled:
-    """Resolve what is not locked, make the base and the layers of dependencies, and look whether they fit together."""
+def _settled(workshop: Workshop, before: Lock | None, options: Options, files: ProjectFiles) -> _Settled:
+    """What lies below the project's own layers: what the last build of this process settled, if that is still asked
+    for and still there.
+    """
+    asked = (request_of(workshop.project), workshop.project.project.build, options.fix, options.locked)
+    known: _Settled | None = workshop.memory.recall("settled", asked)
+    if known is not None and known.lock == before and not options.upgrade and _is_there(known, workshop):
+        return known
+    settled = _settle(workshop, before, options, compiles=_compiles(workshop, before, files))
+    workshop.memory.keep("settled", asked, _as_reused(settled))
+    return settled
+
+
+def _as_reused(settled: _Settled) -> _Settled:
+    """The same for another build, which makes none of its layers."""
+    base = replace(settled.base, layers=reused(settled.base.layers))
+    return replace(settled, base=base, system=reused(settled.system), dependencies=reused(settled.dependencies))
+
+
+def _is_there(settled: _Settled, workshop: Workshop) -> bool:
+    """Whether all its layers are in the store, and the trees of base and Python."""
+    layers = (*settled.base.layers, *settled.system, *settled.dependencies)
+    trees = {settled.base.root, settled.base.interpreter.root}
+    if not all(workshop.layout.blobs.has(layer.blob.descriptor.digest) for layer in layers):
+        return False
+    if not all(tree.is_dir() for tree in trees):
+        return False
+    for tree in trees:
+        tree.touch()  # see upkeep.py
+    return True
+
+
+def _compiles(workshop: Workshop, lock: Lock | None, files: ProjectFiles) -> bool:
+    """Whether it is sure before anything is made that code is to be compiled."""
+    if lock is None:
+        return False
+    content = ContentBuilder(workshop, lock.base_digest)
+    return workshop.layers.find(content.code_group(content.code_digests(files)).key) is None
+
+
+def _settle(workshop: Workshop, before: Lock | None, options: Options, *, compiles: bool) -> _Settled:
+    """Resolve what is not locked, make the base and the layers of dependencies, and look whether they fit together.
+
+    If the build `compiles`, the base's Python is started as soon as it is there.
+    """
     request = request_of(workshop.project)
     source = source_of(workshop, request)
     locked = _locked(before, request, options, workshop.platform)
     draft = locked or draft_lock(source, workshop, before, options)
+
+    def find() -> Interpreter:
+        found = source.interpreter(draft)
+        if compiles:
+            workshop.memory.spare.prepare(found)
+        return found
+
     with ThreadPoolExecutor(1) as pool:
         # The base needs nothing that is still to be resolved, and wheels need no more of it than its Python.
-        interpreter = pool.submit(source.interpreter, draft)
+        interpreter = pool.submit(find)
         making = pool.submit(source.make, draft)
         lock = locked or resolve(source, workshop, before, options, draft)
         dependencies = _dependencies(workshop, lock, interpreter)
         base = making.result()
-    return _preflight(source, _Settled(lock, base, (), dependencies, Findings()), options)
+    settled = _preflight(source, _Settled(lock, base, (), dependencies, Findings()), options)
+    return replace(settled, modules=modules_of(settled.base, (*settled.system, *settled.dependencies)))
 
 
 def _own_layers(workshop: Workshop, settled: _Settled, files: ProjectFiles) -> _Own:
     """Weights, berth and code; the base's Python compiles the code while the rest is looked at."""
     content, interpreter = ContentBuilder(workshop, settled.lock.base_digest), settled.base.interpreter
     code = content.code_digests(files)
+    workshop.memory.spare.expect(interpreter)
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(content.code, code, interpreter)
         weights = content.weight_digests(files)
-        modules = modules_of(settled.base, (*settled.system, *settled.dependencies))
-        notes = tuple(check_contents(workshop, files.code, weights, settled.lock.wheels, modules))
+        notes = tuple(check_contents(workshop, files.code, weights, settled.lock.wheels, settled.modules))
         refuse_errors(notes)
         layers = (*content.weights(weights), content.berth(interpreter), compiling.result())
     return _Own(layers, weights, code, notes)
@@ -204,9 +261,9 @@ def name_together(workshop: Workshop, options: Options, images: Sequence[Image])
         layout.add_entry(entry, name)
 
 
-def modules_of(base: Base, layers: Sequence[BuiltLayer]) -> set[str]:
+def modules_of(base: Base, layers: Sequence[BuiltLayer]) -> frozenset[str]:
     """The modules of others that the image's code can import."""
-    return {*modules_of_system(base.root), *(name for layer in layers for name in layer.modules)}
+    return frozenset({*modules_of_system(base.root), *(name for layer in layers for name in layer.modules)})
 
 
 def _lock(workshop: Workshop, options: Options) -> bool:

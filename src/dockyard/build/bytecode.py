@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dockyard.build.commands import run
+from dockyard.build.commands import Started, start
 from dockyard.errors import DockyardError, ProjectError
 
 # Runs inside the base's interpreter: reads [source, shown name, target] triples, answers with the syntax errors.
@@ -27,6 +27,8 @@ for source, shown, target in json.load(sys.stdin):
         value = error.exc_value
         bad.append([source, getattr(value, 'lineno', 0) or 0, getattr(value, 'msg', None) or str(value)])
 json.dump(bad, sys.stdout)
+sys.stdout.flush()
+os._exit(0)
 """
 # What that program is itself made of.
 _OWN = """
@@ -77,9 +79,59 @@ def sources_to_compile(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.py") if not _is_test(path.relative_to(folder)))
 
 
-def compile_files(interpreter: Interpreter, sources: Sequence[tuple[Path, str]]) -> tuple[SyntaxProblem, ...]:
-    """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file."""
-    return _compile(interpreter, [(path, shown, interpreter.cache_name(path)) for path, shown in sources])
+class Spare:
+    """A process of a base's Python that was started ahead and waits for files to compile.
+
+    Each compiles once and ends, like any other; only its start, most of its time, is over when it is needed.
+    """
+
+    def __init__(self) -> None:
+        self._interpreter: Interpreter | None = None
+        self._started: Started | None = None
+
+    def prepare(self, interpreter: Interpreter) -> None:
+        """Have one wait, unless it does already."""
+        self.expect(interpreter)
+        if self._started is None or self._started.process.poll() is not None:
+            self.close()
+            self._started = _started(interpreter, _COMPILE)
+
+    def take(self, interpreter: Interpreter) -> Started | None:
+        """The one that waits, if it is of this Python and lives."""
+        self.expect(interpreter)
+        started, self._started = self._started, None
+        if started is not None and started.process.poll() is not None:
+            started.stop()
+            return None
+        return started
+
+    def expect(self, interpreter: Interpreter) -> None:
+        """Know of which Python `renew` is to have one wait."""
+        if self._interpreter != interpreter:
+            self.close()
+            self._interpreter = interpreter
+
+    def renew(self) -> None:
+        """Have one wait of the Python that was expected last, if any was."""
+        if self._interpreter is not None:
+            self.prepare(self._interpreter)
+
+    def close(self) -> None:
+        """End the one that waits."""
+        if self._started is not None:
+            self._started.stop()
+            self._started = None
+
+
+def compile_files(
+    interpreter: Interpreter, sources: Sequence[tuple[Path, str]], spare: Spare | None = None
+) -> tuple[SyntaxProblem, ...]:
+    """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file.
+
+    If there is a `spare` process it is used up.
+    """
+    jobs = [(path, shown, interpreter.cache_name(path)) for path, shown in sources]
+    return _compile(interpreter, jobs, spare.take(interpreter) if spare and jobs else None)
 
 
 def compile_into(interpreter: Interpreter, sources: Sequence[tuple[Path, str, Path]]) -> tuple[SyntaxProblem, ...]:
@@ -108,7 +160,7 @@ def compile_own(interpreter: Interpreter, root: Path) -> None:
 
 
 def _own_sources(interpreter: Interpreter, root: Path) -> list[Path]:
-    names = [Path(name) for name in json.loads(_run(interpreter, _OWN, ""))]
+    names = [Path(name) for name in json.loads(_answer(interpreter, _started(interpreter, _OWN), ""))]
     return [root / name.relative_to(interpreter.root) for name in names if name.suffix == ".py"]
 
 
@@ -116,7 +168,9 @@ def _inside(root: Path, path: Path) -> str:
     return "/" + path.relative_to(root).as_posix()
 
 
-def _compile(interpreter: Interpreter, jobs: Sequence[tuple[Path, str, Path]]) -> tuple[SyntaxProblem, ...]:
+def _compile(
+    interpreter: Interpreter, jobs: Sequence[tuple[Path, str, Path]], started: Started | None = None
+) -> tuple[SyntaxProblem, ...]:
     """Compile each (file, name in the image, bytecode's file).
 
     One process for each call and a fixed order: bytecode can depend on what its process compiled before.
@@ -125,17 +179,23 @@ def _compile(interpreter: Interpreter, jobs: Sequence[tuple[Path, str, Path]]) -
         return ()
     for folder in dict.fromkeys(target.parent for *_, target in jobs):
         folder.mkdir(parents=True, exist_ok=True)
-    answer = _run(interpreter, _COMPILE, json.dumps([[str(path), shown, str(target)] for path, shown, target in jobs]))
+    text = json.dumps([[str(path), shown, str(target)] for path, shown, target in jobs])
+    answer = _answer(interpreter, started or _started(interpreter, _COMPILE), text)
     return tuple(SyntaxProblem(Path(file), line, message) for file, line, message in json.loads(answer))
 
 
-def _run(interpreter: Interpreter, program: str, stdin: str) -> str:
-    """What a program in the base's Python prints. It leaves no bytecode of what it imports."""
+def _started(interpreter: Interpreter, program: str) -> Started:
+    """A program in the base's Python. It leaves no bytecode of what it imports."""
     libraries = ":".join(str(folder) for folder in interpreter.libraries)
     command = [str(interpreter.loader), "--library-path", libraries, str(interpreter.program)]
     # Nothing of this machine's Python settings may reach the bytecode; the seed fixes the order of sets in it.
     environment = {"PYTHONHOME": str(interpreter.home), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
-    done = run([*command, "-B", "-P", "-S", "-s", "-c", program], environment=environment, deadline=600, stdin=stdin)
+    return start([*command, "-B", "-P", "-S", "-s", "-c", program], environment=environment)
+
+
+def _answer(interpreter: Interpreter, started: Started, stdin: str) -> str:
+    """What the program prints when it has read `stdin`."""
+    done = started.end(stdin, deadline=600)
     if done.code:
         raise DockyardError(
             f"the base image's Python {interpreter.version} could not compile the image's code",

@@ -5,6 +5,7 @@ Called by `debian`, `wheels` and `bytecode`. A program that hangs or is missing 
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,53 @@ class Output:
     stderr: str
 
 
+@dataclass(frozen=True)
+class Started:
+    """A program that runs and waits for what it is to read; `end` it, or `stop` it."""
+
+    name: str
+    process: subprocess.Popen[str]
+
+    def end(self, stdin: str, deadline: float) -> Output:
+        """Give it all that it reads, and wait within `deadline` seconds until it has ended."""
+        try:
+            stdout, stderr = self.process.communicate(stdin, timeout=deadline)
+        except subprocess.TimeoutExpired as error:
+            raise DockyardError(
+                f"{self.name} did not finish within {deadline:.0f} s",
+                remedy="Is the network or the mirror slow? Try again; what was fetched so far is kept.",
+            ) from error
+        finally:
+            self.stop()
+        return Output(self.process.returncode, stdout, stderr)
+
+    def stop(self) -> None:
+        """End it, unless it has ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def start(command: Sequence[str], *, environment: Mapping[str, str], missing: str = "") -> Started:
+    """Start `command`; `missing` is the remedy if the program is not installed."""
+    pipe = subprocess.PIPE
+    try:
+        return Started(
+            command[0],
+            subprocess.Popen(
+                command, env=dict(environment), stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace"
+            ),
+        )
+    except FileNotFoundError as error:
+        raise DockyardError(f"the program {command[0]!r} was not found", remedy=missing) from error
+    except OSError as error:
+        raise DockyardError(f"{command[0]} cannot be run: {error.strerror}", remedy=missing) from error
+
+
 def run(
     command: Sequence[str],
     *,
@@ -30,24 +78,4 @@ def run(
     missing: str = "",
 ) -> Output:
     """Run `command` to its end within `deadline` seconds; `missing` is the remedy if the program is not installed."""
-    try:
-        done = subprocess.run(
-            command,
-            input=stdin,
-            env=dict(environment),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=deadline,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise DockyardError(f"the program {command[0]!r} was not found", remedy=missing) from error
-    except OSError as error:
-        raise DockyardError(f"{command[0]} cannot be run: {error.strerror}", remedy=missing) from error
-    except subprocess.TimeoutExpired as error:
-        raise DockyardError(
-            f"{command[0]} did not finish within {deadline:.0f} s",
-            remedy="Is the network or the mirror slow? Try again; what was fetched so far is kept.",
-        ) from error
-    return Output(done.returncode, done.stdout, done.stderr)
+    return start(command, environment=environment, missing=missing).end(stdin, deadline)

@@ -19,6 +19,7 @@ from dockyard.build.bytecode import Interpreter, compile_files, compile_folder, 
 from dockyard.build.elf import ElfFacts
 from dockyard.build.files import scratch_folder
 from dockyard.build.layers import BuiltLayer, Content, layer_key
+from dockyard.build.memory import signatures_below
 from dockyard.build.workshop import Workshop
 from dockyard.errors import ProjectError
 from dockyard.oci.digest import Digest, digest_of, digest_of_file
@@ -30,7 +31,10 @@ from dockyard.spec.project import AnyModel, Project
 APP = "app"
 BERTH = "opt/berth"
 # Never part of an image: tools' leavings, environments, version control, images, and what only the build reads.
-_EXCLUDED = ("__pycache__", "node_modules", "*.pyc", "*.egg-info", FILE_NAME, "dockyard.lock", "*.tar")
+_EXCLUDED = (
+    "__pycache__", "node_modules", "*.pyc", "*.egg-info", FILE_NAME, "dockyard.lock", "*.tar",
+    "*~", "#*#", "*.swp", "*.swx", "4913", "*___jb_tmp___", "*___jb_old___",  # what editors write beside a file
+)  # fmt: skip
 # A folder with one of these files in it is an environment or an image layout.
 _MARKERS = ("pyvenv.cfg", "oci-layout")
 _OWN_LAYER = 64 << 20
@@ -84,9 +88,20 @@ def files_to_watch(folder: Path, project: Project) -> list[Path]:
     Nothing is checked, so that it can be asked of a project that is wrong at the moment.
     """
     found = {folder / name for name in _walk(folder, (*_EXCLUDED, *project.build.exclude))}
-    for pattern in project.model.weight_patterns:
-        found.update(path for path in _inside(folder, pattern) if path.is_file())
-    return sorted({*found, folder / FILE_NAME, folder / "dockyard.lock"})
+    for model in project.every_model:
+        for pattern in model.weight_patterns:
+            found.update(path for path in _inside(folder, pattern) if path.is_file())
+    more = [FILE_NAME, "dockyard.lock", project.model.card]
+    if isinstance(project.build.requirements, str):
+        more.append(project.build.requirements)
+    return sorted({*found, *(folder / name for name in more if name)})
+
+
+def folders_to_watch(folder: Path, project: Project) -> list[Path]:
+    """The folders in which such files are, or may come to be."""
+    parents = {path.parent for path in files_to_watch(folder, project)}
+    inside = {path for path, _ in _visited(folder, (*_EXCLUDED, *project.build.exclude))}
+    return sorted(parents | inside)
 
 
 def _inside(folder: Path, pattern: str) -> Iterable[Path]:
@@ -112,9 +127,16 @@ def _matching(folder: Path, pattern: str) -> list[str]:
 
 def _walk(folder: Path, excluded: Sequence[str]) -> Iterator[str]:
     """Files below `folder`, without hidden ones, environments and what `excluded` names (by name or by path)."""
+    for _, files in _visited(folder, excluded):
+        yield from files
+
+
+def _visited(folder: Path, excluded: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder with its files."""
     waiting = [folder]
     while waiting:
-        for path in waiting.pop().iterdir():
+        place, files = waiting.pop(), []
+        for path in place.iterdir():
             name, relative = path.name, path.relative_to(folder).as_posix()
             if name.startswith(".") or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(relative, p) for p in excluded):
                 continue
@@ -122,7 +144,8 @@ def _walk(folder: Path, excluded: Sequence[str]) -> Iterator[str]:
                 if not any((path / marker).exists() for marker in _MARKERS):
                     waiting.append(path)
             elif path.is_file():
-                yield relative
+                files.append(relative)
+        yield place, files
 
 
 def _refuse_large_code(folder: ProjectFolder, code: Sequence[str]) -> None:
@@ -160,6 +183,8 @@ def _check_class(folder: ProjectFolder, reference: str, file: str) -> None:
         tree = ast.parse((folder.path / file).read_bytes())
     except (SyntaxError, ValueError):
         return  # the image's own Python judges that, when it compiles
+    if any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body):
+        return
     words = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.alias)}
     renamed = {node.asname for node in ast.walk(tree) if isinstance(node, ast.alias)}
@@ -188,6 +213,8 @@ class Group:
     title: str
     key: str
     names: tuple[str, ...]
+    programs: frozenset[str] = frozenset()
+    """Those that their owner may run."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +231,8 @@ class ContentBuilder:
 
     def code_digests(self, files: ProjectFiles) -> dict[str, Digest]:
         """The digest of each file of the code."""
-        return {name: digest_of((self.workshop.project.path / name).read_bytes()) for name in files.code}
+        memory, folder = self.workshop.memory, self.workshop.project.path
+        return {name: memory.digest(folder / name, digest_of_file) for name in files.code}
 
     def weight_groups(self, digests: Mapping[str, Digest]) -> list[Group]:
         """How weights are divided into layers: one for each file from 64 MiB, one for all smaller ones."""
@@ -223,12 +251,19 @@ class ContentBuilder:
 
     def weights(self, digests: Mapping[str, Digest]) -> tuple[BuiltLayer, ...]:
         """Uncompressed layers, as `weight_groups` divides them."""
-        return tuple(self._weights(group) for group in self.weight_groups(digests))
+        return tuple(self._weights(group, digests) for group in self.weight_groups(digests))
 
-    def _weights(self, group: Group) -> BuiltLayer:
+    def _weights(self, group: Group, digests: Mapping[str, Digest]) -> BuiltLayer:
         folder = self.workshop.project.path
         entries = [_file(f"{APP}/{name}", folder / name) for name in group.names]
-        return self.workshop.layers.layer(group.title, group.key, "none", lambda: Content(entries, ElfFacts()))
+
+        def check() -> None:
+            for name in group.names:
+                if self._digest(folder / name) != digests[name]:
+                    raise _changed(folder / name)
+
+        content = Content(entries, ElfFacts(), check=check)
+        return self.workshop.layers.layer(group.title, group.key, "none", lambda: content)
 
     def _digest(self, file: Path) -> Digest:
         """The digest of a large file, remembered by what the file system says of it, as git does."""
@@ -243,14 +278,15 @@ class ContentBuilder:
 
     def berth_group(self) -> Group:
         """What is in berth's layer: berth as it is installed here."""
-        package = berth_folder()
-        names = sorted(
-            path.relative_to(package).as_posix()
-            for path in package.rglob("*")
-            if path.is_file() and path.suffix != ".pyc" and "__pycache__" not in path.parts
-        )
+        package, memory = berth_folder(), self.workshop.memory
+        seen = (self.workshop.codec, self.base_key, tuple(signatures_below(str(package))))
+        if (known := memory.recall("berth", seen)) is not None:
+            group: Group = known
+            return group
+        names = sorted(Path(path).relative_to(package).as_posix() for path, _ in seen[2])
         digests = {name: digest_of((package / name).read_bytes()) for name in names}
         key = layer_key("berth", self.workshop.codec, files=digests, compiler=self.base_key)
+        memory.keep("berth", seen, Group("berth", key, tuple(names)))
         return Group("berth", key, tuple(names))
 
     def berth(self, interpreter: Interpreter) -> BuiltLayer:
@@ -259,7 +295,7 @@ class ContentBuilder:
         if found := self.workshop.layers.find(group.key):
             return found
         with scratch_folder(self.workshop.scratch) as work:
-            _copy(berth_folder(), group.names, work / "berth")
+            _copy(berth_folder(), group.names, work / "berth", group.programs)
             compile_folder(interpreter, work, f"/{BERTH}")
             return self._packed("berth", group.key, work, BERTH)
 
@@ -268,7 +304,7 @@ class ContentBuilder:
         folder, names = self.workshop.project.path, sorted(digests)
         modes = [name for name in names if (folder / name).stat().st_mode & 0o100]
         key = layer_key("code", self.workshop.codec, files=dict(digests), modes=modes, compiler=self.base_key)
-        return Group("code", key, tuple(names))
+        return Group("code", key, tuple(names), frozenset(modes))
 
     def code(self, digests: Mapping[str, Digest], interpreter: Interpreter) -> BuiltLayer:
         """The project's code and goldens; ProjectError for a file that is not valid Python."""
@@ -276,9 +312,12 @@ class ContentBuilder:
         if found := self.workshop.layers.find(group.key):
             return found
         with scratch_folder(self.workshop.scratch) as work:
-            _copy(self.workshop.project.path, group.names, work)
+            _copy(self.workshop.project.path, group.names, work, group.programs)
+            for name in group.names:
+                if digest_of_file(work / name) != digests[name]:
+                    raise _changed(self.workshop.project.path / name)
             sources = [(work / name, f"/{APP}/{name}") for name in group.names if name.endswith(".py")]
-            refuse_syntax_errors(compile_files(interpreter, sources), work)
+            refuse_syntax_errors(compile_files(interpreter, sources, self.workshop.memory.spare), work)
             return self._packed("code", group.key, work, APP)
 
     def _packed(self, title: str, key: str, folder: Path, inside: str) -> BuiltLayer:
@@ -296,12 +335,16 @@ def berth_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _copy(folder: Path, names: Sequence[str], target: Path) -> None:
+def _copy(folder: Path, names: Sequence[str], target: Path, programs: frozenset[str]) -> None:
     for name in names:
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, place)
-        place.chmod(0o755 if (folder / name).stat().st_mode & 0o100 else 0o644)
+        place.chmod(0o755 if name in programs else 0o644)
+
+
+def _changed(file: Path) -> ProjectError:
+    return ProjectError(f"{file} changed while it was being read", remedy="Build again when nothing writes to it.")
 
 
 def _file(path: str, source: Path) -> Entry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from dockyard.build.wheels import Wheel
 from dockyard.build.workshop import Workshop
 from dockyard.build.writable import find_unwritable
 from dockyard.oci.digest import Digest, hex_of
-from dockyard.oci.files import replace_file
+from dockyard.oci.files import replace_note
 from dockyard.spec.load import FILE_NAME, ProjectFolder
 
 _OWN = ("berth", "__future__")
@@ -41,7 +41,7 @@ def check_contents(
     code: Sequence[str],
     weights: Mapping[str, Digest],
     wheels: Sequence[Wheel],
-    modules: set[str] | None,
+    modules: Set[str] | None,
 ) -> Iterator[Problem]:
     """What follows from the lock: imports and pickles that would fail.
 
@@ -134,5 +134,5 @@ def pickle_facts(workshop: Workshop, name: str, digest: Digest) -> PickleFacts:
     except (FileNotFoundError, msgspec.MsgspecError):
         with workshop.progress.task(f"Reading what {name} needs"):
             found = read_pickle(workshop.project.path / name)
-        replace_file(note, msgspec.json.encode(found), note.parent)
+        replace_note(note, msgspec.json.encode(found))
     return found

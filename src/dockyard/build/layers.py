@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from dockyard.build.elf import ElfFacts
-from dockyard.oci.files import replace_file
+from dockyard.oci.files import replace_note
 from dockyard.oci.layer import Codec, Entry, LayerBlob, codec_version, write_layer
 from dockyard.oci.layout import Blobs
 
@@ -40,11 +40,20 @@ class BuiltLayer:
 
 @dataclass(frozen=True)
 class Content:
-    """What a layer is to hold, what its ELF files need and give, and the Python modules that it brings."""
+    """What a layer is to hold, what its ELF files need and give, and the Python modules that it brings.
+
+    `check` is called when everything was read, and refuses it if it has changed meanwhile.
+    """
 
     entries: Iterable[Entry]
     facts: ElfFacts
     modules: tuple[str, ...] = ()
+    check: Callable[[], None] = lambda: None
+
+
+def reused(layers: Sequence[BuiltLayer]) -> tuple[BuiltLayer, ...]:
+    """The same layers for a build that makes none of them."""
+    return tuple(replace(layer, reused=True) for layer in layers)
 
 
 def layer_key(kind: str, codec: Codec, **inputs: Any) -> str:
@@ -70,7 +79,7 @@ class LayerCache:
 
     def keep(self, key: str, layer: BuiltLayer) -> BuiltLayer:
         """Record a layer whose blob has been written."""
-        replace_file(self._folder / f"{key}.json", msgspec.json.encode(layer), self._folder)
+        replace_note(self._folder / f"{key}.json", msgspec.json.encode(layer))
         return layer
 
     def layer(self, title: str, key: str, codec: Codec, make: Callable[[], Content]) -> BuiltLayer:
@@ -79,4 +88,5 @@ class LayerCache:
             return replace(found, title=title)
         content = make()
         blob = write_layer(content.entries, codec, self.blobs)
+        content.check()
         return self.keep(key, BuiltLayer(title, blob, content.facts, modules=content.modules))

@@ -6,6 +6,7 @@ no host: any mirror or index that has the bytes serves it. Called by `builder`; 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import tomllib
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ class Lock:
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
+class _File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: int
     platforms: dict[str, Lock]
 
@@ -103,7 +104,7 @@ def lock_of_document(document: Mapping[str, Any]) -> Lock:
 def _read(file: Path) -> _File:
     remedy = f"Restore it from version control, or delete {file.name} to lock anew."
     try:
-        found = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _File)
+        found = _parsed(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return _File(_FORMAT, {})
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
@@ -113,3 +114,9 @@ def _read(file: Path) -> _File:
     if found.format != _FORMAT:
         raise LockError(f"{file} has format {found.format}, this version reads {_FORMAT}", remedy=remedy)
     return found
+
+
+@functools.lru_cache(2)
+def _parsed(text: str) -> _File:
+    """A lock file's text, which hundreds of lines and a parser in Python make slow to read."""
+    return msgspec.convert(tomllib.loads(text), _File)

@@ -11,6 +11,7 @@ from pathlib import Path
 from dockyard.build.files import sweep
 from dockyard.build.layers import LayerCache
 from dockyard.build.lock import Lock
+from dockyard.build.memory import Memory
 from dockyard.build.progress import Progress
 from dockyard.build.target import Target, host_architecture
 from dockyard.oci.layer import Codec
@@ -20,13 +21,17 @@ from dockyard.spec.load import ProjectFolder
 
 @dataclass(frozen=True)
 class Workshop:
-    """The places of one build, and the architecture it is for. Everything below `cache` can be made again."""
+    """The places of one build, and the architecture it is for. Everything below `cache` can be made again.
+
+    Builds with the same `memory` are of one project and one architecture, one after the other.
+    """
 
     project: ProjectFolder
     layout: Layout
     cache: Path
     progress: Progress
     architecture: str = field(default_factory=host_architecture)
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def platform(self) -> str:

@@ -110,7 +110,7 @@ def main() -> None:
     try:
         code = commands.main(standalone_mode=False)
     except DockyardError as error:
-        _explain(error)
+        explain(error)
         code = error.exit_code
     except click.ClickException as error:
         error.show()
@@ -124,7 +124,7 @@ def main() -> None:
         code = 141
     except OSError as error:
         # Disks fill up and folders are closed to us in more places than can be named; the file says where.
-        _explain(as_store_error(error, Path(str(error.filename or "a file or socket"))))
+        explain(as_store_error(error, Path(str(error.filename or "a file or socket"))))
         code = 1
     sys.exit(code)
 
@@ -148,7 +148,8 @@ class _Stopped:
         interrupted(signal.SIGINT, frame)
 
 
-def _explain(error: DockyardError) -> None:
+def explain(error: DockyardError) -> None:
+    """Tell people what failed, and how to mend it."""
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(_lines(error.what), err=True)
     if error.detail:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
 
 from dockyard.build.builder import Attach, Built, Options, build, build_index
+from dockyard.build.memory import Memory
 from dockyard.build.target import ARCHITECTURES, host_architecture
 from dockyard.build.workshop import Workshop
 from dockyard.cli import places
@@ -16,8 +20,6 @@ from dockyard.cli.columns import columns
 from dockyard.cli.evidence import attach_evidence
 from dockyard.cli.progress import shown
 from dockyard.errors import ProjectError
-from dockyard.oci.archive import write_archive
-from dockyard.oci.copying import copy_entry
 from dockyard.oci.image import Platform
 from dockyard.oci.layout import Layout
 from dockyard.oci.reference import tagged
@@ -50,7 +52,10 @@ platforms_option = click.option(
 @click.option(
     "--evidence/--no-evidence", default=True, help="Attach what is inside and how it was made (on by default)."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--watch", is_flag=True, help="Stay, and build again whenever a file of the project changes.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON; with --watch each result, one on a line."
+)
 def command(
     folder: Path,
     name: str | None,
@@ -61,42 +66,88 @@ def command(
     upgrade: bool,
     fix: bool,
     evidence: bool,
+    watch: bool,
     as_json: bool,
 ) -> None:
     """Build the image of the project in FOLDER (default: here)."""
     if output is not None:
         _check_output(output)
-    project = load_project(folder)
-    model = project.project.model
-    tagged(name or model.name)  # a name that no engine accepts is told before the work
-    options = Options(name or f"{model.name}:{model.version}", locked=locked, upgrade=upgrade, fix=fix)
-    built = build_project(project, options, platforms, attach_evidence if evidence else lambda *_: None)
+    attach: Attach = attach_evidence if evidence else lambda *_: None
+    order = Order(folder, Options(name or "", locked=locked, upgrade=upgrade, fix=fix), platforms, attach, output, load)
+    if watch:
+        # Imported only now: other builds need nothing of it.
+        importlib.import_module("dockyard.cli.watching").watch(order, as_json=as_json)
+        return
+    built = order.build()
     if as_json:
-        told = [_as_json(one) for one in built]
+        told = [described(one) for one in built]
         click.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
     else:
         for one in built:
-            _summary(one)
-    if output is not None:
-        _write_output(options.name, places.store(), output)
-    if load:
-        _load(options.name)
+            summary(one)
+    order.deliver(built[0].name)
     if not as_json:
-        _say(f"\nNext: {click.style(f'dockyard run {options.name}', bold=True)}")
+        _say(f"\nNext: {click.style(f'dockyard run {built[0].name}', bold=True)}")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for: the project in a folder, how to build it (without a name: the project's), and where it goes.
+
+    `output` is a file or folder to write, `load` asks for the engine to have it too.
+    """
+
+    folder: Path
+    options: Options
+    platforms: tuple[str, ...]
+    attach: Attach
+    output: Path | None = None
+    load: bool = False
+
+    def build(self, bench: Bench | None = None) -> tuple[Built, ...]:
+        """Build the project as it is now."""
+        project = load_project(self.folder)
+        model = project.project.model
+        tagged(self.options.name or model.name)  # a name that no engine accepts is told before the work
+        options = replace(self.options, name=self.options.name or f"{model.name}:{model.version}")
+        return build_project(project, options, self.platforms, self.attach, bench)
+
+    def deliver(self, name: str) -> None:
+        """Write and load the image that was built."""
+        if self.output is not None:
+            _write_output(name, places.store(), self.output)
+        if self.load:
+            _load(name)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the builds of one process share: the store, the caches' folder, and what is remembered for each
+    architecture.
+    """
+
+    store: Layout
+    cache: Path
+    memories: defaultdict[str, Memory] = field(default_factory=lambda: defaultdict(Memory))
 
 
 def build_project(
-    project: ProjectFolder, options: Options, platforms: Sequence[str], attach: Attach = attach_evidence
+    project: ProjectFolder,
+    options: Options,
+    platforms: Sequence[str],
+    attach: Attach = attach_evidence,
+    bench: Bench | None = None,
 ) -> tuple[Built, ...]:
     """The project's image for each of the architectures, in the store; `deploy` builds with it too."""
-    with shown() as progress:
-        workshops = [Workshop(project, places.store(), places.home().cache, progress, one) for one in platforms]
+    at = bench or Bench(places.store(), places.home().cache)
+    with shown(lasting=bench is not None) as progress:
+        workshops = [Workshop(project, at.store, at.cache, progress, one, at.memories[one]) for one in platforms]
         if len(workshops) > 1:
             return tuple(build_index(workshops, options, attach))
         return (build(workshops[0], options, attach),)
 
 
-def _summary(built: Built) -> None:
+def summary(built: Built) -> None:
     """The layers with their sizes, what was reused, digest and seconds; then what there is to know."""
     rows = [
         (
@@ -128,7 +179,8 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _as_json(built: Built) -> dict[str, object]:
+def described(built: Built) -> dict[str, object]:
+    """The same for programs."""
     return {
         "name": built.name,
         "platform": str(built.image.config.platform),
@@ -184,10 +236,13 @@ def _can_be_layout(output: Path) -> bool:
 
 def _write_output(name: str, layout: Layout, output: Path) -> None:
     """The image with all that is attached to it as a layout, or, for engines, the image alone as an archive."""
+    # Imported only now: most builds write nothing else.
     if output.suffix == ".tar":
-        write_archive(layout.resolve(name), layout, name, output)
+        importlib.import_module("dockyard.oci.archive").write_archive(layout.resolve(name), layout, name, output)
     else:
-        copy_entry(layout.entry(name), layout, Layout.create(output), name.rpartition(":")[2])
+        importlib.import_module("dockyard.oci.copying").copy_entry(
+            layout.entry(name), layout, Layout.create(output), name.rpartition(":")[2]
+        )
     _say(f"Written to {output}")
 
 

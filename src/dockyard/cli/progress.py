@@ -59,9 +59,9 @@ class Lines:
         click.echo(f"  ✓ {title} {seconds:.1f} s", err=True)
 
 
-def shown() -> AbstractContextManager[Lines]:
-    """How progress is told here."""
-    if not sys.stderr.isatty():
+def shown(*, lasting: bool = False) -> AbstractContextManager[Lines]:
+    """How progress is told here; in lines, too, where a `lasting` process builds again and again."""
+    if lasting or not sys.stderr.isatty():
         return Lines()
     # Imported only now: drawing costs every command without a terminal a twentieth of a second.
     return cast(Lines, importlib.import_module("dockyard.cli.bars").Bars())

@@ -71,10 +71,11 @@ class PartialFile:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
 
-    def commit(self, final: Path) -> None:
-        """Make the bytes durable, then give them their name, replacing what had it."""
+    def commit(self, final: Path, *, durable: bool = True) -> None:
+        """Make the bytes durable, unless told otherwise, then give them their name, replacing what had it."""
         with store_errors(final):
-            os.fsync(self._descriptor)
+            if durable:
+                os.fsync(self._descriptor)
             final.parent.mkdir(parents=True, exist_ok=True)
             self.path.rename(final)
         self._close()
@@ -144,6 +145,16 @@ def replace_file(final: Path, data: bytes, partials: Path) -> None:
         partial.write(data)
         partial.commit(final)
     sync_folder(final.parent)
+
+
+def replace_note(final: Path, data: bytes) -> None:
+    """As `replace_file`, of what can be made again: after a power failure it may be gone, or cut off.
+
+    Who reads it must be able to tell.
+    """
+    with PartialFile(final.parent) as partial:
+        partial.write(data)
+        partial.commit(final, durable=False)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,8 +12,8 @@ import difflib
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,16 @@ from dockyard.oci.files import exclusive, remove_stale, replace_file, store_erro
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
 from dockyard.oci.origins import Origins
 
+_Entries = list[dict[str, Any]]
+_Update = Callable[[_Entries], _Entries]
+
 __all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
 MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _NESTING_LIMIT = 4
+_SUBJECTS_LIMIT = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Layout:
         self.blobs = Blobs(path)
         self.origins = Origins(path / PRIVATE / "origins")
         self._index_path = path / "index.json"
+        self._gathered: list[_Update] | None = None
+        self._subjects: dict[Digest, Digest | None] = {}
 
     @classmethod
     def create(cls, path: Path) -> Layout:
@@ -95,16 +101,46 @@ class Layout:
 
     def _name(self, described: Descriptor, needed: Sequence[Descriptor], name: str) -> None:
         entry = replace(described, annotations={REF_NAME: name})
+
+        def change(entries: _Entries) -> _Entries:
+            self._check_whole(f"image {name}", needed, "Build or pull the image again.")
+            return [*(other for other in entries if not _is_named(other, name)), entry.document()]
+
+        self._update(change)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Have all that is named and attached within the context listed at its end, together, or not at all.
+
+        For one thread; within it nothing of that is listed yet.
+        """
+        self._gathered = []
+        try:
+            yield
+            updates, self._gathered = self._gathered, None
+            self._apply(updates)
+        finally:
+            self._gathered = None
+
+    def _check_whole(self, what: str, needed: Sequence[Descriptor], remedy: str) -> None:
+        missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
+        if missing:
+            raise ImageError(f"{what} is not whole: {', '.join(missing)} missing from {self.path}", remedy=remedy)
+
+    def _update(self, change: _Update) -> None:
+        if self._gathered is not None:
+            self._gathered.append(change)
+        else:
+            self._apply([change])
+
+    def _apply(self, changes: Sequence[_Update]) -> None:
+        """Change the index; what it will list is durable first."""
         with self._locked():
-            missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
-            if missing:
-                raise ImageError(
-                    f"image {name} is not whole: {', '.join(missing)} missing from {self.path}",
-                    remedy="Build or pull the image again.",
-                )
+            entries = self._read_index()
+            for change in changes:
+                entries = change(entries)
             sync_folder(self.blobs.folder)
-            others = [other for other in self._read_index() if not _is_named(other, name)]
-            self._write_index([*others, entry.document()])
+            self._write_index(entries)
 
     def write_index(self, images: Sequence[Image]) -> Descriptor:
         """Store an index of images for several platforms; the same images give the same bytes."""
@@ -147,19 +183,17 @@ class Layout:
 
     def adopt(self, *artifacts: Artifact, instead: Sequence[Artifact] = ()) -> None:
         """List artifacts whose blobs are here; ImageError when one of them, or a subject, is missing."""
-        with self._locked():
+
+        def change(entries: _Entries) -> _Entries:
             for artifact in artifacts:
                 needed = (artifact.subject, *artifact.blobs)
-                missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
-                if missing:
-                    raise ImageError(
-                        f"artifact {artifact.digest} is not whole: {', '.join(missing)} missing from {self.path}",
-                        remedy="Build or pull the image again, then what is attached to it.",
-                    )
-            sync_folder(self.blobs.folder)
+                remedy = "Build or pull the image again, then what is attached to it."
+                self._check_whole(f"artifact {artifact.digest}", needed, remedy)
             replaced = {artifact.digest for artifact in (*artifacts, *instead)}
-            others = [other for other in self._read_index() if other.get("digest") not in replaced]
-            self._write_index([*others, *(artifact.manifest.document() for artifact in artifacts)])
+            others = [other for other in entries if other.get("digest") not in replaced]
+            return [*others, *(artifact.manifest.document() for artifact in artifacts)]
+
+        self._update(change)
 
     def detach(self, artifact: Artifact) -> None:
         """Forget an artifact; `sweep` frees the space."""
@@ -169,12 +203,20 @@ class Layout:
 
     def referrers(self, subject: Digest, kind: str = "") -> tuple[Artifact, ...]:
         """The artifacts about an image, an index or another artifact; of one kind (a media type) if asked for."""
-        found = (self.artifact(entry) for entry in self.entries())
-        return tuple(
-            artifact
-            for artifact in found
-            if artifact and artifact.subject.digest == subject and kind in ("", artifact.type)
-        )
+        found = (self.artifact(entry) for entry in self.entries() if self._subject(entry) == subject)
+        return tuple(artifact for artifact in found if artifact and kind in ("", artifact.type))
+
+    def _subject(self, entry: Descriptor) -> Digest | None:
+        """What an entry is attached to, if it is; remembered, since a store lists many and content never changes."""
+        if entry.digest not in self._subjects:
+            manifest = self._manifest(entry)
+            if manifest is None:
+                return None
+            if len(self._subjects) >= _SUBJECTS_LIMIT:
+                self._subjects.clear()
+            subject = manifest.subject
+            self._subjects[entry.digest] = parse_digest(subject.digest) if subject is not None else None
+        return self._subjects[entry.digest]
 
     def artifact(self, entry: Descriptor) -> Artifact | None:
         """The artifact of an entry, if it is one."""

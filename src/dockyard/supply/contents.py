@@ -7,8 +7,9 @@ Sources: core metadata of PyPA, PEP 770 (sboms), dpkg's status format, machine-r
 
 from __future__ import annotations
 
-import email.parser
 import fnmatch
+import functools
+import importlib
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 
 from dockyard.oci.digest import hex_of
-from dockyard.oci.files import replace_file
+from dockyard.oci.files import replace_note
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
 from dockyard.oci.reading import reading_layer
@@ -28,6 +29,7 @@ from dockyard.oci.tar import Member, TarReader
 _FORMAT = 1
 _FILE_LIMIT = 4 << 20
 _THREADS = 4
+_NOTES = 128
 _LICENSE = re.compile(r"^License:[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _SOURCE = re.compile(r"(?P<name>\S+)(?:\s+\((?P<version>[^)]+)\))?")
 
@@ -88,8 +90,11 @@ class _Record(msgspec.Struct, frozen=True):
 
 def contents_of(layout: Layout, image: Image, cache: Path) -> Contents:
     """What is inside an image; `cache` remembers layers. ImageError when a layer is damaged."""
+    notes = {layer.diff_id: _noted(cache / f"{hex_of(layer.diff_id)}.json") for layer in image.layer_blobs}
+    unread = [layer for layer in image.layer_blobs if notes[layer.diff_id] is None]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda layer: _of_layer(layout, layer, cache), image.layer_blobs))
+        read = dict(pool.map(lambda layer: (layer.diff_id, _of_layer(layout, layer, cache)), unread))
+    found = [notes[layer.diff_id] or read[layer.diff_id] for layer in image.layer_blobs]
     python = {one.name: one for contents in found for one in contents.python}
     system = {one.name: one for contents in found for one in contents.system}
     told = [contents.os for contents in found if contents.os is not None]
@@ -100,16 +105,26 @@ def _by_name(found: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
-def _of_layer(layout: Layout, layer: LayerBlob, cache: Path) -> Contents:
-    note = cache / f"{hex_of(layer.diff_id)}.json"
+def _noted(note: Path) -> Contents | None:
+    """What was found in a layer before; None if it was not read before, or by another version."""
     try:
-        record = msgspec.json.decode(note.read_bytes(), type=_Record)
-        if record.format == _FORMAT:
-            return record.contents
+        return _note(note)
     except (OSError, msgspec.MsgspecError):
-        pass  # not read before, or by another version
+        return None
+
+
+@functools.lru_cache(_NOTES)
+def _note(note: Path) -> Contents:
+    """Read a note; what a layer has, which its name tells, never changes."""
+    record = msgspec.json.decode(note.read_bytes(), type=_Record)
+    if record.format != _FORMAT:
+        raise msgspec.ValidationError("of another version")
+    return record.contents
+
+
+def _of_layer(layout: Layout, layer: LayerBlob, cache: Path) -> Contents:
     contents = _read_layer(layout, layer)
-    replace_file(note, msgspec.json.encode(_Record(_FORMAT, contents)), cache)
+    replace_note(cache / f"{hex_of(layer.diff_id)}.json", msgspec.json.encode(_Record(_FORMAT, contents)))
     return contents
 
 
@@ -141,7 +156,7 @@ class _Collected:
 
     def metadata(self, path: str, text: str) -> None:
         """A distribution's METADATA."""
-        headers = email.parser.HeaderParser().parsestr(text)
+        headers = _headers(text)
         name, version = headers.get("Name", ""), headers.get("Version", "")
         if name and version:
             self._python[path.rpartition("/")[0]] = PythonPackage(normal_name(name), version, _license_of(headers))
@@ -154,7 +169,7 @@ class _Collected:
     def status(self, _: str, text: str) -> None:
         """dpkg's status, whole or one package."""
         for stanza in re.split(r"\n\s*\n", text):
-            fields = email.parser.HeaderParser().parsestr(stanza.strip() + "\n")
+            fields = _headers(stanza.strip() + "\n")
             name, version = fields.get("Package", ""), fields.get("Version", "")
             if not (name and version) or "deinstall" in fields.get("Status", ""):
                 continue
@@ -198,6 +213,11 @@ _READERS = {
 def normal_name(name: str) -> str:
     """A distribution's name as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _headers(text: str) -> Any:
+    """A text's headers. The parser is imported only now: most builds bring no new package, and it is slow to import."""
+    return importlib.import_module("email.parser").HeaderParser().parsestr(text)
 
 
 def _license_of(headers: Any) -> str:
