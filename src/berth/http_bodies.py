@@ -15,12 +15,12 @@ import asyncio
 from sys import getrefcount
 from typing import Protocol
 
-TURNS = 4  # bodies that are read at once: while one sender is waited for, there is another
+TURNS = 16  # bodies that are read at once: while some senders are waited for, there is another
 LOOK_S = 0.05  # how often it is looked who delivers, while anybody waits; acknowledgements may be 0.04 late
 LEAST = 65_536  # bytes that keep a turn for another look
 MOST_LOOKS = 4  # that a turn can last: a body that takes longer does not profit from it
 MOST_DIRECT = 4 * 1024 * 1024  # bytes of a body that gets a buffer before they have come
-MOST_BUFFERS = 4 * TURNS  # that are read into at once, and as many are kept, also for what the model is asked with
+MOST_BUFFERS = TURNS  # that are read into at once; as many are kept
 _ROUND = 65_536  # sizes of buffers, so that bodies of slightly different length can have the same one
 
 

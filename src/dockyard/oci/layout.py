@@ -189,6 +189,7 @@ class Layout:
                 needed = (artifact.subject, *artifact.blobs)
                 remedy = "Build or pull the image again, then what is attached to it."
                 self._check_whole(f"artifact {artifact.digest}", needed, remedy)
+            self._subjects |= {artifact.digest: artifact.subject.digest for artifact in artifacts}
             replaced = {artifact.digest for artifact in (*artifacts, *instead)}
             others = [other for other in entries if other.get("digest") not in replaced]
             return [*others, *(artifact.manifest.document() for artifact in artifacts)]
