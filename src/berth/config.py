@@ -103,7 +103,6 @@ class Config:
     image_digest: str = ""
     answer_info: bool = False
     selftest: bool = False
-    rehearsal: float = 0.0  # seconds, at most; 0: none
     tracing: TraceSettings = field(default_factory=TraceSettings)
     hosted: HostedSettings = field(default_factory=HostedSettings)
 
@@ -147,7 +146,6 @@ def read_config(environment: Mapping[str, str]) -> Config:
         image_digest=values["BERTH_IMAGE_DIGEST"],
         answer_info=values["BERTH_ANSWER_INFO"],
         selftest=values["BERTH_SELFTEST"],
-        rehearsal=values["BERTH_REHEARSAL_MS"] / 1000,
         tracing=read_trace_settings(environment),
         hosted=HostedSettings(_route("AIP_HEALTH_ROUTE", environment), _route("AIP_PREDICT_ROUTE", environment)),
     )

@@ -157,6 +157,5 @@ SETTINGS: dict[str, Setting] = {
     "BERTH_LOG_LEVEL": Setting("info", _log_level),
     "BERTH_ANSWER_INFO": Setting("off", _switch),
     "BERTH_SELFTEST": Setting("off", _switch),
-    "BERTH_REHEARSAL_MS": Setting("100", number(0, 60_000)),
     "BERTH_IMAGE_DIGEST": Setting("", _digest),
 }

@@ -30,8 +30,7 @@ class Model(Protocol):
 
     `joins`: calls of different requests may run together. `steady`: the time of a run depends on nothing but its rows.
     `rowwise`: each row of a V2 tensor is a call of its own. `packing`: a call may also be
-    rows of its only input, packed as bytes. `streams`: an answer is several items, one after the other. `warmed`:
-    processor seconds of the last run of zeros at the start; None where none went well.
+    rows of its only input, packed as bytes. `streams`: an answer is several items, one after the other.
     """
 
     signature: Signature
@@ -43,7 +42,6 @@ class Model(Protocol):
     rowwise: bool
     packing: Packing | None
     streams: bool
-    warmed: float | None
 
     def key(self, call: Any) -> Hashable:
         """Calls with equal keys may run together."""
@@ -89,7 +87,6 @@ class TensorModel:
     """
 
     streams = False
-    warmed: float | None = None
 
     def __init__(self, backend: Backend, sizes: Sequence[int] = ()) -> None:
         self.platform = backend.platform
@@ -209,7 +206,6 @@ class PredictorModel:
 
     platform = "berth_python"
     packing: Packing | None = None
-    warmed: float | None = None
 
     def __init__(self, predictor: Predictor, sizes: Sequence[int] = ()) -> None:
         self.signature = predictor.signature

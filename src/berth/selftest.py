@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-
-import msgspec
 
 from berth.errors import GoldenError
 from berth.executor import Failed, Finished, Outcome
@@ -23,15 +20,7 @@ from berth.served import ServedModel
 Event = Callable[..., None]  # Log.event: level, message, fields
 
 
-@dataclass(frozen=True)
-class Proven:
-    """A golden that holds: its inputs as native JSON, and the model's own answer."""
-
-    body: bytes
-    answer: Any
-
-
-async def prove(served: ServedModel, folder: Path, patience: float, event: Event) -> list[Proven]:
+async def prove(served: ServedModel, folder: Path, patience: float, event: Event) -> None:
     """Answer every golden of a folder; GoldenError when one differs, or is not answered within `patience` seconds.
 
     An image without goldens promises nothing: that is said in the log, and no reason to stop.
@@ -39,10 +28,10 @@ async def prove(served: ServedModel, folder: Path, patience: float, event: Event
     goldens = await asyncio.to_thread(read_goldens, folder)
     if not goldens:
         event("warning", "selftest skipped", model=served.name, reason=f"no goldens in {folder}")
-        return []
+        return
     started = perf_counter()
-    found = [await _ask(served, golden, patience) for golden in goldens]
-    differing = [each for each in found if isinstance(each, Verdict)]
+    verdicts = [await _ask(served, golden, patience) for golden in goldens]
+    differing = [verdict for verdict in verdicts if verdict.problem]
     for verdict in differing:
         event("error", "golden differs", model=served.name, golden=verdict.name, problem=verdict.problem)
     if differing:
@@ -50,10 +39,9 @@ async def prove(served: ServedModel, folder: Path, patience: float, event: Event
     event(
         "info", "selftest passed", model=served.name, goldens=len(goldens), seconds=round(perf_counter() - started, 3)
     )
-    return [each for each in found if isinstance(each, Proven)]
 
 
-async def _ask(served: ServedModel, golden: Golden, patience: float) -> Proven | Verdict:
+async def _ask(served: ServedModel, golden: Golden, patience: float) -> Verdict:
     try:
         call = call_of(served.model, golden)
     except NOT_A_CALL as error:
@@ -65,13 +53,9 @@ async def _ask(served: ServedModel, golden: Golden, patience: float) -> Proven |
         served.executor.submit([[call]], lambda finished: _first(answer, finished))
     try:
         async with asyncio.timeout(patience):
-            outcome = await answer
+            return judge(served.model, golden, await answer)
     except TimeoutError:
         return Verdict(golden.name, f"no answer within {patience:g} s (BERTH_REQUEST_TIMEOUT_S)")
-    verdict = judge(served.model, golden, outcome)
-    if verdict.problem or isinstance(outcome, Failed):
-        return verdict
-    return Proven(msgspec.json.encode(golden.inputs), outcome[0])
 
 
 def _first(answer: asyncio.Future[Outcome], finished: Finished) -> None:

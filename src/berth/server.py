@@ -35,9 +35,8 @@ from berth.loading import Loader, fork_template
 from berth.log import Log
 from berth.metrics import Metrics
 from berth.protocols.site import Site, mount
-from berth.rehearsal import rehearse
 from berth.repository import Repository
-from berth.selftest import Proven, prove
+from berth.selftest import prove
 from berth.tracing import Tracer
 from berth.upgrade import Upgrade
 from berth.workers.template import Template
@@ -141,9 +140,9 @@ async def _serve(config: Config, listeners: Listeners, outside: _Outside) -> int
     loop, log = asyncio.get_running_loop(), outside.log
     parts = _assemble(config, outside)
     await parts.loader.load_at_start()
-    proven = await _selftest(config, parts) if config.selftest else []
+    if config.selftest:
+        await _selftest(config, parts)
     _settle_memory()
-    await _rehearse(config, parts, proven)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -178,25 +177,17 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
     return _Parts(health, metrics, log, repository, loader, application, answers, site)
 
 
-async def _selftest(config: Config, parts: _Parts) -> list[Proven]:
+async def _selftest(config: Config, parts: _Parts) -> None:
     """The goldens are the first model's; what is loaded later has been asked nothing."""
     if not config.model.at_start:
         parts.log.event("warning", "selftest skipped", model=config.model.name, reason="it is not loaded at the start")
-        return []
+        return
     served = parts.repository.find(config.model.name, config.model.version)
     try:
-        return await prove(served, config.goldens, config.limits.request_timeout, parts.log.event)
+        await prove(served, config.goldens, config.limits.request_timeout, parts.log.event)
     except BaseException:
         await parts.loader.close(0.0)
         raise
-
-
-async def _rehearse(config: Config, parts: _Parts, proven: Sequence[Proven]) -> None:
-    began = perf_counter()
-    answered = await rehearse(config, parts.site, proven)
-    if answered:
-        parts.log.event("debug", "rehearsed", requests=answered, seconds=round(perf_counter() - began, 3))
-    gc.collect()  # what was loaded is frozen, so this is the rehearsal's alone
 
 
 def _make_grpc(parts: _Parts, module: Any) -> Any:

@@ -1,12 +1,11 @@
 """The first run of each batch size, before anybody waits for it.
 
 A runtime allocates, compiles or picks kernels when it first sees a shape; that takes seconds in some. loading.py calls
-this where the model was loaded, before the server is ready. rehearsal.py asks the same row again.
+this where the model was loaded, before the server is ready.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,23 +21,13 @@ def warm_up(model: Model, sizes: Sequence[int]) -> None:
     """
     if not (isinstance(model, TensorModel) or (sizes and model.joins)):
         return
+    specs = [spec for spec in model.inputs if not spec.optional]
+    if any(spec.datatype == "BYTES" or -1 in spec.shape[1:] for spec in specs):
+        return
     for size in (sizes or (1,)) if model.joins else (1,):
-        zeros = zeros_for(model, size)
-        if zeros is None:
-            return
-        began = time.thread_time()  # and not the time that passes: other processes may have the cores
+        shapes = {spec.name: [size if length == -1 else length for length in spec.shape] for spec in specs}
+        zeros: dict[str, Array] = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in specs}
         try:
             model.run(model.calls_of(zeros))
         except Exception:
             return  # zeros may be no input that it takes
-        if isinstance(model, TensorModel):
-            model.warmed = time.thread_time() - began
-
-
-def zeros_for(model: Model, size: int) -> dict[str, Array] | None:
-    """So many rows of zeros for every input that must be given; None where an input has no known shape."""
-    specs = [spec for spec in model.inputs if not spec.optional]
-    if any(spec.datatype == "BYTES" or -1 in spec.shape[1:] for spec in specs):
-        return None
-    shapes = {spec.name: [size if length == -1 else length for length in spec.shape] for spec in specs}
-    return {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in specs}
