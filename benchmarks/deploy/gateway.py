@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.deploy import bare_proxies
+from benchmarks.nginx import ENDLESS, configuration
 from benchmarks.serving import tiny
 from dockyard.engines.sockets import Activation, Listener
 from dockyard.gateway.base import GatewaySettings
@@ -48,26 +49,12 @@ CONNECTIONS = 64
 DEADLINE_S = 20.0
 LATENCY = Path("/dev/cpu_dma_latency")
 NGINX = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log stderr error;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  keepalive_requests 1000000000;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
   server {{
     listen unix:{socket} backlog=4096;
     listen 127.0.0.1:{port} backlog=4096;
     default_type application/json;
     location / {{ return 200 '{{"model_name":"model","outputs":[]}}'; }}
   }}
-}}
 """
 
 
@@ -198,7 +185,8 @@ async def _berth(folder: Path) -> AsyncIterator[tuple[tiny.Served, Path]]:
 def _nginx(folder: Path) -> Iterator[tuple[tiny.Served, Path]]:
     """A server that is much faster than the gateway."""
     socket, port, file = folder / "nginx.sock", tiny.free_port(), folder / "nginx.conf"
-    file.write_text(NGINX.format(folder=folder, socket=socket, port=port))
+    http = ENDLESS + NGINX.format(socket=socket, port=port)
+    file.write_text(configuration(folder, bare_proxies.ALONE, http))
     with _pinned(["nginx", "-e", "stderr", "-p", str(folder), "-c", str(file)], {}) as process:
         yield tiny.Served(f"http://127.0.0.1:{port}", process.pid), socket
 

@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 from benchmarks.deploy.rollouts import BODY, NAME
 from benchmarks.deploy.steady import Steady
+from benchmarks.nginx import configuration
 from dockyard.spec.deployment import Deployment, Strategy, StrategyKind
 from dockyard.spec.home import Home
 from tests.support.dockerd import docker_engine
@@ -47,23 +48,11 @@ DEADLINE_S = 120.0
 IMAGES = ("adder:1", "adder:2")
 LIMITS = {"mem_limit": "256m", "cpus": 1.0}
 NGINX = """
-worker_processes auto;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log error;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
   upstream model {{ server 127.0.0.1:{upstream}; keepalive 32; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     location / {{ proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection ""; }}
   }}
-}}
 """
 
 
@@ -141,7 +130,9 @@ class Nginx:
         variables = ["-e", f"BERTH_PORT={upstream}", "-e", "BERTH_HOST=127.0.0.1"]
         self.running = self._docker("run", "--detach", *map(str, options), *variables, image)
         until(lambda: _is_ready(upstream), "the new container does not become ready", DEADLINE_S)
-        (self.folder / "nginx.conf").write_text(NGINX.format(folder=self.folder, port=self.port, upstream=upstream))
+        main = f"worker_processes auto; error_log {self.folder}/error.log error;"
+        http = NGINX.format(port=self.port, upstream=upstream)
+        (self.folder / "nginx.conf").write_text(configuration(self.folder, main, http))
         if not before:
             self._nginx()
             return

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,8 @@ class Dockyard:
         with subprocess.Popen(
             command, cwd=self.project, env=self._variables(), stdout=pipe, stderr=nothing, text=True
         ) as watching:
+            deadline = threading.Timer(DEADLINE_S, watching.kill)  # a line that does not come ends as one that is empty
+            deadline.start()
             try:
                 assert watching.stdout is not None
                 json.loads(watching.stdout.readline())
@@ -127,6 +130,8 @@ class Dockyard:
                         raise RuntimeError(f"an edit of the code made these layers anew: {fresh}")
             finally:
                 watching.send_signal(signal.SIGINT)
+                watching.wait(DEADLINE_S)
+                deadline.cancel()
             return seconds
 
     def edit_dependencies(self) -> None:

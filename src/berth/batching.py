@@ -26,6 +26,7 @@ WARM = 20  # runs before that is judged
 HEAVY = 256 * 1024  # bytes of a request that cost more to be joined with others than running it alone does,
 HEAVY_S = 0.0005  # where that takes no longer than this
 _DOUBT = 1.05  # with each run of one request alone, if it took longer than the quickest
+COMPUTES = 0.25  # of its time; such a model loses to a flood on the way there and back, too
 CAUTION = 1.15  # with a wait that is told too short everybody is let in just too late to be answered in time
 _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
 
@@ -39,7 +40,6 @@ class BatchSizes:
 
 
 ALONE = BatchSizes(1)
-COMPUTES = 0.25  # of its time; such a model loses to a flood on the way there and back, too
 
 
 @dataclass(frozen=True)

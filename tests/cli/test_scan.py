@@ -123,7 +123,7 @@ def test_an_image_without_a_bill_of_materials_is_read_itself(
     images = line.home.images  # of its own here: other tests attach to the images that they share
     images.unlink()
     bare = Layout.create(images)
-    bare.borrow(Layout.open(home.images))
+    bare.blobs.borrow(Layout.open(home.images).blobs)
     bare.add(adder.image, "adder:1")
     assert evidence_of(bare, adder.image.digest, "") == ()
     pypi = write_archive(tmp_path / "pypi.zip", record("X-2", affected("PyPI", "numpy", {"introduced": "0"})))

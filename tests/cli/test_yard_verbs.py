@@ -216,7 +216,7 @@ def test_a_mistake_in_a_deployment_file_is_told_with_its_path(line: Line, tmp_pa
 
 def test_an_image_is_deployed_by_the_digest_that_the_store_has(line: Line, tiny_image: TinyImage) -> None:
     store = Layout.create(line.home.images)
-    store.borrow(tiny_image.layout)
+    store.blobs.borrow(tiny_image.layout.blobs)
     image = make_image(store, tiny_image.base, "tiny:1")
     line("deploy", "tiny:1", "-d")
     asked = line.yard.asked[-1][1][0]

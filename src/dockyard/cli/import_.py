@@ -37,7 +37,7 @@ def command(file: Path, check: bool, keys: tuple[Path, ...]) -> None:
     # Nothing gets a name in the store before it is verified: it is read into a layout of its own, which borrows blobs.
     with tempfile.TemporaryDirectory(dir=places.home().root, prefix="import-") as folder:
         waiting = Layout.create(Path(folder))
-        waiting.borrow(layout)
+        waiting.blobs.borrow(layout.blobs)
         bundle = read_bundle(file, waiting)
         if not bundle.entries:
             raise EvidenceError(f"{file} has no image", remedy="Write it with `dockyard export`.")

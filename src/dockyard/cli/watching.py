@@ -6,7 +6,6 @@ and remembers what an edit does not touch (`build.memory`). Called by `cli.build
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections import deque
@@ -101,18 +100,12 @@ class Session:
             self.order = replace(self.order, options=replace(self.order.options, upgrade=False))
 
     def rest(self) -> None:
-        """While nothing is to be done: have the base's Python wait for the next edit, forget images of old ones.
-
-        Garbage is collected now, and what is left is not looked at again while a build is waited for.
-        """
+        """While nothing is to be done: have the base's Python wait for the next edit, forget images of old ones."""
         with suppress(DockyardError):  # the next build says what is wrong
             for memory in self.bench.memories.values():
                 memory.spare.renew()
             while len(self._images) > _KEPT:
                 self.bench.store.forget(self._images.popleft())
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
 
     def _remember(self, built: Sequence[Built]) -> None:
         new = [one.image for one in built]

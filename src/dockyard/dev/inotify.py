@@ -1,4 +1,4 @@
-"""Tells which names in folders have changed, as Linux's kernel notices it (inotify). Called by `watch`.
+"""Tells which names in folders have changed, as Linux's kernel notices it (inotify). Called by `watcher`.
 
 A folder's own files are told, not those of folders in it: each folder is watched by itself. Source: inotify(7).
 """

@@ -9,8 +9,6 @@ image-layout.md.
 from __future__ import annotations
 
 import difflib
-import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -79,18 +77,6 @@ class Layout:
             raise StoreError(f"{path} is not an OCI layout", remedy="Build or pull an image first, or check the path.")
         remove_stale(layout.blobs.partials)
         return layout
-
-    def borrow(self, other: Layout) -> None:
-        """Have every blob of another layout here too, by hard links, or by copies where there can be none."""
-        for digest in other.blobs:
-            place = self.blobs.path(digest)
-            with store_errors(place):
-                try:
-                    os.link(other.blobs.path(digest), place)
-                except FileExistsError:
-                    continue
-                except OSError:
-                    shutil.copyfile(other.blobs.path(digest), place)
 
     def add(self, image: Image, name: str) -> None:
         """Give a stored image a name; another image of that name loses it.
@@ -189,7 +175,6 @@ class Layout:
                 needed = (artifact.subject, *artifact.blobs)
                 remedy = "Build or pull the image again, then what is attached to it."
                 self._check_whole(f"artifact {artifact.digest}", needed, remedy)
-            self._subjects |= {artifact.digest: artifact.subject.digest for artifact in artifacts}
             replaced = {artifact.digest for artifact in (*artifacts, *instead)}
             others = [other for other in entries if other.get("digest") not in replaced]
             return [*others, *(artifact.manifest.document() for artifact in artifacts)]

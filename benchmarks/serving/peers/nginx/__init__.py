@@ -5,30 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from benchmarks.nginx import ENDLESS, configuration
 from benchmarks.serving.asking import Ask, v2_json
 from benchmarks.serving.models import Model
 from benchmarks.serving.peers import Peer, Site
 
-_CONFIGURATION = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr error;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  keepalive_requests 1000000000;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
+_SERVER = """
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     default_type application/json;
     location / {{ return 200 '{answer}'; }}
   }}
-}}
 """
 
 
@@ -41,7 +28,8 @@ def _command(site: Site) -> Sequence[str]:
     output = {"name": "Y", "shape": site.model.answer.shape, "datatype": "FP32", "data": numbers}
     answer = json.dumps({"model_name": "model", "outputs": [output]}, separators=(",", ":"))
     file = site.folder / "nginx.conf"
-    file.write_text(_CONFIGURATION.format(folder=site.folder, port=site.port, answer=answer))
+    main = "daemon off; worker_processes 1; error_log stderr error;"
+    file.write_text(configuration(site.folder, main, ENDLESS + _SERVER.format(port=site.port, answer=answer)))
     return ["nginx", "-e", "stderr", "-p", str(site.folder), "-c", str(file)]
 
 
