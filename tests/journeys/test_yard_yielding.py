@@ -18,6 +18,7 @@ from dockyard.engines.docker.engine import DockerEngine
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.weight import Weight, weigh, weight_of
 from dockyard.gateway import process
+from dockyard.slices import SHORT_NS, slice_of
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.home import Home
 from dockyard.yard import priority
@@ -122,6 +123,9 @@ def test_the_yard_gives_way_to_its_gateway_and_to_replicas(yard: RunningYard) ->
     assert replica is not None
     niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (yard.process.pid, gateway, replica)]
     assert niceness == [priority.NICENESS, process.NICENESS, 0]
+    slices = [slice_of(pid) for pid in (yard.process.pid, gateway, replica)]
+    assert slices[1:] == [SHORT_NS, SHORT_NS] or not any(slices), slices  # kernels before 6.12 tell none
+    assert slices[0] != SHORT_NS
 
 
 def test_a_killed_docker_daemon_costs_no_request_and_the_next_one_has_the_same_replicas(

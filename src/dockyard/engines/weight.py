@@ -16,6 +16,7 @@ from enum import Enum
 from dockyard.cgroups import UNIFIED, read
 from dockyard.engines.base import Container
 from dockyard.engines.own import groups_named_after
+from dockyard.slices import SHORT_NS, USUAL, give_slices
 
 
 class Weight(Enum):
@@ -31,16 +32,21 @@ _SHARES_OF_FULL = 1024
 def weigh(container: Container, weight: Weight) -> bool:
     """Give a container a weight; whether it has it now.
 
-    False when it has ended, has no group of its own on this host, or only root may do this.
+    Only one that has the full weight is spared to wait until others' slices end (`slices`). False when it has ended,
+    has no group of its own on this host, or only root may do this.
     """
     with suppress(OSError):
         groups = groups_named_after(container)
         if "cpu" in groups:
-            (groups["cpu"] / "cpu.shares").write_text(str(_SHARES_OF_FULL * weight.value // Weight.FULL.value))
-            return True
-        if UNIFIED in groups:
-            (groups[UNIFIED] / "cpu.weight").write_text(str(weight.value))
-            return True
+            folder = groups["cpu"]
+            (folder / "cpu.shares").write_text(str(_SHARES_OF_FULL * weight.value // Weight.FULL.value))
+        elif UNIFIED in groups:
+            folder = groups[UNIFIED]
+            (folder / "cpu.weight").write_text(str(weight.value))
+        else:
+            return False
+        give_slices(map(int, read(folder / "cgroup.procs").split()), SHORT_NS if weight is Weight.FULL else USUAL)
+        return True
     return False
 
 
