@@ -42,7 +42,7 @@ class Parts:
 
 
 def store_image(parts: Parts, layout: Layout) -> Image:
-    """Assemble the image and write its two documents; it has no name yet."""
+    """Assemble the image and store its two documents; it has no name yet."""
     config = ImageConfig(
         platform=parts.platform,
         environment=_environment(parts),
@@ -59,8 +59,7 @@ def store_image(parts: Parts, layout: Layout) -> Image:
         ),
     )
     image, manifest, document = assemble(config, [layer.blob for layer in parts.layers], _annotations(parts))
-    layout.blobs.write(document)
-    layout.blobs.write(manifest)
+    layout.store(document, manifest)
     return image
 
 

@@ -71,6 +71,13 @@ class PartialFile:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
 
+    def hasten(self) -> None:
+        """Have the system begin to write what there is to the disk. A hint: of several files written one after the
+        other, the first that is committed then takes the others along.
+        """
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def commit(self, final: Path, *, durable: bool = True) -> None:
         """Make the bytes durable, unless told otherwise, then give them their name, replacing what had it."""
         with store_errors(final):
