@@ -60,8 +60,11 @@ class PartialFile:
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self._folder = folder
         with store_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor, self.path = _create_locked(folder, prefix)
+            try:
+                self._descriptor, self.path = _create_locked(folder, prefix)
+            except FileNotFoundError:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._descriptor, self.path = _create_locked(folder, prefix)
         self._open = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -83,8 +86,11 @@ class PartialFile:
         with store_errors(final):
             if durable:
                 os.fsync(self._descriptor)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            self.path.rename(final)
+            try:
+                self.path.rename(final)
+            except FileNotFoundError:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                self.path.rename(final)
         self._close()
 
     def discard(self) -> None:

@@ -89,7 +89,7 @@ class Layout:
 
         def change(entries: list[Entry]) -> list[Entry]:
             self._check_whole(f"image {name}", needed, "Build or pull the image again.")
-            return [*(other for other in entries if other.key != key_of(name)), Entry.of(entry)]
+            return [*_without(entries, name), Entry.of(entry)]
 
         self._update(change)
 
@@ -160,7 +160,7 @@ class Layout:
         """Forget a name; ImageNotFoundError when nothing has it. `sweep` frees the space."""
         with self._locked():
             entries = self._listing.read()
-            kept = [entry for entry in entries if entry.key != key_of(name)]
+            kept = _without(entries, name)
             if len(kept) == len(entries):
                 raise self._unknown(name)
             self._listing.write(kept)
@@ -194,7 +194,9 @@ class Layout:
 
     def referrers(self, subject: Digest, kind: str = "") -> tuple[Artifact, ...]:
         """The artifacts about an image, an index or another artifact; of one kind (a media type) if asked for."""
-        found = (self.artifact(entry) for entry in self.entries() if self._subject(entry) == subject)
+        known = self._subjects
+        about = [one for one in self.entries() if known.get(one.digest, subject) == subject]
+        found = (self.artifact(entry) for entry in about if self._subject(entry) == subject)
         return tuple(artifact for artifact in found if artifact and kind in ("", artifact.type))
 
     def _subject(self, entry: Descriptor) -> Digest | None:
@@ -366,6 +368,11 @@ class Layout:
 
     def _locked(self) -> AbstractContextManager[None]:
         return exclusive(self.path / PRIVATE / "lock")
+
+
+def _without(entries: Sequence[Entry], name: str) -> list[Entry]:
+    key = key_of(name)
+    return [entry for entry in entries if entry.key != key]
 
 
 def artifacts_of(layout: Layout, subject: Digest) -> tuple[Artifact, ...]:

@@ -24,14 +24,13 @@ REF_NAME = "org.opencontainers.image.ref.name"
 class Entry:
     """One entry, with all its fields as they are written, also those that have no name here."""
 
-    raw: bytes
+    raw: msgspec.Raw
     told: wire.DescriptorWire
 
     @classmethod
     def of(cls, descriptor: Descriptor) -> Entry:
         """An entry that is to be listed."""
-        raw = wire.encode(descriptor.document())
-        return cls(raw, wire.decode(raw, wire.DescriptorWire, "an entry"))
+        return _entry(wire.encode(descriptor.document()), "an entry")
 
     @cached_property
     def descriptor(self) -> Descriptor:
@@ -70,14 +69,17 @@ class Listing:
         if data != known:
             what = str(self.path)
             index = wire.decode_raw_index(data, what)
-            parts = [bytes(raw) for raw in index.manifests or ()]
-            entries = tuple(Entry(raw, wire.decode(raw, wire.DescriptorWire, what)) for raw in parts)
+            entries = tuple(_entry(bytes(raw), what) for raw in index.manifests or ())
             self._known = (data, entries)
         return entries
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Have it list these, durably."""
-        listed = [msgspec.Raw(entry.raw) for entry in entries]
+        listed = [entry.raw for entry in entries]
         data = wire.encode({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": listed})
         replace_file(self.path, data, self._partials)
         self._known = (data, tuple(entries))
+
+
+def _entry(raw: bytes, what: str) -> Entry:
+    return Entry(msgspec.Raw(raw), wire.decode(raw, wire.DescriptorWire, what))
