@@ -59,19 +59,18 @@ class Listing:
     def __init__(self, root: Path, partials: Path) -> None:
         self.path = root / "index.json"
         self._partials = partials
-        self._known: tuple[bytes, tuple[Entry, ...]] = (b"", ())
+        self._known: tuple[bytes, tuple[Entry, ...]] | None = None
 
     def read(self) -> tuple[Entry, ...]:
         """What it lists now; ImageError when it cannot be read as an index."""
         with store_errors(self.path):
             data = self.path.read_bytes()
-        known, entries = self._known
-        if data != known:
+        known = self._known
+        if known is None or known[0] != data:
             what = str(self.path)
             index = wire.decode_raw_index(data, what)
-            entries = tuple(_entry(bytes(raw), what) for raw in index.manifests or ())
-            self._known = (data, entries)
-        return entries
+            known = self._known = (data, tuple(_entry(bytes(raw), what) for raw in index.manifests or ()))
+        return known[1]
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Have it list these, durably."""
