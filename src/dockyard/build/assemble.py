@@ -14,7 +14,7 @@ from dockyard import __version__
 from dockyard.build.base import Base
 from dockyard.build.dependencies import INSIDE
 from dockyard.build.layers import BuiltLayer
-from dockyard.build.settings import settings_of
+from dockyard.build.settings import SLEEP_SOON, settings_of
 from dockyard.build.writable import is_closed
 from dockyard.oci.image import History, Image, ImageConfig, Platform, assemble
 from dockyard.oci.layout import Layout
@@ -74,6 +74,7 @@ def _environment(parts: Parts) -> tuple[str, ...]:
         "HOME": "/tmp",  # noqa: S108 (the one writable place of a container: a tmpfs of its own)
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
         "LANG": "C.UTF-8",
+        **SLEEP_SOON,
         **settings_of(parts.project, parts.loaded, PurePosixPath("/app")),
     }
     return tuple(f"{name}={value}" for name, value in sorted(settings.items()))

@@ -351,7 +351,7 @@ class ContentBuilder:
 
 
 def berth_folder() -> Path:
-    """Where berth is installed, found without importing it (it brings numpy)."""
+    """Where berth is installed, found without importing it."""
     spec = importlib.util.find_spec("berth")
     if spec is None or not spec.submodule_search_locations:
         raise ProjectError(
