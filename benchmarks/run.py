@@ -115,6 +115,12 @@ FIGURES = (
         "times",
         ">= 5",
     ),
+    (
+        "`docker build` after a code edit over `dockyard build --watch`",
+        ("images", "ratios", "code_edit_by_command_against_lasting"),
+        "times",
+        ">= 5",
+    ),
     ("Dockerfile's image over Dockyard's", ("images", "ratios", "image_bytes"), "times", ">= 2"),
     ("Dockyard, empty caches", ("images", "dockyard", "median_cold_s"), "s", "<= 10"),
     ("Dockyard after a code edit", ("images", "dockyard", "median_code_edit_s"), "s", "<= 0.7"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.images.contenders import ADDED, DEADLINE_S, append, edits_by_engine, put_model, scan
+from benchmarks.images.contenders import ADDED, DEADLINE_S, append, put_model, scan, timed_edits
 from benchmarks.images.debian_image import BASE
 from benchmarks.images.engine import Engine
 from benchmarks.serving.environments import cache, environment
@@ -65,7 +65,7 @@ class BentoML:
 
     def edits_in_lasting(self, numbers: Sequence[int]) -> list[float]:
         """`bentoml build` has no process that stays; its command, then the engine's API."""
-        return edits_by_engine(self, numbers)
+        return timed_edits(self, self.build, numbers)
 
     def edit_dependencies(self) -> None:
         file = self.folder / "bentofile.yaml"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -222,7 +222,7 @@ class Dockerfile:
 
     def edits_in_lasting(self, numbers: Sequence[int]) -> list[float]:
         """The engine lasts: its API."""
-        return edits_by_engine(self, numbers)
+        return timed_edits(self, self.build, numbers)
 
     def edit_dependencies(self) -> None:
         append(self.folder / "requirements.txt", f"{ADDED}\n")
@@ -262,14 +262,14 @@ def dockerfile(installer: str, *, buildkit: bool) -> str:
     )
 
 
-def edits_by_engine(contender: Contender, numbers: Sequence[int]) -> list[float]:
-    """Seconds of edits that an engine builds over its API, from the moment before each save."""
+def timed_edits(contender: Contender, build: Callable[[], object], numbers: Sequence[int]) -> list[float]:
+    """Seconds of edits and their builds, from the moment before each save."""
     seconds = []
     for number in numbers:
         time.sleep(_BETWEEN_EDITS_S)
         started = time.perf_counter()
         contender.edit_code(number)
-        contender.build()
+        build()
         seconds.append(time.perf_counter() - started)
     return seconds
 

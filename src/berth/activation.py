@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -31,8 +30,7 @@ class _Handover(msgspec.Struct):
     listeners: list[_Listener]
 
 
-@dataclass(frozen=True)
-class Activation:
+class Activation(msgspec.Struct, frozen=True):
     """The listeners that were handed over, and the connection on which to say `ready`."""
 
     listeners: tuple[socket.socket, ...]

@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
@@ -25,7 +25,7 @@ from berth.floats import can_read_floats
 from berth.protocols.base import Handler, Head, Headers, Refusal, Request, Response, Route
 from berth.protocols.encoding import decompress
 from berth.protocols.numbers import LARGE
-from berth.protocols.site import Face
+from berth.protocols.site import Faces
 from berth.tracing import HUNG_UP, read_trace_context
 from berth.work import Work
 
@@ -41,9 +41,8 @@ Outcome = Response | Work | Coroutine[Any, Any, Response | Work]
 class Application:
     """All the routes of one server."""
 
-    def __init__(self, faces: Sequence[Face], answers: Answers, limits: Limits) -> None:
+    def __init__(self, faces: Faces, answers: Answers, limits: Limits) -> None:
         self._faces = faces
-        self._fixed = {route.path: route for face in faces for route in face.routes()}
         self._paths: dict[bytes, Route] = {}
         self._answers = answers
         self._limits = limits
@@ -212,15 +211,10 @@ class Application:
 
     def _resolve(self, path: bytes) -> Route:
         text = path.decode("latin-1")
-        spelled = unquote(text)
-        route = self._fixed.get(text) or self._fixed.get(spelled)
-        if route is not None:
-            return route
-        for face in self._faces:
-            route = face.resolve(spelled)
-            if route is not None:
-                return route
-        raise Refusal(404, f"no route {text}; see /docs, or /openapi.json for the routes of this server")
+        route = self._faces.find(text, unquote(text))
+        if route is None:
+            raise Refusal(404, f"no route {text}; see /docs, or /openapi.json for the routes of this server")
+        return route
 
     def _decompressed(self, handler: Handler, request: Request) -> Outcome:
         """Unfold the body and handle it; beside the event loop where it may become a large one."""

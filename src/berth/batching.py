@@ -12,8 +12,9 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from time import perf_counter
+
+import msgspec
 
 from berth.executor import Executor, Failed, Finished, Group, Outcome, ThreadExecutor, failure_of, run_batch
 from berth.giving_way import Bearing
@@ -31,8 +32,7 @@ CAUTION = 1.15  # with a wait that is told too short everybody is let in just to
 _WEIGHT = 0.1  # of one run in the average; one run of 10 ms sends the model back to its thread for a while
 
 
-@dataclass(frozen=True)
-class BatchSizes:
+class BatchSizes(msgspec.Struct, frozen=True):
     """The most rows of a batch, and how long (seconds) one waits to reach them."""
 
     largest: int
@@ -42,8 +42,7 @@ class BatchSizes:
 ALONE = BatchSizes(1)
 
 
-@dataclass(frozen=True)
-class _Urgent:
+class _Urgent(msgspec.Struct, frozen=True):
     """The group of works of one priority, and what may run with them."""
 
     priority: int
@@ -59,8 +58,7 @@ class _Whole:
         self.seconds = 0.0
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(msgspec.Struct, frozen=True):
     """Which piece of which request a work stands for."""
 
     whole: _Whole

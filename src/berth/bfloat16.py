@@ -6,10 +6,12 @@ processors do. protocols/v2_inputs.py and backends/onnx.py call this.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 ITEM_BYTES = 2
 _HALF = np.uint32(0x7FFF)

@@ -6,9 +6,8 @@ environment once and hands parts of the result to whoever needs them.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import importlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from berth.errors import ConfigError
 from berth.tracing import TraceSettings, read_trace_settings
 
 
-@dataclass(frozen=True)
-class ServingSettings:
+class ServingSettings(msgspec.Struct, frozen=True):
     """How one model is served: batches, its queue, where it runs, what is remembered. Times in seconds.
 
     0 `hang_timeout`: without. 0 `workers`: in the server's own process. 0 bytes of `worker_memory`: no watermark.
@@ -41,8 +39,7 @@ class ServingSettings:
     cache_ttl: float = 60.0
 
 
-@dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(msgspec.Struct, frozen=True):
     """Which model is served: a predictor ("module:Class"), or a backend's format with its weights."""
 
     name: str
@@ -53,12 +50,11 @@ class ModelSettings:
     weights: str
     options: Mapping[str, Any]
     threads: int
-    serving: ServingSettings = field(default_factory=ServingSettings)
+    serving: ServingSettings = msgspec.field(default_factory=ServingSettings)
     at_start: bool = True
 
 
-@dataclass(frozen=True)
-class ListenSettings:
+class ListenSettings(msgspec.Struct, frozen=True):
     """Where requests arrive; an answered activation socket replaces host, port and socket."""
 
     host: str
@@ -67,16 +63,14 @@ class ListenSettings:
     activation: str
 
 
-@dataclass(frozen=True)
-class HostedSettings:
+class HostedSettings(msgspec.Struct, frozen=True):
     """The paths that Vertex AI has chosen; empty elsewhere."""
 
     health_route: str = ""
     predict_route: str = ""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Every bound of the server that is not a model's: bytes, connections and seconds."""
 
     max_body_bytes: int
@@ -90,8 +84,7 @@ class Limits:
     max_pixels: int = 64_000_000  # of a picture
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """Everything that the environment says."""
 
     models: tuple[ModelSettings, ...]
@@ -103,8 +96,8 @@ class Config:
     image_digest: str = ""
     answer_info: bool = False
     selftest: bool = False
-    tracing: TraceSettings = field(default_factory=TraceSettings)
-    hosted: HostedSettings = field(default_factory=HostedSettings)
+    tracing: TraceSettings = msgspec.field(default_factory=TraceSettings)
+    hosted: HostedSettings = msgspec.field(default_factory=HostedSettings)
 
     @property
     def model(self) -> ModelSettings:
@@ -222,7 +215,7 @@ def _entry(where: str, entry: Mapping[str, Any], serving: ServingSettings) -> Mo
             continue
         name, known = KEYS.get(key, ("", None))
         if known is None:
-            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)[0]
+            near = _nearest(key, KEYS)
             raise ConfigError(f"{where}.{key}: no such key; did you mean {near}?")
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         try:
@@ -234,7 +227,7 @@ def _entry(where: str, entry: Mapping[str, Any], serving: ServingSettings) -> Mo
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     overrides = _serving({**_as_values(serving), **given})
-    return replace(model, serving=overrides, at_start=at_start)
+    return msgspec.structs.replace(model, serving=overrides, at_start=at_start)
 
 
 def _as_values(serving: ServingSettings) -> dict[str, Any]:
@@ -258,8 +251,14 @@ def _as_values(serving: ServingSettings) -> dict[str, Any]:
 def _refuse_unknown(environment: Mapping[str, str]) -> None:
     for name in environment:
         if name.startswith("BERTH_") and name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.0)[0]
+            near = _nearest(name, SETTINGS)
             raise ConfigError(f"{name}: no such setting; did you mean {near}?")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    difflib = importlib.import_module("difflib")  # for mistakes only
+    nearest: str = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return nearest
 
 
 def _value(name: str, setting: Setting, environment: Mapping[str, str]) -> Any:

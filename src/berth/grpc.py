@@ -22,7 +22,7 @@ from berth.protocols import v2_repository
 from berth.protocols.grpc_base import CallRoute
 from berth.protocols.grpc_health import GrpcHealth
 from berth.protocols.grpc_reflection import Reflection
-from berth.protocols.site import Face, Site
+from berth.protocols.site import Face, Faces, Site
 from berth.protocols.v2_grpc import V2Grpc
 
 MAX_HEADS = 1024
@@ -32,7 +32,7 @@ class Grpc:
     """The calls of one server."""
 
     def __init__(self, faces: Sequence[Face], answers: Answers, limits: Limits) -> None:
-        self._application = Application(faces, answers, limits)
+        self._application = Application(Faces(faces), answers, limits)
         self._shared = Shared(self._application, limits)
         self._answers = answers
         routes = [route for face in faces for route in face.routes() if isinstance(route, CallRoute)]

@@ -11,8 +11,9 @@ import socket
 import stat
 import struct
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from berth.activation import Activation, activate
 from berth.config import ListenSettings
@@ -29,8 +30,7 @@ _NO_NEW_CONNECTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Listeners:
+class Listeners(msgspec.Struct, frozen=True):
     """The sockets to serve on; `activation` is who handed them over, if somebody did."""
 
     sockets: tuple[socket.socket, ...]

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from berth.answers import Answers
 from berth.async_executor import AsyncExecutor
@@ -29,10 +29,10 @@ from berth.protocols.base import Refusal
 from berth.repository import Repository
 from berth.served import ServedModel
 from berth.warmup import warm_up
-from berth.workers.crew import Event, PoolSettings
-from berth.workers.pool import WorkerPool
-from berth.workers.remote import remote_model
-from berth.workers.template import Template
+
+if TYPE_CHECKING:
+    from berth.workers.crew import Event
+    from berth.workers.template import Template
 
 UNLOAD_S = 30.0  # how long requests in flight of a model that goes are waited for
 
@@ -109,8 +109,8 @@ class Loader:
             await executor.close(0.0)
             raise
         metrics = self._metrics.of(settings.name, settings.version)
-        if isinstance(executor, WorkerPool):
-            metrics.workers, metrics.processes = executor.counts, executor.facts
+        if settings.serving.workers:
+            _workers("starting").measure(executor, metrics)
         served = ServedModel(settings, model, executor, self._answers, metrics)
         if targets:
             served.why_incomplete = functools.partial(self._chain.missing, targets)
@@ -141,7 +141,13 @@ def fork_template(models: Sequence[ModelSettings]) -> Template | None:
         else:
             with contextlib.suppress(ModuleNotFoundError):  # loading says it in words
                 importlib.import_module(f"berth.backends.{model.format}")
-    return Template() if wanted else None
+    template: Template | None = _workers("template").Template() if wanted else None
+    return template
+
+
+def _workers(name: str) -> Any:
+    """A module of berth.workers: who wants none does not pay for their import."""
+    return importlib.import_module(f"berth.workers.{name}")
 
 
 async def start_model(settings: ModelSettings, template: Template | None, event: Event) -> tuple[Executor, Model]:
@@ -160,15 +166,12 @@ async def start_linked(
     serving = settings.serving
     if serving.workers:
         assert template is not None
-        pool_settings = PoolSettings(serving.workers, serving.request_timeout, serving.worker_memory)
+        load_there = functools.partial(_load_warm, settings)
         ask = None if chain is None else chain.ask
-        pool = WorkerPool(template, functools.partial(_load_warm, settings), pool_settings, event, ask)
-        description = await pool.start()
-        try:
-            return pool, remote_model(settings, description), description.targets
-        except BaseException:
-            await pool.close(0.0)
-            raise
+        pool: tuple[Executor, Model, Sequence[Target]] = await _workers("starting").start_pool(
+            settings, template, load_there, event, ask
+        )
+        return pool
     caller = None if chain is None else chain.caller()
     load = functools.partial(_load_calling, caller, settings)
     if settings.predictor and kind_of(find_predictor(settings.predictor).predict).asynchronous:

@@ -14,8 +14,9 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from berth.errors import ModelError
 from berth.signature import Signature, signature_of
@@ -52,8 +53,7 @@ class Kind(enum.Enum):
 Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-@dataclass(frozen=True)
-class Predictor:
+class Predictor(msgspec.Struct, frozen=True):
     """A loaded predictor: its bound `predict`, its signature, its kind, and whether it takes lists.
 
     `wait` runs a coroutine of it to its end where no event loop runs.

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from berth.admission import Admission
 from berth.answers import Answers
 from berth.batching import Batcher, BatchSizes
-from berth.cache import ResponseCache
 from berth.config import ModelSettings
 from berth.executor import Executor, Finished
 from berth.metrics import ModelMetrics
@@ -23,6 +23,9 @@ from berth.protocols.base import Head, Refusal
 from berth.streams import StreamQueue
 from berth.tensors import Array
 from berth.work import Work
+
+if TYPE_CHECKING:
+    from berth.cache import ResponseCache
 
 _Made = TypeVar("_Made")
 
@@ -51,7 +54,8 @@ class ServedModel:
         self.executor = executor
         self._cache: ResponseCache | None = None
         if serving.cache_bytes and not model.streams:
-            self._cache = ResponseCache(model, serving.cache_bytes, serving.cache_ttl)
+            caching = importlib.import_module("berth.cache")  # it brings hash functions, for which few servers have use
+            self._cache = caching.ResponseCache(model, serving.cache_bytes, serving.cache_ttl)
             metrics.cache = self._cache
         sizes = BatchSizes(serving.max_batch_size, serving.max_batch_delay)
         self._batcher: Batcher | StreamQueue

@@ -13,10 +13,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import uvloop
 
 import berth
@@ -26,6 +26,7 @@ from berth.answers import Answers
 from berth.application import Application
 from berth.config import Config
 from berth.exchange import RUN
+from berth.files import File
 from berth.health import Health, State
 from berth.http import Connection
 from berth.http_server import Server
@@ -36,13 +37,12 @@ from berth.log import Log
 from berth.metrics import Metrics
 from berth.protocols.site import Site, mount
 from berth.repository import Repository
-from berth.selftest import prove
 from berth.tracing import Tracer
 from berth.upgrade import Upgrade
-from berth.workers.template import Template
 
 if TYPE_CHECKING:
     from berth.otlp import Exporter
+    from berth.workers.template import Template
 
 TICK_S = 0.5
 QUIET_S = 0.25  # how long a draining server goes on accepting, so that nobody is refused who had not heard yet
@@ -56,6 +56,7 @@ _POLL_S = 0.02
 def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises what `load` raises."""
     signal.signal(signal.SIGTERM, _stop_while_loading)
+    File.max_pixels = config.limits.max_pixels
     template = fork_template(config.models)
     listeners = open_listeners(config.listen)
     log = Log(config.log_level, prefix=RUN)
@@ -76,8 +77,7 @@ def serve(config: Config) -> int:
         log.close()
 
 
-@dataclass(frozen=True)
-class _Outside:
+class _Outside(msgspec.Struct, frozen=True):
     """What has threads or processes of its own, and so is made before the event loop and ended after it."""
 
     log: Log
@@ -85,8 +85,7 @@ class _Outside:
     exporter: Exporter | None = None
 
 
-@dataclass(frozen=True)
-class _Parts:
+class _Parts(msgspec.Struct, frozen=True):
     """What one server is made of."""
 
     health: Health
@@ -97,7 +96,7 @@ class _Parts:
     application: Application
     answers: Answers
     site: Site
-    settling: memory.Settling = field(default_factory=memory.Settling)
+    settling: memory.Settling = msgspec.field(default_factory=memory.Settling)
 
     @property
     def in_flight(self) -> int:
@@ -169,8 +168,7 @@ def _assemble(config: Config, outside: _Outside) -> _Parts:
     answers = Answers(metrics, log, tracer, Info(config.answer_info, config.image_digest))
     loader = Loader(config.models, repository, answers, metrics, log, outside.template)
     site = Site(config, repository, health, metrics, loader)
-    faces = mount(site)
-    application = Application(faces, answers, config.limits)
+    application = Application(mount(site), answers, config.limits)
     loader.changed = application.forget
     health.why_dead = lambda: repository.why_dead
     health.why_unready = lambda: repository.why_unready
@@ -183,6 +181,8 @@ async def _selftest(config: Config, parts: _Parts) -> None:
         parts.log.event("warning", "selftest skipped", model=config.model.name, reason="it is not loaded at the start")
         return
     served = parts.repository.find(config.model.name, config.model.version)
+    # Only a server that is told to prove itself knows goldens.
+    prove = importlib.import_module("berth.selftest").prove
     try:
         await prove(served, config.goldens, config.limits.request_timeout, parts.log.event)
     except BaseException:

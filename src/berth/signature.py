@@ -21,7 +21,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -35,8 +34,7 @@ _MISSING = inspect.Parameter.empty
 _REFERENCE = "#/components/schemas/{name}"
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(msgspec.Struct, frozen=True):
     """One named input: its translated type and its default (`inspect.Parameter.empty` when it is required)."""
 
     name: str

@@ -10,7 +10,6 @@ import itertools
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -53,8 +52,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return DTYPES[self.datatype]
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(msgspec.Struct, frozen=True):
     """The dtype and shape of an array parameter: `Annotated[np.ndarray, Tensor("float32", (-1, 4))]`.
 
     -1 (or None) is a dimension of any size; without `shape` any shape is taken. Arrays of "bfloat16" are float32 in

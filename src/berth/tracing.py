@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -126,8 +125,7 @@ class Tracer:
         return Span(trace_id, os.urandom(8).hex(), context.parent_id, context.state)
 
 
-@dataclass(frozen=True)
-class TraceSettings:
+class TraceSettings(msgspec.Struct, frozen=True):
     """Where traces go (empty `endpoint`: nowhere) and which; `problems` are told in the log, they stop no start."""
 
     endpoint: str = ""

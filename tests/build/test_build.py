@@ -43,6 +43,7 @@ def test_the_image_says_how_it_runs(adder: Built) -> None:
     assert (config.command, config.user, config.working_dir) == (("serve",), "65532:0", "/app")
     assert environment["BERTH_PREDICTOR"] == "predictor:Adder"
     assert environment["PYTHONPATH"] == "/app:/opt/berth:/opt/dependencies"
+    assert environment["OPENBLAS_THREAD_TIMEOUT"] == "18"
     assert config.labels["dev.dockyard.run.memory"] == str(256 << 20)
 
 

@@ -22,7 +22,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from dockyard.build.builder import Built
 from dockyard.build.estimators import Estimator
-from dockyard.build.pickles import PickleFacts, read_pickle
+from dockyard.build.pickle_facts import PickleFacts
+from dockyard.build.pickles import read_pickle
 from dockyard.build.secret_files import find_secrets
 from dockyard.errors import DockyardError, PreflightError
 from dockyard.oci.image import assemble

@@ -18,9 +18,16 @@ from typing import Any
 
 import pytest
 
+from dockyard.build.builder import Options
+from dockyard.build.content import files_to_watch, folders_to_watch
+from dockyard.build.target import host_architecture
+from dockyard.cli.build import Bench, Order
+from dockyard.cli.watching import Session
+from dockyard.dev.watcher import Watched, Watcher
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
-from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, write_adder
+from dockyard.spec.load import load_project
+from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 from tests.support.wheels import write_wheel
 
 DEADLINE_S = 120.0
@@ -148,6 +155,45 @@ def test_a_failure_is_told_and_the_next_edit_tried(dockyard: CommandLine, tmp_pa
         while (line := run.line().split())[1] != first[1]:
             pass
         assert "predictor.py" in " ".join(line)
+
+
+def test_files_that_change_during_a_build_are_in_the_image_that_is_told(
+    dockyard: CommandLine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The image of a state that was between two saves gets no name, unless they go on and on."""
+    folder = write_adder(tmp_path / "project")
+    data, store = folder / "data.txt", Layout.create(dockyard.home.images)
+    data.write_text("0")
+    saves: list[str] = []
+
+    def attach(*_: object) -> None:
+        if saves:
+            data.write_text(saves.pop())
+
+    project = load_project(folder).project
+    watcher = Watcher(Watched(lambda: files_to_watch(folder, project), lambda: folders_to_watch(folder, project)))
+    order = Order(folder, Options("between:1"), (host_architecture(),), attach)
+    with Session(order, Bench(store, dockyard.home.cache), as_json=True) as session:
+        assert session.build([], watcher)
+        first = store.resolve("between:1")
+        data.write_text("1")
+        assert watcher.wait() == [data]
+        saves.append("2")
+        assert not session.build(["data.txt"], watcher)
+        assert store.resolve("between:1") == first
+        session.rest()
+        assert watcher.wait(0.5) == [data]
+        assert session.build(["data.txt"], watcher)
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert told["digest"] == store.resolve("between:1").digest == build_in(folder, dockyard.home).image.digest
+        saves.extend("x" * number for number in range(1000))
+        data.write_text("again and again")
+        assert watcher.wait() == [data]
+        while not session.build(["data.txt"], watcher):
+            assert watcher.wait(0.5) == [data]
+        assert saves
+        assert store.resolve("between:1").digest != told["digest"]
+    watcher.close()
 
 
 def test_the_archive_is_written_after_each_build(dockyard: CommandLine, tmp_path: Path) -> None:

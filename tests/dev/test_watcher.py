@@ -22,7 +22,8 @@ def none_left() -> Inotify:
 
 def watching(folder: Path, told: bool = True) -> Watcher:
     project = load_project(folder).project
-    watched = Watched(lambda: files_to_watch(folder, project), lambda: folders_to_watch(folder, project))
+    rules = frozenset({folder / "dockyard.toml"})
+    watched = Watched(lambda: files_to_watch(folder, project), lambda: folders_to_watch(folder, project), rules)
     return Watcher(watched) if told else Watcher(watched, none_left)
 
 
@@ -79,6 +80,58 @@ def test_editors_that_write_beside_a_file_and_rename_change_that_file(folder: Pa
     (folder / ".new").write_text("VALUE = 2\n")
     (folder / ".new").rename(folder / "predictor.py")
     assert changed(watcher, folder) == ["predictor.py"]
+
+
+def test_a_file_is_whole_when_it_was_closed_and_not_before(tmp_path: Path) -> None:
+    """Editors that put the old file aside change the permissions of the new one before they have written it."""
+    inotify = Inotify()
+    inotify.watch(tmp_path)
+    with (tmp_path / "file").open("w") as new:
+        new.write("VALUE = 1\n")
+        os.fchmod(new.fileno(), 0o600)
+        events, complete = inotify.read()
+        assert complete
+        assert not any(event.whole for event in events)
+        assert [event.attributes for event in events] == [False, True]
+    events, _ = inotify.read()
+    assert [event.whole for event in events] == [True]
+    inotify.close()
+
+
+def test_permissions_are_one_change(folder: Path, watcher: Watcher) -> None:
+    file = folder / "predictor.py"
+    file.write_text("VALUE = 1\n")
+    assert changed(watcher, folder) == ["predictor.py"]
+    file.chmod(0o755)
+    assert changed(watcher, folder) == ["predictor.py"]
+    assert watcher.wait(0.0) == []
+
+
+def test_waiting_can_have_an_end(folder: Path, watcher: Watcher) -> None:
+    assert watcher.wait(0.01) == []
+    (folder / "predictor.py").write_text("VALUE = 1\n")
+    assert changed(watcher, folder) == ["predictor.py"]
+
+
+def test_a_new_file_is_noticed_beside_a_save_of_a_known_one(folder: Path, watcher: Watcher) -> None:
+    (folder / "new.txt").write_text("x")
+    (folder / "predictor.py").write_text("VALUE = 1\n")
+    assert changed(watcher, folder) == ["new.txt", "predictor.py"]
+    (folder / "new.txt").unlink()
+    assert changed(watcher, folder) == ["new.txt"]
+
+
+def test_a_save_of_what_decides_what_is_watched_is_followed_at_once(tmp_path: Path) -> None:
+    rules, more = tmp_path / "rules", tmp_path / "more"
+    rules.write_text("")
+    more.write_text("x")
+    watched = Watched(
+        lambda: [rules, more] if rules.read_text() else [rules], lambda: [tmp_path], rules=frozenset({rules})
+    )
+    watcher = Watcher(watched)
+    rules.write_text("more")
+    assert changed(watcher, tmp_path) == ["more", "rules"]
+    watcher.close()
 
 
 def test_files_that_come_go_move_or_get_other_permissions_are_changes(folder: Path, watcher: Watcher) -> None:

@@ -15,6 +15,9 @@ from dockyard.spec.home import Home
 from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 from tests.support.registry import running_registry
 
+# An image of its own: a project without a lock is locked, and so made, at another time than the adder that all share.
+WRITTEN = "adder-written:1"
+
 
 def run(*words: str, **options: object) -> str:
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
@@ -28,15 +31,15 @@ def outputs(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     project = write_adder(folder / "project")
     for output in ("adder.tar", "layout"):
-        done = CommandLine(home)("build", str(project), "--name", "adder:1", "--output", str(folder / output))
+        done = CommandLine(home)("build", str(project), "--name", WRITTEN, "--output", str(folder / output))
         assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_skopeo_inspects_the_layout_and_the_store(outputs: Path, adder: Built, home: Home) -> None:
-    for place in (f"oci:{outputs / 'layout'}:1", f"oci:{home.images}:adder:1"):
+    for place in (f"oci:{outputs / 'layout'}:1", f"oci:{home.images}:{WRITTEN}"):
         found = json.loads(run("skopeo", "inspect", place))
-        assert found["Digest"] == Layout.open(home.images).resolve("adder:1").digest
+        assert found["Digest"] == Layout.open(home.images).resolve(WRITTEN).digest
         assert len(found["Layers"]) == len(adder.layers)
 
 
@@ -51,7 +54,7 @@ def test_umoci_unpacks_the_layout(outputs: Path) -> None:
 
 
 def test_skopeo_reads_the_archive_both_ways(outputs: Path, home: Home) -> None:
-    image = Layout.open(home.images).resolve("adder:1")
+    image = Layout.open(home.images).resolve(WRITTEN)
     assert json.loads(run("skopeo", "inspect", f"oci-archive:{outputs / 'adder.tar'}"))["Digest"] == image.digest
     config = json.loads(run("skopeo", "inspect", "--config", f"docker-archive:{outputs / 'adder.tar'}"))
     assert config["config"]["WorkingDir"] == "/app"
@@ -59,10 +62,10 @@ def test_skopeo_reads_the_archive_both_ways(outputs: Path, home: Home) -> None:
 
 def test_docker_loads_the_archive_and_runs_it(outputs: Path, home: Home, dockerd: str) -> None:
     docker = ("docker", "--host", dockerd)
-    assert "adder:1" in run(*docker, "load", "--input", str(outputs / "adder.tar"))
-    image = Layout.open(home.images).resolve("adder:1")
-    assert json.loads(run(*docker, "inspect", "adder:1"))[0]["Id"] == image.image_id
-    answer = run(*docker, "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "adder:1",
+    assert WRITTEN in run(*docker, "load", "--input", str(outputs / "adder.tar"))
+    image = Layout.open(home.images).resolve(WRITTEN)
+    assert json.loads(run(*docker, "inspect", WRITTEN))[0]["Id"] == image.image_id
+    answer = run(*docker, "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", WRITTEN,
                  "predict", "-i", "left=2", "-i", "right=3")  # fmt: skip
     assert json.loads(answer) == 5.5
 

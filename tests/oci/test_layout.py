@@ -72,6 +72,31 @@ def test_names_given_at_once_come_together_or_not_at_all(layout):
     assert {entry.annotations[REF_NAME] for entry in layout.entries()} == {"iris:1", "iris:latest", "rose:1"}
 
 
+def test_entries_of_others_stay_as_they_are_written(layout):
+    """Another program's spelling and fields survive what is added beside them, here and by another process."""
+    sample_image(layout, "iris:1")
+    index = layout.path / "index.json"
+    document = json.loads(index.read_bytes())
+    foreign = {"urls": ["https://example.org/x"], "size": 2, "digest": digest_of(b"{}"), "mediaType": "text/x-other"}
+    index.write_text(json.dumps({**document, "manifests": [foreign, *document["manifests"]]}, indent=2))
+    sample_image(layout, "rose:1", code=b"another")
+    sample_image(Layout.open(layout.path), "lily:1", code=b"more")
+    assert json.loads(index.read_bytes())["manifests"][0] == foreign
+    assert [entry.annotations.get(REF_NAME) for entry in layout.entries()] == [None, "iris:1", "rose:1", "lily:1"]
+    index.write_text(json.dumps({**document, "layers": []}))
+    with pytest.raises(ImageError, match="manifest and an index at once"):
+        layout.entries()
+    with pytest.raises(ImageError, match="manifest and an index at once"):
+        layout.remove("iris:1")
+
+
+def test_documents_written_together_are_all_there(layout):
+    documents = [b"one", b"two", b"one", b"{}"]
+    assert layout.blobs.write_all(documents) == [digest_of(data) for data in documents]
+    assert [layout.blobs.read(digest_of(data)) for data in documents] == documents
+    assert not list(layout.blobs.partials.iterdir())
+
+
 def test_a_removed_name_is_gone_and_its_space_can_be_freed(layout):
     kept = sample_image(layout, "kept:1")
     removed = sample_image(layout, "gone:1", code=b"other")

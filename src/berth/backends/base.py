@@ -9,17 +9,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+import msgspec
 
 import berth.backends as package
 from berth.errors import ModelError
 from berth.tensors import Array, TensorSpec
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What the user set for a backend: threads for one inference, and the backend's own settings."""
 
     threads: int

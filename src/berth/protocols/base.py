@@ -8,7 +8,6 @@ transports turn both into bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -138,8 +137,7 @@ class Express(Protocol):
 ErrorShape = Callable[[int, str, Headers], Response]
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A path with its methods; `name` is what logs and metrics call it, `error` how its errors look,
     `express` a short way for its POSTs, `queue` that of the model that its POSTs ask, `plain` that answers are never
     compressed, whatever the caller says."""

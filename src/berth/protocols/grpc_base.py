@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -37,8 +36,7 @@ def grpc_error(status: int, text: str, headers: Headers) -> Response:
     return Response(b"", status, GRPC, (), trailers)
 
 
-@dataclass(frozen=True)
-class CallRoute(Route):
+class CallRoute(Route, frozen=True):
     """A call. With `streams_in` every message of the caller is a request of its own.
 
     `item_error` writes an error as an item of the stream, which goes on; without it, an error ends the call. `infers`:

@@ -7,7 +7,8 @@ native.py calls it; every error is a 400 that says what was expected.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from berth.protocols.base import Refusal
 
@@ -19,8 +20,7 @@ _PARAMETER = re.compile(rb';\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*=\s*("(?:[^"\\]|
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """One field of a form; `filename` is None for a field that is not a file."""
 
     name: str

@@ -1,15 +1,16 @@
 """`Site`: what a protocol may know of the server that it is mounted in, and the list of all protocols.
 
 Each protocol is a module of this package with a function `face(site)`. server.py mounts those that are named here, in
-this order; where two have the same path, the later one answers.
+this order; where two have the same path, the later one answers. application.py asks for the routes.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
+
+import msgspec
 
 from berth.config import Config
 from berth.health import Health
@@ -30,6 +31,7 @@ FACES = (
     "openai",
     "hosted",
 )
+_FIRST = frozenset({"native", "v2", "v2_repository", "v2_unoffered", "probes"})
 
 
 class Face(Protocol):
@@ -56,8 +58,7 @@ class Control(Protocol):
         """Unload a name; Refusal says why not."""
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """One server, as its protocols see it."""
 
     config: Config
@@ -67,7 +68,46 @@ class Site:
     control: Control
 
 
-def mount(site: Site, names: Iterable[str] = FACES) -> list[Face]:
-    """The faces of a server."""
+class Faces:
+    """The protocols of one server, as it finds routes by their paths; `rest` mounts those that are not there yet."""
+
+    def __init__(self, faces: Sequence[Face], rest: Callable[[], Sequence[Face]] | None = None) -> None:
+        self._rest = rest
+        self._use(faces)
+
+    def find(self, path: str, spelled: str) -> Route | None:
+        """The route of a path, or of the same without its percent-encoding; Refusal when its model is not there."""
+        if self._rest is not None and spelled not in self._fixed and not _is_firsts(spelled):
+            self._use(self._rest())
+            self._rest = None
+        route = self._fixed.get(path) or self._fixed.get(spelled)
+        if route is not None:
+            return route
+        return next((found for face in self._faces if (found := face.resolve(spelled)) is not None), None)
+
+    def _use(self, faces: Sequence[Face]) -> None:
+        self._faces = faces
+        self._fixed = {route.path: route for face in faces for route in face.routes()}
+
+
+def mount(site: Site) -> Faces:
+    """The faces of a server.
+
+    Half of them wait for a path that may be theirs: most servers are never asked one, and every start would pay for
+    them. A platform that names routes of its own may name any, so there all are mounted at once.
+    """
+    hosted = site.config.hosted
+    if hosted.health_route or hosted.predict_route:
+        return Faces(made(site, FACES))
+    return Faces(made(site, [name for name in FACES if name in _FIRST]), lambda: made(site, FACES))
+
+
+def made(site: Site, names: Iterable[str]) -> list[Face]:
+    """The faces with these names, in this order."""
     modules: list[Any] = [importlib.import_module(f"berth.protocols.{name}") for name in names]
     return [module.face(site) for module in modules]
+
+
+def _is_firsts(path: str) -> bool:
+    """Whether none but the first can have this path, fixed ones apart."""
+    return path == "/predict" or path.startswith("/v2/")

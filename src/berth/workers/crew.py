@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from berth.errors import ModelError
 from berth.model import Model
@@ -30,8 +31,7 @@ KILL_S = 5.0
 Event = Callable[..., None]  # Log.event: level, message, fields
 
 
-@dataclass(frozen=True)
-class PoolSettings:
+class PoolSettings(msgspec.Struct, frozen=True):
     """How many workers, how long one batch may take (seconds), and how much memory of its own a worker may have.
 
     0 means without limit. `arena_bytes` is for each direction and worker; only what is used takes memory.

@@ -14,7 +14,7 @@ from dockyard import __version__
 from dockyard.build.base import Base
 from dockyard.build.dependencies import INSIDE
 from dockyard.build.layers import BuiltLayer
-from dockyard.build.settings import settings_of
+from dockyard.build.settings import SLEEP_SOON, settings_of
 from dockyard.build.writable import is_closed
 from dockyard.oci.image import History, Image, ImageConfig, Platform, assemble
 from dockyard.oci.layout import Layout
@@ -42,7 +42,7 @@ class Parts:
 
 
 def store_image(parts: Parts, layout: Layout) -> Image:
-    """Assemble the image and write its two documents; it has no name yet."""
+    """Assemble the image and store its two documents; it has no name yet."""
     config = ImageConfig(
         platform=parts.platform,
         environment=_environment(parts),
@@ -59,8 +59,7 @@ def store_image(parts: Parts, layout: Layout) -> Image:
         ),
     )
     image, manifest, document = assemble(config, [layer.blob for layer in parts.layers], _annotations(parts))
-    layout.blobs.write(document)
-    layout.blobs.write(manifest)
+    layout.store(document, manifest)
     return image
 
 
@@ -75,6 +74,7 @@ def _environment(parts: Parts) -> tuple[str, ...]:
         "HOME": "/tmp",  # noqa: S108 (the one writable place of a container: a tmpfs of its own)
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108
         "LANG": "C.UTF-8",
+        **SLEEP_SOON,
         **settings_of(parts.project, parts.loaded, PurePosixPath("/app")),
     }
     return tuple(f"{name}={value}" for name, value in sorted(settings.items()))

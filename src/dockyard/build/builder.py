@@ -109,7 +109,9 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
     `attach` adds to the image what else belongs to it, before it can be found by name.
     """
     started = time.monotonic()
-    workshop.sweep()
+    if workshop.memory.recall("swept", workshop.cache) is None:
+        workshop.sweep()
+        workshop.memory.keep("swept", workshop.cache, True)
     files = find_files(workshop.project)
     refuse_errors(check_files(workshop.project, files))
     before = options.lock or read_lock(workshop.project.path, workshop.platform)
@@ -118,24 +120,31 @@ def build(workshop: Workshop, options: Options, attach: Attach = _nothing) -> Bu
         own = _own_layers(workshop, settled, files)
     finally:
         workshop.memory.spare.close()
-    built = _assembled(workshop, settled, own, files, options.name)
-    built = replace(built, lock_changed=settled.lock != before)
-    _list(workshop, built, attach, _names(workshop, options))
+    built = _listed(
+        workshop,
+        lambda: replace(_assembled(workshop, settled, own, files, options.name), lock_changed=settled.lock != before),
+        attach,
+        _names(workshop, options),
+    )
     if built.lock_changed and options.lock is None:
         write_locks(workshop.project.path, {workshop.platform: settled.lock})
     return replace(built, seconds=time.monotonic() - started)
 
 
-def _list(workshop: Workshop, built: Built, attach: Attach, names: Sequence[str]) -> None:
-    """Attach what belongs to the image and give it its names, all at once; or leave no image."""
+def _listed(workshop: Workshop, make: Callable[[], Built], attach: Attach, names: Sequence[str]) -> Built:
+    """Store the image, attach what belongs to it and give it its names, all at once; or leave no image."""
+    built = None
     try:
         with workshop.layout.at_once():
+            built = make()
             attach(workshop, built)
             for name in names:
                 workshop.layout.add(built.image, name)
     except BaseException:
-        workshop.layout.forget(built.image)
+        if built is not None:
+            workshop.layout.forget(built.image)
         raise
+    return built
 
 
 def _settled(workshop: Workshop, before: Lock | None, options: Options, files: ProjectFiles) -> _Settled:
@@ -210,17 +219,16 @@ def _own_layers(workshop: Workshop, settled: _Settled, files: ProjectFiles) -> _
     content, interpreter = ContentBuilder(workshop, settled.lock.base_digest), settled.base.interpreter
     code = content.code_digests(files)
     workshop.memory.spare.expect(interpreter)
-    with ThreadPoolExecutor(1) as pool:
-        compiling = pool.submit(content.code, code, interpreter)
+    with content.code(code, interpreter) as code_layer:
         weights = content.weight_digests(files)
         notes = tuple(check_contents(workshop, files.code, weights, settled.lock.wheels, settled.modules))
         refuse_errors(notes)
-        layers = (*content.weights(weights), content.berth(interpreter), compiling.result())
+        layers = (*content.weights(weights), content.berth(interpreter), code_layer())
     return _Own(layers, weights, code, notes)
 
 
 def _assembled(workshop: Workshop, settled: _Settled, own: _Own, files: ProjectFiles, name: str) -> Built:
-    """The image of these layers, stored without a name."""
+    """The image of these layers, to be stored, without a name."""
     lock, base = settled.lock, settled.base
     layers = (*base.layers, *settled.system, *settled.dependencies, *own.layers)
     signature = signature_label(workshop, files.loaded, own.weights)

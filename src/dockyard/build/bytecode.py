@@ -8,11 +8,12 @@ project or of a wheel is imported. Called by `base`, `wheels` and `code`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dockyard.build.commands import Started, start
+from dockyard.build.commands import Output, Started, start
 from dockyard.errors import DockyardError, ProjectError
 
 # Runs inside the base's interpreter: reads [source, shown name, target] triples, answers with the syntax errors.
@@ -30,6 +31,7 @@ json.dump(bad, sys.stdout)
 sys.stdout.flush()
 os._exit(0)
 """
+_DEADLINE_S = 600.0
 # What that program is itself made of.
 _OWN = """
 import json, os, py_compile, sys
@@ -88,6 +90,7 @@ class Spare:
     def __init__(self) -> None:
         self._interpreter: Interpreter | None = None
         self._started: Started | None = None
+        self._used: list[Started] = []
 
     def prepare(self, interpreter: Interpreter) -> None:
         """Have one wait, unless it does already."""
@@ -105,6 +108,10 @@ class Spare:
             return None
         return started
 
+    def used(self, started: Started) -> None:
+        """Leave a process that has answered to its end, which `close` waits for."""
+        self._used.append(started)
+
     def expect(self, interpreter: Interpreter) -> None:
         """Know of which Python `renew` is to have one wait."""
         if self._interpreter != interpreter:
@@ -117,21 +124,38 @@ class Spare:
             self.prepare(self._interpreter)
 
     def close(self) -> None:
-        """End the one that waits."""
-        if self._started is not None:
-            self._started.stop()
-            self._started = None
+        """End the one that waits, and those that have answered."""
+        for started in (*self._used, *([self._started] if self._started else [])):
+            started.stop()
+        self._started, self._used = None, []
 
 
-def compile_files(
-    interpreter: Interpreter, sources: Sequence[tuple[Path, str]], spare: Spare | None = None
-) -> tuple[SyntaxProblem, ...]:
-    """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file.
+def compile_files(interpreter: Interpreter, sources: Sequence[tuple[Path, str]]) -> tuple[SyntaxProblem, ...]:
+    """Compile each (file, name in the image); bytecode goes to `__pycache__` beside the file."""
+    return _compile(interpreter, [(path, shown, interpreter.cache_name(path)) for path, shown in sources])
 
-    If there is a `spare` process it is used up.
+
+@contextmanager
+def compiling_files(
+    interpreter: Interpreter, sources: Sequence[tuple[Path, str]], spare: Spare
+) -> Iterator[Callable[[], tuple[SyntaxProblem, ...]]]:
+    """As `compile_files`, while the caller does something else, and then calls what is given here.
+
+    A process that waits in `spare` is used up.
     """
     jobs = [(path, shown, interpreter.cache_name(path)) for path, shown in sources]
-    return _compile(interpreter, jobs, spare.take(interpreter) if spare and jobs else None)
+    if not jobs:
+        yield tuple
+        return
+    started = spare.take(interpreter) or _started(interpreter, _COMPILE)
+    spare.used(started)
+    with closing(started.ask(_question(jobs))) as asked:
+
+        def answer() -> tuple[SyntaxProblem, ...]:
+            # It has nothing more to do then than to end, which takes as long as compiling a small file.
+            return _problems(_checked(interpreter, asked.answer(_DEADLINE_S, _is_whole)))
+
+        yield answer
 
 
 def compile_into(interpreter: Interpreter, sources: Sequence[tuple[Path, str, Path]]) -> tuple[SyntaxProblem, ...]:
@@ -168,20 +192,31 @@ def _inside(root: Path, path: Path) -> str:
     return "/" + path.relative_to(root).as_posix()
 
 
-def _compile(
-    interpreter: Interpreter, jobs: Sequence[tuple[Path, str, Path]], started: Started | None = None
-) -> tuple[SyntaxProblem, ...]:
+def _compile(interpreter: Interpreter, jobs: Sequence[tuple[Path, str, Path]]) -> tuple[SyntaxProblem, ...]:
     """Compile each (file, name in the image, bytecode's file).
 
     One process for each call and a fixed order: bytecode can depend on what its process compiled before.
     """
-    if not jobs:
-        return ()
+    return _problems(_answer(interpreter, _started(interpreter, _COMPILE), _question(jobs))) if jobs else ()
+
+
+def _question(jobs: Sequence[tuple[Path, str, Path]]) -> str:
+    """What the program reads; the folders of its answers are made."""
     for folder in dict.fromkeys(target.parent for *_, target in jobs):
         folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([[str(path), shown, str(target)] for path, shown, target in jobs])
-    answer = _answer(interpreter, started or _started(interpreter, _COMPILE), text)
+    return json.dumps([[str(path), shown, str(target)] for path, shown, target in jobs])
+
+
+def _problems(answer: str) -> tuple[SyntaxProblem, ...]:
     return tuple(SyntaxProblem(Path(file), line, message) for file, line, message in json.loads(answer))
+
+
+def _is_whole(said: bytes) -> bool:
+    """Whether the program has said all: one list."""
+    try:
+        return said.endswith(b"]") and isinstance(json.loads(said), list)
+    except ValueError:
+        return False
 
 
 def _started(interpreter: Interpreter, program: str) -> Started:
@@ -195,7 +230,11 @@ def _started(interpreter: Interpreter, program: str) -> Started:
 
 def _answer(interpreter: Interpreter, started: Started, stdin: str) -> str:
     """What the program prints when it has read `stdin`."""
-    done = started.end(stdin, deadline=600)
+    return _checked(interpreter, started.end(stdin, _DEADLINE_S))
+
+
+def _checked(interpreter: Interpreter, done: Output) -> str:
+    """What was printed, if it went well."""
     if done.code:
         raise DockyardError(
             f"the base image's Python {interpreter.version} could not compile the image's code",

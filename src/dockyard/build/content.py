@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
+import hashlib
 import importlib.util
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from dockyard.build.bytecode import Interpreter, compile_files, compile_folder, refuse_syntax_errors
+from dockyard.build.bytecode import Interpreter, compile_folder, compiling_files, refuse_syntax_errors
 from dockyard.build.elf import ElfFacts
 from dockyard.build.files import scratch_folder
+from dockyard.build.imports import tree_of
 from dockyard.build.layers import BuiltLayer, Content, layer_key
 from dockyard.build.memory import signatures_below
 from dockyard.build.workshop import Workshop
 from dockyard.errors import ProjectError
-from dockyard.oci.digest import Digest, digest_of, digest_of_file
+from dockyard.oci.digest import CHUNK, Digest, digest_of, digest_of_file
 from dockyard.oci.files import replace_file
 from dockyard.oci.layer import Entry, entries_of
 from dockyard.spec.load import FILE_NAME, ProjectFolder
@@ -133,19 +138,28 @@ def _walk(folder: Path, excluded: Sequence[str]) -> Iterator[str]:
 
 def _visited(folder: Path, excluded: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
     """Each folder with its files."""
-    waiting = [folder]
+    is_excluded = _matcher(tuple(excluded))
+    waiting = [""]
     while waiting:
         place, files = waiting.pop(), []
-        for path in place.iterdir():
-            name, relative = path.name, path.relative_to(folder).as_posix()
-            if name.startswith(".") or any(fnmatch.fnmatch(name, p) or fnmatch.fnmatch(relative, p) for p in excluded):
+        with os.scandir(folder / place) as found:
+            entries = list(found)
+        for entry in entries:
+            relative = place + entry.name
+            if entry.name.startswith(".") or is_excluded(entry.name) or is_excluded(relative):
                 continue
-            if path.is_dir() and not path.is_symlink():
-                if not any((path / marker).exists() for marker in _MARKERS):
-                    waiting.append(path)
-            elif path.is_file():
+            if entry.is_dir(follow_symlinks=False):
+                if not any(Path(entry.path, marker).exists() for marker in _MARKERS):
+                    waiting.append(f"{relative}/")
+            elif entry.is_file(follow_symlinks=False) or Path(entry.path).is_file():
                 files.append(relative)
-        yield place, files
+        yield folder / place, files
+
+
+@functools.lru_cache(4)
+def _matcher(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    """Whether a name matches one of these."""
+    return re.compile("|".join(map(fnmatch.translate, patterns))).match
 
 
 def _refuse_large_code(folder: ProjectFolder, code: Sequence[str]) -> None:
@@ -160,8 +174,10 @@ def _refuse_large_code(folder: ProjectFolder, code: Sequence[str]) -> None:
 
 
 def _check_code(folder: ProjectFolder, code: Sequence[str]) -> None:
+    whole = folder.path.resolve()
     for relative in code:
-        if not (folder.path / relative).resolve().is_relative_to(folder.path.resolve()):
+        file = folder.path / relative
+        if file.is_symlink() and not file.resolve().is_relative_to(whole):
             raise ProjectError(
                 f"{relative} is a link that leads out of the project",
                 remedy="Copy the file into the project, or keep it out with [build] exclude.",
@@ -180,7 +196,7 @@ def _check_class(folder: ProjectFolder, reference: str, file: str) -> None:
     """Refuse a class that its module surely does not define; nothing is executed to find out."""
     name = reference.partition(":")[2]
     try:
-        tree = ast.parse((folder.path / file).read_bytes())
+        tree = tree_of((folder.path / file).read_bytes())
     except (SyntaxError, ValueError):
         return  # the image's own Python judges that, when it compiles
     if any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body):
@@ -306,19 +322,28 @@ class ContentBuilder:
         key = layer_key("code", self.workshop.codec, files=dict(digests), modes=modes, compiler=self.base_key)
         return Group("code", key, tuple(names), frozenset(modes))
 
-    def code(self, digests: Mapping[str, Digest], interpreter: Interpreter) -> BuiltLayer:
-        """The project's code and goldens; ProjectError for a file that is not valid Python."""
+    @contextmanager
+    def code(self, digests: Mapping[str, Digest], interpreter: Interpreter) -> Iterator[Callable[[], BuiltLayer]]:
+        """The project's code and goldens: a process compiles while the caller does something else, and then calls what
+        is given here for the layer. ProjectError for a file that is not valid Python.
+        """
         group = self.code_group(digests)
         if found := self.workshop.layers.find(group.key):
-            return found
-        with scratch_folder(self.workshop.scratch) as work:
-            _copy(self.workshop.project.path, group.names, work, group.programs)
+            yield lambda: found
+            return
+        with scratch_folder(self.workshop.scratch, self.workshop.memory.later) as work:
+            copied = _copy(self.workshop.project.path, group.names, work, group.programs)
             for name in group.names:
-                if digest_of_file(work / name) != digests[name]:
+                if copied[name] != digests[name]:
                     raise _changed(self.workshop.project.path / name)
             sources = [(work / name, f"/{APP}/{name}") for name in group.names if name.endswith(".py")]
-            refuse_syntax_errors(compile_files(interpreter, sources, self.workshop.memory.spare), work)
-            return self._packed("code", group.key, work, APP)
+            with compiling_files(interpreter, sources, self.workshop.memory.spare) as problems:
+
+                def layer() -> BuiltLayer:
+                    refuse_syntax_errors(problems(), work)
+                    return self._packed("code", group.key, work, APP)
+
+                yield layer
 
     def _packed(self, title: str, key: str, folder: Path, inside: str) -> BuiltLayer:
         content = Content(entries_of(folder, inside), ElfFacts())
@@ -326,7 +351,7 @@ class ContentBuilder:
 
 
 def berth_folder() -> Path:
-    """Where berth is installed, found without importing it (it brings numpy)."""
+    """Where berth is installed, found without importing it."""
     spec = importlib.util.find_spec("berth")
     if spec is None or not spec.submodule_search_locations:
         raise ProjectError(
@@ -335,12 +360,21 @@ def berth_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _copy(folder: Path, names: Sequence[str], target: Path, programs: frozenset[str]) -> None:
-    for name in names:
-        place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, place)
-        place.chmod(0o755 if name in programs else 0o644)
+def _copy(folder: Path, names: Sequence[str], target: Path, programs: frozenset[str]) -> dict[str, Digest]:
+    """The digest of each file as it was copied."""
+    for parent in dict.fromkeys((target / name).parent for name in names):
+        parent.mkdir(parents=True, exist_ok=True)
+    return {name: _copied(folder / name, target / name, 0o755 if name in programs else 0o644) for name in names}
+
+
+def _copied(source: Path, target: Path, mode: int) -> Digest:
+    hashed = hashlib.sha256()
+    with source.open("rb", buffering=0) as file, target.open("wb") as copy:
+        os.fchmod(copy.fileno(), mode)
+        while data := file.read(CHUNK):
+            hashed.update(data)
+            copy.write(data)
+    return Digest("sha256:" + hashed.hexdigest())
 
 
 def _changed(file: Path) -> ProjectError:

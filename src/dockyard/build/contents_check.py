@@ -6,17 +6,19 @@ which shows everything.
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from dockyard.build.content import ProjectFiles, berth_folder
 from dockyard.build.imports import Import, imports_from
 from dockyard.build.modules import distribution_of
-from dockyard.build.pickles import FACTS, PickleFacts, is_pickle, read_pickle
+from dockyard.build.pickle_facts import FACTS, PickleFacts, is_pickle
 from dockyard.build.problem import Problem
 from dockyard.build.secret_files import find_secrets
 from dockyard.build.wheels import Wheel
@@ -133,6 +135,7 @@ def pickle_facts(workshop: Workshop, name: str, digest: Digest) -> PickleFacts:
         found = msgspec.json.decode(note.read_bytes(), type=PickleFacts)
     except (FileNotFoundError, msgspec.MsgspecError):
         with workshop.progress.task(f"Reading what {name} needs"):
-            found = read_pickle(workshop.project.path / name)
+            reader = importlib.import_module("dockyard.build.pickles")
+            found = cast(PickleFacts, reader.read_pickle(workshop.project.path / name))
         replace_note(note, msgspec.json.encode(found))
     return found

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +19,11 @@ _USED: set[Path] = set()
 
 
 @contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder below `parent`, removed at the end together with those that dead processes left there."""
+def scratch_folder(parent: Path, later: Callable[[Callable[[], object]], object] = lambda do: do()) -> Iterator[Path]:
+    """A new folder below `parent`, removed at the end together with those that dead processes left there.
+
+    The removal is given to `later`, which need not do it at once.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
     _USED.add(parent)
@@ -28,7 +31,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        later(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def settle(folder: Path, place: Path) -> None:

@@ -7,6 +7,7 @@ own modules. Called by `contents_check`, which knows what can be imported in the
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,12 @@ def imports_from(folder: Path, code: Iterable[str], start: str) -> Iterator[Impo
                     yield Import(found.name.partition(".")[0], own[module], found.line, found.always)
 
 
+@functools.lru_cache(16)
+def tree_of(source: bytes) -> ast.Module:
+    """A file's syntax tree, not to be changed; SyntaxError or ValueError as `ast.parse` raises them."""
+    return ast.parse(source)
+
+
 def _own_modules(code: Iterable[str]) -> Mapping[str, str]:
     """The project's modules and packages, each with its file; a package without __init__.py has an empty one."""
     modules: dict[str, str] = {}
@@ -77,7 +84,7 @@ def _imports_of(folder: Path, file: str, module: str) -> Iterator[_Found]:
     if not file.endswith(".py"):
         return
     try:
-        tree = ast.parse((folder / file).read_bytes())
+        tree = tree_of((folder / file).read_bytes())
     except (SyntaxError, ValueError):
         return
     package = module if file.endswith("__init__.py") else module.rpartition(".")[0]

@@ -26,10 +26,15 @@ _FILES_LIMIT = 100_000
 
 
 class Memory:
-    """Digests of files, the last value of each kind, and a process that waits to compile."""
+    """Digests of files, the last value of each kind, and a process that waits to compile.
 
-    def __init__(self) -> None:
+    `lasting`: what nobody waits for, such as the removal of a scratch folder, is done when `tidy` is called.
+    """
+
+    def __init__(self, *, lasting: bool = False) -> None:
         self.spare = Spare()
+        self._lasting = lasting
+        self._chores: list[Callable[[], object]] = []
         self._values: dict[str, tuple[Hashable, Any]] = {}
         self._digests: dict[str, tuple[Signature, Digest]] = {}
 
@@ -57,9 +62,21 @@ class Memory:
             self._digests[name] = (signature, digest)
         return digest
 
+    def later(self, chore: Callable[[], object]) -> None:
+        """Do something that nobody waits for."""
+        self._chores.append(chore)
+        if not self._lasting:
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Do what was put off."""
+        while self._chores:
+            self._chores.pop()()
+
     def close(self) -> None:
-        """End the process that waits."""
+        """End the process that waits, and do what was put off."""
         self.spare.close()
+        self.tidy()
 
 
 def signature_of(found: os.stat_result) -> Signature:

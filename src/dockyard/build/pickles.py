@@ -15,15 +15,12 @@ import pickletools
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from dockyard.build.estimators import Estimator, Made, estimator_of
+from dockyard.build.estimators import Made, estimator_of
+from dockyard.build.pickle_facts import PickleFacts
 
-SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".dill")
-FACTS = 2
-"""The edition of PickleFacts: what an older one said is not all that is asked now."""
 _STEPS_LIMIT = 2_000_000
 _KEPT = 1 << 20
 _NESTED_LIMIT = 50
@@ -38,23 +35,6 @@ _MAGICS: Mapping[bytes, Any] = {
     b"\xfd7zXZ": lzma.LZMAFile,
     b"\x5d\x00": lzma.LZMAFile,
 }
-
-
-@dataclass(frozen=True)
-class PickleFacts:
-    """The top-level packages whose classes and functions a pickle names, the versions of scikit-learn that wrote its
-    parts, whether all of it was read, and the estimator that it holds.
-    """
-
-    packages: tuple[str, ...] = ()
-    sklearn: tuple[str, ...] = ()
-    whole: bool = True
-    estimator: Estimator | None = None
-
-
-def is_pickle(name: str) -> bool:
-    """Whether a file of weights is one, by its name."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def read_pickle(file: Path) -> PickleFacts:

@@ -11,6 +11,11 @@ from pathlib import PurePosixPath
 
 from dockyard.spec.project import Project
 
+SLEEP_SOON = {"OPENBLAS_THREAD_TIMEOUT": "18"}
+"""numpy's threads look for work in a loop before they sleep, one a core, also right after numpy is imported: for 2^26
+cycles by default, some 50 ms of each core that a start takes from those that answer. 2^18 are a tenth of a
+millisecond, enough from one product of matrices to the next. Results do not depend on it."""
+
 
 def settings_of(project: Project, loaded: Sequence[str], root: PurePosixPath) -> dict[str, str]:
     """The variables of a project in the folder `root`; `loaded` has the file that each model's format loads, or ""."""

@@ -128,7 +128,7 @@ class Bench:
 
     store: Layout
     cache: Path
-    memories: defaultdict[str, Memory] = field(default_factory=lambda: defaultdict(Memory))
+    memories: defaultdict[str, Memory] = field(default_factory=lambda: defaultdict(lambda: Memory(lasting=True)))
 
 
 def build_project(
@@ -139,7 +139,7 @@ def build_project(
     bench: Bench | None = None,
 ) -> tuple[Built, ...]:
     """The project's image for each of the architectures, in the store; `deploy` builds with it too."""
-    at = bench or Bench(places.store(), places.home().cache)
+    at = bench or Bench(places.store(), places.home().cache, defaultdict(Memory))
     with shown(lasting=bench is not None) as progress:
         workshops = [Workshop(project, at.store, at.cache, progress, one, at.memories[one]) for one in platforms]
         if len(workshops) > 1:

@@ -17,7 +17,7 @@ import click
 
 from dockyard.build.content import files_to_watch, find_files
 from dockyard.build.environment import Interpreter, Wanted, interpreter_for
-from dockyard.build.settings import settings_of
+from dockyard.build.settings import SLEEP_SOON, settings_of
 from dockyard.cli import places
 from dockyard.cli.launching import environment_of
 from dockyard.dev.loop import Manner, Project, develop
@@ -94,7 +94,7 @@ class _Desk:
             kept.pop(name, None)
         paths = [str(self.folder), *map(str, interpreter.paths), *filter(None, [shell.get("PYTHONPATH", "")])]
         own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-        return {**kept, **own, **settings, **self.extra}
+        return {**SLEEP_SOON, **kept, **own, **settings, **self.extra}
 
     def _tell(self, interpreter: Interpreter) -> None:
         text = f"python: {interpreter.python} ({interpreter.why})"

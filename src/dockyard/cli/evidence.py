@@ -6,16 +6,18 @@ the same documents on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dockyard.build.builder import Built
+from dockyard.build.content import APP
 from dockyard.build.lock import lock_document
 from dockyard.build.workshop import Workshop
 from dockyard.errors import ProjectError
-from dockyard.oci.digest import hex_of
+from dockyard.oci.digest import Digest, hex_of
 from dockyard.oci.reference import repository_of
 from dockyard.spec.load import FILE_NAME, ProjectFolder
-from dockyard.supply.contents import contents_of
+from dockyard.supply.contents import Contents, contents_of, is_telling
 from dockyard.supply.evidence import add_evidence
 from dockyard.supply.provenance import Material, Recipe, provenance
 from dockyard.supply.sbom import ModelFacts, ModelFile, Pins, Subject, cyclonedx
@@ -29,7 +31,7 @@ def attach_evidence(workshop: Workshop, built: Built) -> None:
     image, layout, folder = built.image, workshop.layout, workshop.project
     name = repository_of(built.name)
     with workshop.progress.task("Writing down what is inside"):
-        contents = contents_of(layout, image, workshop.cache / "contents")
+        contents = contents_of(layout, image, workshop.cache / "contents", _known(built))
     model = _model(built, folder)
     subject = Subject(name, image.digest, str(image.config.platform), built.lock.created)
     documents = {
@@ -38,6 +40,13 @@ def attach_evidence(workshop: Workshop, built: Built) -> None:
         MODEL_CARD: _card(model, folder),
     }
     add_evidence(layout, image.manifest, name, documents)
+
+
+def _known(built: Built) -> Mapping[Digest, Contents]:
+    """What need not be read: the layer of the code, just made of these files, unless a package is among them."""
+    if any(is_telling(f"{APP}/{name}") for name in built.code):
+        return {}
+    return {built.layers[-1].blob.diff_id: Contents()}
 
 
 def _model(built: Built, folder: ProjectFolder) -> ModelFacts:

@@ -6,6 +6,7 @@ and remembers what an edit does not touch (`build.memory`). Called by `cli.build
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections import deque
@@ -19,15 +20,19 @@ import click
 from dockyard.build.builder import Built
 from dockyard.build.content import files_to_watch, folders_to_watch
 from dockyard.build.lock import FILE_NAME as LOCK_NAME
+from dockyard.build.workshop import Workshop
 from dockyard.cli import explain, places
 from dockyard.cli.build import Bench, Order, described, summary
 from dockyard.dev.watcher import Watched, Watcher
 from dockyard.errors import DockyardError, ProjectError
 from dockyard.oci.files import as_store_error
 from dockyard.oci.image import Image
+from dockyard.spec.load import FILE_NAME as PROJECT_NAME
 from dockyard.spec.load import load_project
 from dockyard.spec.project import Project
 
+# A short build whose files change meanwhile is given up for one of all changes, unless that would go on and on.
+_MORE_S, _LONGEST_S = 0.5, 1.0
 _KEPT = 10  # images of earlier builds that stay in the store, for who has just been told of them
 _SHOWN = 3
 
@@ -36,18 +41,22 @@ def watch(order: Order, *, as_json: bool) -> None:
     """Build, and build again after each change, until Ctrl-C; what fails is told, and the next change tries again."""
     folder = order.folder.absolute()
     desk = _Desk(folder, load_project(folder).project)
-    watcher = Watcher(Watched(desk.files, desk.folders))
+    watcher = Watcher(Watched(desk.files, desk.folders, rules=frozenset({folder / PROJECT_NAME})))
     with Session(order, Bench(places.store(), places.home().cache), as_json=as_json) as session:
         try:
             changed: Sequence[Path] = ()
             while True:
-                session.build([_relative(path, folder) for path in changed], watcher)
+                told = session.build([_relative(path, folder) for path in changed], watcher)
                 session.rest()
-                changed = watcher.wait()
+                changed = watcher.wait() if told else sorted({*changed, *watcher.wait(_MORE_S)})
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
         finally:
             watcher.close()
+
+
+class _OutOfDateError(DockyardError):
+    """What a build has made is not of the files as they are now."""
 
 
 @dataclass
@@ -75,37 +84,68 @@ class Session:
     as_json: bool
     _images: deque[Image] = field(default_factory=deque)
     _told: bool = False
+    _untold_since: float | None = None
+    _frozen: bool = False
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        gc.unfreeze()
         for memory in self.bench.memories.values():
             memory.close()
 
-    def build(self, changed: Sequence[str], watcher: Watcher) -> None:
-        """Build once and tell what came of it; of a failure nothing when there is another change already."""
+    def build(self, changed: Sequence[str], watcher: Watcher) -> bool:
+        """Build once and tell what came of it; nothing (False) when there is another change already.
+
+        Garbage waits until `rest`: collecting it takes longer than some parts of a build.
+        """
+        if self._frozen:
+            gc.disable()
         try:
-            built = self.order.build(self.bench)
+            return self._build(changed, watcher)
+        finally:
+            gc.enable()
+
+    def _build(self, changed: Sequence[str], watcher: Watcher) -> bool:
+        self._untold_since = since = self._untold_since or time.monotonic()
+
+        def attach(workshop: Workshop, built: Built) -> None:
+            self.order.attach(workshop, built)
+            if time.monotonic() < since + _LONGEST_S and watcher.has_more():
+                raise _OutOfDateError("files changed while an image was made of them")
+
+        try:
+            built = replace(self.order, attach=attach).build(self.bench)
             if any(one.lock_changed for one in built):
                 watcher.written(self.order.folder.absolute() / LOCK_NAME)
             self.order.deliver(built[0].name)
         except (DockyardError, OSError) as error:
-            if not watcher.has_more():
-                self._fail(_explained(error), changed)
+            if isinstance(error, _OutOfDateError) or watcher.has_more():
+                return False
+            self._fail(_explained(error), changed)
         else:
             self._tell(built, changed)
             self._remember(built)
             # What was upgraded once is not to be upgraded by every edit.
             self.order = replace(self.order, options=replace(self.order.options, upgrade=False))
+        self._untold_since = None
+        return True
 
     def rest(self) -> None:
-        """While nothing is to be done: have the base's Python wait for the next edit, forget images of old ones."""
+        """While nothing is to be done: have the base's Python wait for the next edit, forget images of old ones, and
+        collect what garbage there is, which a build then need not.
+        """
         with suppress(DockyardError):  # the next build says what is wrong
             for memory in self.bench.memories.values():
                 memory.spare.renew()
+                memory.tidy()
             while len(self._images) > _KEPT:
                 self.bench.store.forget(self._images.popleft())
+        gc.collect()
+        if not self._frozen:  # what the first build has left stays: modules, and what is remembered
+            gc.freeze()
+            self._frozen = True
 
     def _remember(self, built: Sequence[Built]) -> None:
         new = [one.image for one in built]

@@ -21,11 +21,14 @@ _READ = 1 << 16
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to `path`. `whole`: nobody is writing to it; not so when it went, or has just begun."""
+    """Something that happened to `path`. `whole`: it was written to its end, or put there whole; not so when it went,
+    or has just begun. Of a change of its permissions or times alone (`attributes`) nothing of this is known.
+    """
 
     path: Path
     whole: bool
     is_folder: bool
+    attributes: bool = False
 
 
 class Inotify:
@@ -62,8 +65,9 @@ class Inotify:
                 if what & _IGNORED:
                     self._folders.pop(watch, None)
                 elif name and watch in self._folders:
-                    begun = bool(what & (_MOVED_FROM | _CREATE | _DELETE))
-                    events.append(Event(self._folders[watch] / name, not begun, bool(what & _IS_FOLDER)))
+                    whole = bool(what & (_CLOSE_WRITE | _MOVED_TO))
+                    is_folder, attributes = bool(what & _IS_FOLDER), bool(what & _ATTRIBUTES)
+                    events.append(Event(self._folders[watch] / name, whole, is_folder, attributes))
 
     def close(self) -> None:
         """Watch nothing any more."""

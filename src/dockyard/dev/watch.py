@@ -15,18 +15,18 @@ PAUSE_S = 0.25
 _SHARE = 20
 
 Look = Callable[[], Iterable[Path]]
-State = Mapping[Path, tuple[int, int, int, int]]
+State = Mapping[Path, tuple[int, int, int, int, int]]
 
 
 def state_of(files: Iterable[Path]) -> State:
-    """Size, times and number of every file that is there; a change of its permissions has a time too."""
+    """Size, times, number and permissions of every file that is there."""
     state = {}
     for path in files:
         try:
             found = path.stat()
         except OSError:
             continue
-        state[path] = (found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+        state[path] = (found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns, found.st_mode)
     return state
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dockyard.errors import ImageError, ImageNotFoundError, StoreError
 from dockyard.oci import media, wire
@@ -23,14 +22,13 @@ from dockyard.oci.blobs import PRIVATE, Blobs
 from dockyard.oci.digest import Digest, parse_digest
 from dockyard.oci.files import exclusive, remove_stale, replace_file, store_errors, sync_folder
 from dockyard.oci.image import Descriptor, Image, Platform, choose_platform, manifest_parts
+from dockyard.oci.listing import REF_NAME, Entry, Listing, key_of
 from dockyard.oci.origins import Origins
 
-_Entries = list[dict[str, Any]]
-_Update = Callable[[_Entries], _Entries]
+_Update = Callable[[list[Entry]], list[Entry]]
 
 __all__ = ["REF_NAME", "Blobs", "Layout", "NamedImage", "artifacts_of"]
 
-REF_NAME = "org.opencontainers.image.ref.name"
 SWEEP_AGE = 3600.0
 MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _NESTING_LIMIT = 4
@@ -52,8 +50,9 @@ class Layout:
         self.path = path
         self.blobs = Blobs(path)
         self.origins = Origins(path / PRIVATE / "origins")
-        self._index_path = path / "index.json"
+        self._listing = Listing(path, self.blobs.partials)
         self._gathered: list[_Update] | None = None
+        self._documents: list[bytes] = []
         self._subjects: dict[Digest, Digest | None] = {}
 
     @classmethod
@@ -62,8 +61,8 @@ class Layout:
         layout = cls(path)
         with layout._locked(), store_errors(path):
             layout.blobs.folder.mkdir(parents=True, exist_ok=True)
-            if not layout._index_path.exists():
-                layout._write_index([])
+            if not layout._listing.path.exists():
+                layout._listing.write([])
             if not (path / "oci-layout").exists():
                 replace_file(path / "oci-layout", MARKER, layout.blobs.partials)
         remove_stale(layout.blobs.partials)
@@ -73,7 +72,7 @@ class Layout:
     def open(cls, path: Path) -> Layout:
         """Open an existing layout; StoreError when there is none. Removes what killed processes left."""
         layout = cls(path)
-        if not (path / "oci-layout").is_file() or not layout._index_path.is_file():
+        if not (path / "oci-layout").is_file() or not layout._listing.path.is_file():
             raise StoreError(f"{path} is not an OCI layout", remedy="Build or pull an image first, or check the path.")
         remove_stale(layout.blobs.partials)
         return layout
@@ -88,25 +87,34 @@ class Layout:
     def _name(self, described: Descriptor, needed: Sequence[Descriptor], name: str) -> None:
         entry = replace(described, annotations={REF_NAME: name})
 
-        def change(entries: _Entries) -> _Entries:
+        def change(entries: list[Entry]) -> list[Entry]:
             self._check_whole(f"image {name}", needed, "Build or pull the image again.")
-            return [*(other for other in entries if not _is_named(other, name)), entry.document()]
+            return [*_without(entries, name), Entry.of(entry)]
 
         self._update(change)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Have all that is named and attached within the context listed at its end, together, or not at all.
+        """Have all that is named and attached within the context stored and listed at its end, together, or not at all.
 
-        For one thread; within it nothing of that is listed yet.
+        For one thread; within it nothing of that is there yet.
         """
-        self._gathered = []
+        self._gathered, self._documents = [], []
         try:
             yield
             updates, self._gathered = self._gathered, None
+            self.blobs.write_all(self._documents)
             self._apply(updates)
         finally:
             self._gathered = None
+            self._documents = []
+
+    def store(self, *documents: bytes) -> None:
+        """Store documents of what is about to be listed."""
+        if self._gathered is not None:
+            self._documents.extend(documents)
+        else:
+            self.blobs.write_all(documents)
 
     def _check_whole(self, what: str, needed: Sequence[Descriptor], remedy: str) -> None:
         missing = [blob.digest for blob in needed if not self.blobs.has(blob.digest)]
@@ -122,11 +130,11 @@ class Layout:
     def _apply(self, changes: Sequence[_Update]) -> None:
         """Change the index; what it will list is durable first."""
         with self._locked():
-            entries = self._read_index()
+            entries = list(self._listing.read())
             for change in changes:
                 entries = change(entries)
             sync_folder(self.blobs.folder)
-            self._write_index(entries)
+            self._listing.write(entries)
 
     def write_index(self, images: Sequence[Image]) -> Descriptor:
         """Store an index of images for several platforms; the same images give the same bytes."""
@@ -151,45 +159,44 @@ class Layout:
     def remove(self, name: str) -> None:
         """Forget a name; ImageNotFoundError when nothing has it. `sweep` frees the space."""
         with self._locked():
-            entries = self._read_index()
-            kept = [entry for entry in entries if not _is_named(entry, name)]
+            entries = self._listing.read()
+            kept = _without(entries, name)
             if len(kept) == len(entries):
                 raise self._unknown(name)
-            self._write_index(kept)
+            self._listing.write(kept)
 
     def attach(self, *attachments: Attachment, instead: Sequence[Artifact] = ()) -> None:
         """Store artifacts next to their subjects, at once, `instead` of others, which are forgotten.
 
         ImageError when a subject is not here. Durable when it returns.
         """
-        for attachment in attachments:
-            for document in attachment.documents:
-                self.blobs.write(document)
+        self.store(*(document for attachment in attachments for document in attachment.documents))
         self.adopt(*(attachment.artifact for attachment in attachments), instead=instead)
 
     def adopt(self, *artifacts: Artifact, instead: Sequence[Artifact] = ()) -> None:
         """List artifacts whose blobs are here; ImageError when one of them, or a subject, is missing."""
 
-        def change(entries: _Entries) -> _Entries:
+        def change(entries: list[Entry]) -> list[Entry]:
             for artifact in artifacts:
                 needed = (artifact.subject, *artifact.blobs)
                 remedy = "Build or pull the image again, then what is attached to it."
                 self._check_whole(f"artifact {artifact.digest}", needed, remedy)
             replaced = {artifact.digest for artifact in (*artifacts, *instead)}
-            others = [other for other in entries if other.get("digest") not in replaced]
-            return [*others, *(artifact.manifest.document() for artifact in artifacts)]
+            others = [other for other in entries if other.digest not in replaced]
+            return [*others, *(Entry.of(artifact.manifest) for artifact in artifacts)]
 
         self._update(change)
 
     def detach(self, artifact: Artifact) -> None:
         """Forget an artifact; `sweep` frees the space."""
         with self._locked():
-            entries = self._read_index()
-            self._write_index([entry for entry in entries if entry.get("digest") != artifact.digest])
+            self._listing.write([entry for entry in self._listing.read() if entry.digest != artifact.digest])
 
     def referrers(self, subject: Digest, kind: str = "") -> tuple[Artifact, ...]:
         """The artifacts about an image, an index or another artifact; of one kind (a media type) if asked for."""
-        found = (self.artifact(entry) for entry in self.entries() if self._subject(entry) == subject)
+        known = self._subjects
+        about = [one for one in self.entries() if known.get(one.digest, subject) == subject]
+        found = (self.artifact(entry) for entry in about if self._subject(entry) == subject)
         return tuple(artifact for artifact in found if artifact and kind in ("", artifact.type))
 
     def _subject(self, entry: Descriptor) -> Digest | None:
@@ -227,7 +234,7 @@ class Layout:
     def _found(self, name: str) -> list[Descriptor]:
         """The entries of a name, or of a digest or image ID; ImageNotFoundError when there is none."""
         entries = self.entries()
-        found = [entry for entry in entries if _key(entry.annotations.get(REF_NAME, "")) == _key(name)]
+        found = [entry for entry in entries if key_of(entry.annotations.get(REF_NAME, "")) == key_of(name)]
         if not found and name.startswith("sha256:"):
             found = [entry for entry in self._walk(entries) if name in self._digests(entry)]
         if not found:
@@ -290,10 +297,10 @@ class Layout:
         with self._locked():
             attached = artifacts_of(self, image.digest)
             gone = {image.digest, *(artifact.digest for artifact in attached)}
-            kept = [entry for entry in self._read_index() if entry.get("digest") not in gone]
+            kept = [entry for entry in self._listing.read() if entry.digest not in gone]
             if image.digest in {entry.digest for entry in self._walk(self.entries())}:
                 return
-            self._write_index(kept)
+            self._listing.write(kept)
             used = set(self._reachable())
             documents = (blob for artifact in attached for blob in artifact.blobs)
             for blob in (image.manifest, image.config_descriptor, *documents):
@@ -306,15 +313,15 @@ class Layout:
 
     def _forget_orphans(self, age: float) -> None:
         """Take artifacts of that age whose subject is no longer named out of the index, and those about them."""
-        entries = self._read_index()
+        entries = self._listing.read()
         artifacts = {entry.digest: artifact for entry in self.entries() if (artifact := self.artifact(entry))}
         named = {entry.digest for entry in self._walk(self.entries())} - artifacts.keys()
         while held := {digest for digest, one in artifacts.items() if one.subject.digest in named} - named:
             named |= held
         old = {digest for digest in artifacts.keys() - named if self.age(digest) >= age}
-        kept = [entry for entry in entries if entry.get("digest") not in old]
+        kept = [entry for entry in entries if entry.digest not in old]
         if len(kept) < len(entries):
-            self._write_index(kept)
+            self._listing.write(kept)
 
     def _reachable(self) -> Iterator[Digest]:
         for entry in self._walk(self.entries()):
@@ -357,32 +364,15 @@ class Layout:
 
     def entries(self) -> list[Descriptor]:
         """What index.json lists: images, indexes and artifacts."""
-        index = wire.decode_index(self._index_bytes(), str(self._index_path))
-        return [Descriptor.of_wire(entry) for entry in index.manifests or ()]
-
-    def _read_index(self) -> list[dict[str, Any]]:
-        """The entries of index.json with all their fields, also those that have no name here."""
-        return wire.decode(self._index_bytes(), wire.RawIndexWire, str(self._index_path)).manifests or []
-
-    def _index_bytes(self) -> bytes:
-        with store_errors(self._index_path):
-            return self._index_path.read_bytes()
-
-    def _write_index(self, entries: list[dict[str, Any]]) -> None:
-        document = {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries}
-        replace_file(self._index_path, wire.encode(document), self.blobs.partials)
+        return [entry.descriptor for entry in self._listing.read()]
 
     def _locked(self) -> AbstractContextManager[None]:
         return exclusive(self.path / PRIVATE / "lock")
 
 
-def _key(name: str) -> str:
-    """Names that mean the same image have the same key."""
-    return name if not name or ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
-def _is_named(entry: dict[str, Any], name: str) -> bool:
-    return _key((entry.get("annotations") or {}).get(REF_NAME, "")) == _key(name)
+def _without(entries: Sequence[Entry], name: str) -> list[Entry]:
+    key = key_of(name)
+    return [entry for entry in entries if entry.key != key]
 
 
 def artifacts_of(layout: Layout, subject: Digest) -> tuple[Artifact, ...]:

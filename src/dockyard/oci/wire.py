@@ -16,6 +16,7 @@ from dockyard.errors import ImageError
 from dockyard.oci.media import DOCUMENT_LIMIT
 
 _T = TypeVar("_T")
+_Index = TypeVar("_Index", "IndexWire", "RawIndexWire")
 
 
 class PlatformWire(msgspec.Struct, frozen=True):
@@ -46,10 +47,13 @@ class IndexWire(msgspec.Struct, frozen=True, rename="camel"):
     layers: Raw | UnsetType = UNSET
 
 
-class RawIndexWire(msgspec.Struct, frozen=True):
-    """The entries of an index with every field that they have."""
+class RawIndexWire(msgspec.Struct, frozen=True, rename="camel"):
+    """The same with each entry as it is written."""
 
-    manifests: list[dict[str, Any]] | None = None
+    schema_version: int
+    manifests: list[Raw] | None
+    config: Raw | UnsetType = UNSET
+    layers: Raw | UnsetType = UNSET
 
 
 class ManifestWire(msgspec.Struct, frozen=True, rename="camel"):
@@ -132,7 +136,15 @@ def decode(data: bytes, kind: type[_T], what: str) -> _T:
 
 def decode_index(data: bytes, what: str) -> IndexWire:
     """Read an image index or manifest list."""
-    index = decode(data, IndexWire, what)
+    return _one_faced(decode(data, IndexWire, what), what)
+
+
+def decode_raw_index(data: bytes, what: str) -> RawIndexWire:
+    """The same with each entry as it is written."""
+    return _one_faced(decode(data, RawIndexWire, what), what)
+
+
+def _one_faced(index: _Index, what: str) -> _Index:
     if index.config is not UNSET or index.layers is not UNSET:
         raise _ambiguous(what)
     return index

@@ -7,6 +7,7 @@ mistake is a ProjectError, DeploymentError or PolicyFileError that names the fil
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import tomllib
 import typing
@@ -46,7 +47,13 @@ def load_project(folder: Path) -> ProjectFolder:
     path = folder.absolute()
     file = path / FILE_NAME
     missing = "Run `dockyard init` in the folder of your model to write one."
-    return ProjectFolder(path, parse_project(_read(file, ProjectError, missing), str(file)))
+    return ProjectFolder(path, _project(_text(file, ProjectError, missing), str(file)))
+
+
+@functools.lru_cache(4)
+def _project(text: str, source: str) -> Project:
+    """A project's file, which a process that stays reads again and again."""
+    return parse_project(_toml(text, source, ProjectError), source)
 
 
 def load_deployment(file: Path, given: Mapping[str, Any] | None = None) -> Deployment:
@@ -144,14 +151,29 @@ def merged(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path, kind: type[DockyardError], missing: str) -> dict[str, Any]:
+    return _toml(_text(file, kind, missing), str(file), kind)
+
+
+def _text(file: Path, kind: type[DockyardError], missing: str) -> str:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise kind(f"{file} does not exist", remedy=missing) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise kind(f"{file} is not valid TOML: {error}", remedy="Correct that line.") from error
+    except UnicodeDecodeError as error:
+        raise _no_toml(error, str(file), kind) from error
     except OSError as error:
         raise kind(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _toml(text: str, source: str, kind: type[DockyardError]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _no_toml(error, source, kind) from error
+
+
+def _no_toml(error: ValueError, source: str, kind: type[DockyardError]) -> DockyardError:
+    return kind(f"{source} is not valid TOML: {error}", remedy="Correct that line.")
 
 
 def parse_project(data: dict[str, Any], source: str) -> Project:

@@ -11,7 +11,7 @@ import fnmatch
 import functools
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from dockyard.oci.digest import hex_of
+from dockyard.oci.digest import Digest, hex_of
 from dockyard.oci.files import replace_note
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
@@ -88,13 +88,20 @@ class _Record(msgspec.Struct, frozen=True):
     contents: Contents
 
 
-def contents_of(layout: Layout, image: Image, cache: Path) -> Contents:
-    """What is inside an image; `cache` remembers layers. ImageError when a layer is damaged."""
-    notes = {layer.diff_id: _noted(cache / f"{hex_of(layer.diff_id)}.json") for layer in image.layer_blobs}
+def contents_of(layout: Layout, image: Image, cache: Path, known: Mapping[Digest, Contents] = {}) -> Contents:
+    """What is inside an image; `cache` remembers layers, and of some (by diff ID) the caller knows it.
+
+    ImageError when a layer is damaged.
+    """
+    ids = [layer.diff_id for layer in image.layer_blobs]
+    notes = {one: known.get(one) or _noted(cache / f"{hex_of(one)}.json") for one in ids}
     unread = [layer for layer in image.layer_blobs if notes[layer.diff_id] is None]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        read = dict(pool.map(lambda layer: (layer.diff_id, _of_layer(layout, layer, cache)), unread))
-    found = [notes[layer.diff_id] or read[layer.diff_id] for layer in image.layer_blobs]
+    if len(unread) > 1:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            read = dict(pool.map(lambda layer: (layer.diff_id, _of_layer(layout, layer, cache)), unread))
+    else:
+        read = {layer.diff_id: _of_layer(layout, layer, cache) for layer in unread}
+    found = [notes[one] or read[one] for one in ids]
     python = {one.name: one for contents in found for one in contents.python}
     system = {one.name: one for contents in found for one in contents.system}
     told = [contents.os for contents in found if contents.os is not None]
@@ -149,8 +156,10 @@ class _Collected:
     def take(self, member: Member, reader: TarReader) -> None:
         """Look at one file."""
         path = member.name.removeprefix("./").lstrip("/")
+        if member.kind != "file" or member.size > _FILE_LIMIT or not is_telling(path):
+            return
         for pattern, method in _READERS.items():
-            if fnmatch.fnmatchcase(path, pattern) and member.kind == "file" and member.size <= _FILE_LIMIT:
+            if fnmatch.fnmatchcase(path, pattern):
                 method(self, path, b"".join(reader.content()).decode("utf-8", "replace"))
                 return
 
@@ -208,6 +217,16 @@ _READERS = {
     "usr/lib/os-release": _Collected.release,
     "etc/os-release": _Collected.release,
 }
+
+
+def is_telling(path: str) -> bool:
+    """Whether a file says by its path that it tells of a package or of the operating system."""
+    return _telling().match(path) is not None
+
+
+@functools.cache
+def _telling() -> re.Pattern[str]:
+    return re.compile("|".join(map(fnmatch.translate, _READERS)))
 
 
 def normal_name(name: str) -> str:

@@ -1,9 +1,10 @@
 """The program beside each runc container: mounts its root, starts it, keeps its log small, notes how it ended.
 
-Without a daemon somebody must be the container's parent, or its exit code is lost. `runc.engine` starts this file as
-`python -I -S monitor.py BUNDLE REPORT_FD`; it detaches and lives as long as the container. It is a script of its own
-that imports little, because one runs for every container (about 10 MB). The overlay is mounted in a mount namespace of
-its own: when container and monitor are gone, however they went, so is the mount.
+Without a daemon somebody must be the container's parent, or its exit code is lost. `runc.programs` starts `main` in a
+process of its own, which detaches and lives as long as the container. It imports little: one runs for every container
+(about 10 MB), and each start is paid by the containers that answer. So it is imported there, not run as a script, which
+Python would compile each time; and does without `signal`, whose enums take half as long as Python itself. The overlay
+is mounted in a mount namespace of its own: when container and monitor are gone, however they went, so is the mount.
 
 In the folder BUNDLE it reads `plan` (see `Plan` in `records.py`), runc reads `config.json`; it writes `state.json`,
 `log` and `log.1`. On REPORT_FD it writes one line: `started`, `overlay REASON` (no overlay here) or `failed REASON`.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
+import select
 import sys
 import time
 
@@ -21,10 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing and json would add half to the start of every container, and a megabyte
     from typing import Any, BinaryIO
 
-LOG_CHECK = 1.0
+LOG_CHECK_MS = 1000
 PIECE = 1 << 20
 ROTATE_ATTEMPTS = 5
 PR_SET_CHILD_SUBREAPER = 36
+# The numbers of x86, Arm, POWER, RISC-V and s390.
+SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ, SIG_IGN = 1, 2, 9, 13, 15, 25, 1
+IGNORED = (SIGHUP, SIGINT, SIGTERM)
 CLONE_NEWNS = 0x20000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REC, MS_SLAVE = 1, 2, 4, 0x4000, 0x80000
 
@@ -45,13 +49,14 @@ class Plan:
 
 def main() -> None:
     """Detach, start the container, report, and stay until it has ended."""
-    bundle, report = sys.argv[1], int(sys.argv[2])
+    bundle, report = sys.argv[-2], int(sys.argv[-1])
     os.set_inheritable(report, False)
     if os.fork():
         os._exit(0)
     os.setsid()
     give_way()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+    for number in IGNORED:
+        libc.signal(number, SIG_IGN)
     try:
         os.chdir(bundle)
         plan = Plan(read("plan"))
@@ -82,7 +87,7 @@ def accompany(plan: Plan, life: dict[str, Any], report: int) -> None:
         os.write(report, b"started\n")
         os.close(report)
     except BrokenPipeError:
-        os.kill(life["pid"], signal.SIGKILL)
+        os.kill(life["pid"], SIGKILL)
         watch(life, plan.log_bytes)
         os.execv(plan.runc, [plan.runc, "--root", plan.state, "delete", "--force", plan.id])  # noqa: S606
     watch(life, plan.log_bytes)
@@ -160,8 +165,8 @@ def run_runc(plan: Plan) -> None:
         ]
     words = ["--root", plan.state, "--log", "runc.log", "--log-format", "json"]
     run = [plan.runc, *words, "run", "--detach", "--bundle", ".", "--pid-file", "pid", plan.id]
-    ignored_by_python = {signal.SIGPIPE, signal.SIGXFSZ}
-    child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored_by_python)
+    ignored = {*IGNORED, SIGPIPE, SIGXFSZ}  # the last two by Python
+    child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored)
     nothing = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
@@ -197,13 +202,12 @@ def as_json(value: object) -> str:
 
 def watch(life: dict[str, Any], log_bytes: int) -> None:
     """Reap until the container has ended, looking after its log; then note its exit code, and if memory was why."""
-    counter = memory_events(life["pid"])
+    counter, end = memory_events(life["pid"]), select.poll()
+    end.register(os.pidfd_open(life["pid"]), select.POLLIN)
     while (code := reap(life["pid"])) is None:
         if log_bytes:
             rotate(log_bytes)
-            signal.sigtimedwait({signal.SIGCHLD}, LOG_CHECK)
-        else:
-            signal.sigwaitinfo({signal.SIGCHLD})
+        end.poll(LOG_CHECK_MS if log_bytes else None)
     note({**life, "state": "exited", "exit_code": code, "oom_killed": killed_for_memory(counter), "ended": time.time()})
 
 
@@ -276,7 +280,3 @@ def copy_end(log: BinaryIO, limit: int) -> int:
         if grown < PIECE:
             old.write(log.read(grown))
     return grown
-
-
-if __name__ == "__main__":
-    main()
