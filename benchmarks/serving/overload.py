@@ -1,17 +1,22 @@
 """A model that 2,000 connections ask for forty times what it can do: scenarios of `robustness`.
 
 Three runs each: 8 callers that wait for their turn (the peak), 2,000 that do as Retry-After says, 2,000 that ask again
-at once. Models differ in what they need of the processor, for that is what a flood of refusals takes from them.
+at once. Models differ in what they need of the processor, for that is what a flood of refusals takes from them. Small
+networks, which answer as quickly as anything could be refused, are asked at once by 64 callers and by 2,000.
 """
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from benchmarks.serving.asking import INFER, v2_json
 from benchmarks.serving.client import Lost, connect, post
 from benchmarks.serving.impatient import Overload, ask_again
+from benchmarks.serving.models import Model, export
 from benchmarks.serving.under_test import Figures, Server, marked, quantiles, run, served
 
 CONNECTIONS = 2000
@@ -37,6 +42,27 @@ def overload_by_need(rounds: int) -> Figures:
     return marked(figures, all(_holds(found) for found in figures.values()))
 
 
+def overload_small(rounds: int) -> Figures:
+    """The tiny and the medium network, whose answers cost no more than refusals: 64 callers, and 2,000, at once."""
+    with tempfile.TemporaryDirectory() as name:
+        models = export(("tiny", "medium"), Path(name))
+        figures = {model.name: _crowded(model, rounds) for model in models}
+    return marked(figures, all(found["holds"] for found in figures.values()))
+
+
+def _crowded(model: Model, rounds: int) -> Figures:
+    seconds = min(8.0, 2.0 + rounds)
+    body = v2_json(model).body
+    request = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with served(FORMAT="onnx", WEIGHTS=model.folder / f"{model.name}.onnx") as server:
+        peak = _run(server, seconds, lambda: ask_again(server.connect, request, 64, seconds))
+        impatient = _run(server, seconds, lambda: ask_again(server.connect, request, CONNECTIONS, seconds))
+        alive = server.process.poll() is None
+    held = _impatience(peak, impatient)
+    holds = alive and not impatient["resets"] and held["goodput_of_peak"] >= 0.9 and held["refused_under_50_ms"]
+    return marked({"peak": peak, "impatient": impatient, "impatience": held, "alive": alive}, holds)
+
+
 def _overloaded(predictor: str, workers: int, rounds: int) -> Figures:
     seconds = min(8.0, 2.0 + rounds)
     with served(PREDICTOR=predictor, WORKERS=workers) as server:
@@ -46,12 +72,14 @@ def _overloaded(predictor: str, workers: int, rounds: int) -> Figures:
             "impatient": _run(server, seconds, lambda: ask_again(server.connect, REQUEST, CONNECTIONS, seconds)),
         }
         alive = server.process.poll() is None
-    impatient = figures["impatient"]
-    held = {
-        "goodput_of_peak": round(impatient["goodput_per_second"] / figures["peak"]["goodput_per_second"], 3),
+    return {**figures, "impatience": _impatience(figures["peak"], figures["impatient"]), "alive": alive}
+
+
+def _impatience(peak: Figures, impatient: Figures) -> Figures:
+    return {
+        "goodput_of_peak": round(impatient["goodput_per_second"] / peak["goodput_per_second"], 3),
         "refused_under_50_ms": impatient["refused"].get("p99_ms", 0) < 50,
     }
-    return {**figures, "impatience": held, "alive": alive}
 
 
 def _run(server: Server, seconds: float, drive: Callable[[], Overload]) -> Figures:

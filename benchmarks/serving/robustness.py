@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from benchmarks.serving.extremes import health, idle, large_json
 from benchmarks.serving.faults import bad_item, sigkill, sigterm
-from benchmarks.serving.overload import overload, overload_by_need
+from benchmarks.serving.overload import overload, overload_by_need, overload_small
 from benchmarks.serving.under_test import Figures
 
 SCENARIOS: dict[str, Callable[[int], Figures]] = {
@@ -28,6 +28,7 @@ SCENARIOS: dict[str, Callable[[int], Figures]] = {
     "bad-item": bad_item,
     "overload": overload,
     "overload-by-need": overload_by_need,
+    "overload-small": overload_small,
     "large-json": large_json,
     "idle": idle,
     "health": health,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +32,13 @@ def body(data: list[Any], **more: Any) -> bytes:
     return json.dumps({"inputs": [tensor | more.pop("tensor", {})], **more}).encode()
 
 
-def ask(connection: socket.socket, content: bytes, headers: str = "") -> Answer:
+def request(content: bytes, headers: str = "") -> bytes:
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(content)}\r\n\r\n"
-    connection.sendall(head.encode() + content)
+    return head.encode() + content
+
+
+def ask(connection: socket.socket, content: bytes, headers: str = "") -> Answer:
+    connection.sendall(request(content, headers))
     return read_answers(connection, 1)[0]
 
 
@@ -93,6 +101,42 @@ def test_many_connections_get_their_own_answers(server: Berth) -> None:
     assert expressed(server) > before
 
 
+def test_more_than_a_batch_in_one_turn_is_answered_a_full_batch_after_the_other(weights: Path) -> None:
+    onnx = str(weights / "double.onnx")
+    with (
+        serving(FORMAT="onnx", WEIGHTS=onnx, MODEL_NAME="double", MAX_BATCH_SIZE="8") as server,
+        ExitStack() as stack,
+    ):
+        connections = [stack.enter_context(server.connect()) for _ in range(42)]
+        for _ in range(20):  # the general way has some while there is room for their lines in the log
+            before = expressed(server)
+            while expressed(server) == before:
+                assert ask(connections[0], body([10, 2])).status == 200
+            before = expressed(server)
+            sizes = burst(server, connections)
+            if expressed(server) == before + len(sizes):
+                break
+        assert expressed(server) == before + len(sizes)
+        assert max(sizes) == 8
+
+
+def burst(server: Berth, connections: list[socket.socket]) -> list[int]:
+    """A request on each connection, all read in one turn; how many each was answered with."""
+    os.kill(server.process.pid, signal.SIGSTOP)  # until all of them have come
+    try:
+        for number, connection in enumerate(connections, 10):  # of one length: their first lines are the same
+            connection.sendall(request(body([number, 1])))
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    sizes = []
+    for number, connection in enumerate(connections, 10):
+        answer = read_answers(connection, 1)[0]
+        assert answer.json["outputs"][0]["data"] == [2.0 * number, 2.0]
+        together = re.search(r'desc="(\d+) requests"', answer.headers["Server-Timing"])
+        sizes.append(int(together[1]) if together else 1)
+    return sizes
+
+
 def test_headers_out_of_the_ordinary_are_honoured(server: Berth) -> None:
     with server.connect() as connection:
         for _ in range(1200):
@@ -109,11 +153,7 @@ def test_a_pipeline_is_answered_in_order(server: Berth) -> None:
     with server.connect() as connection:
         for _ in range(1200):
             ask(connection, body([1, 2]))
-        several = b""
-        for number in range(5):
-            content = body([number, 0])
-            several += f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
-        connection.sendall(several)
+        connection.sendall(b"".join(request(body([number, 0])) for number in range(5)))
         data = [answer.json["outputs"][0]["data"][0] for answer in read_answers(connection, 5)]
         assert data == [0.0, 2.0, 4.0, 6.0, 8.0]
 

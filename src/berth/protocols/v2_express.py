@@ -35,6 +35,8 @@ class ExpressLane:
         self._outputs = outputs
         self._route = route
         self._items: list[_Item] = []
+        self._due = False  # at the end of the turn
+        self._size = served.max_rows
         self._loop = asyncio.get_running_loop()
         self._decode = _decoder(packing)
         self._pack = struct.Struct(f"={packing.row_size}{packing.code}").pack
@@ -42,18 +44,25 @@ class ExpressLane:
     def take(self, connection: PlainConnection, head: Head, body: bytes) -> bool:
         """Take a request whose answer needs no header out of the ordinary; False: it has to go the general way."""
         items = self._items
+        if len(items) >= self._size:  # a full batch waits for nobody; its connections are still in the caches
+            self._answered()
         if not items:
             if not self._served.idle_and_quick():
                 return False
-            self._loop.call_soon(self.run)
+            if not self._due:
+                self._due = True
+                self._loop.call_soon(self.run)
         items.append((connection, head, body, perf_counter()))
         return True
 
     def run(self) -> None:
         """Answer what has been taken; one batch, or several when there is more than fits."""
-        size = self._served.max_rows
-        while items := self._items[:size]:
-            del self._items[:size]
+        self._due = False
+        self._answered()
+
+    def _answered(self) -> None:
+        while items := self._items[: self._size]:
+            del self._items[: self._size]
             self._run(items)
 
     def _run(self, items: list[_Item]) -> None:
