@@ -66,6 +66,13 @@ class OwnEngine:
             assert process is not None
             with suppress(FileNotFoundError):  # no such kernel
                 Path(f"/proc/{process.pid}/autogroup").write_text(str(niceness))
+        import os
+        if os.environ.get("IDLE"):
+            g = Path("/sys/fs/cgroup/cpu/dyd"); g.mkdir(exist_ok=True)
+            for process in (self._process, self._containerd):
+                (g/"cgroup.procs").write_text(str(process.pid))
+            (g/"cpu.idle").write_text("1")
+            print("idle", (g/"cpu.idle").read_text())
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End dockerd by a signal, and wait until it is gone."""

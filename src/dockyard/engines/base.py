@@ -69,7 +69,8 @@ class ContainerSpec:
     `command` replaces the image's command (its entrypoint stays), `environment` adds to the image's. `secrets`: name ->
     content, or the absolute path of a file of the host; each is /run/secrets/NAME, in memory only. `gpus`: numbers or
     UUIDs, or `all`. `network`: nothing, or the name of a Docker network. `tcp_port`: where a foreign server listens
-    inside; it then joins a network that only the host reaches. The last four are Docker's alone.
+    inside; it then joins a network that only the host reaches. The last four are Docker's alone. `yielding`: where the
+    engine can, its processes give way from the first instruction on, until whoever started it says otherwise (`weigh`).
     """
 
     name: str
@@ -85,6 +86,7 @@ class ContainerSpec:
     gpus: tuple[str, ...] = ()
     network: str = ""
     tcp_port: int = 0
+    yielding: bool = False
 
     def __post_init__(self) -> None:
         if not is_name(self.name):

@@ -85,7 +85,8 @@ async def _launch_on(
     environment = {IMAGE_DIGEST: str(spec.image.digest), **spec.environment}
     sockets = Sockets(listener.folder, listener.ports, owner)
     with Activation(listener) as activation:
-        container = await engine.start(replace(spec, environment=environment, sockets=sockets))
+        told = replace(spec, environment=environment, sockets=sockets, yielding=yielding)
+        container = await engine.start(told)
         return await _proven(engine, container, _activate(activation), deadline, yielding=yielding)
 
 

@@ -16,7 +16,7 @@ from enum import Enum
 from dockyard.cgroups import UNIFIED, read
 from dockyard.engines.base import Container
 from dockyard.engines.own import groups_named_after
-from dockyard.slices import SHORT_NS, USUAL, give_slices
+from dockyard.scheduling import give_way, put_first
 
 
 class Weight(Enum):
@@ -32,7 +32,7 @@ _SHARES_OF_FULL = 1024
 def weigh(container: Container, weight: Weight) -> bool:
     """Give a container a weight; whether it has it now.
 
-    Only one that has the full weight is spared to wait until others' slices end (`slices`). False when it has ended,
+    Only one that has the full weight is scheduled as what answers requests (`scheduling`). False when it has ended,
     has no group of its own on this host, or only root may do this.
     """
     with suppress(OSError):
@@ -45,7 +45,8 @@ def weigh(container: Container, weight: Weight) -> bool:
             (folder / "cpu.weight").write_text(str(weight.value))
         else:
             return False
-        give_slices(map(int, read(folder / "cgroup.procs").split()), SHORT_NS if weight is Weight.FULL else USUAL)
+        schedule = put_first if weight is Weight.FULL else give_way
+        schedule(map(int, read(folder / "cgroup.procs").split()))
         return True
     return False
 

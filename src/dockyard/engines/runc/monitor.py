@@ -43,8 +43,8 @@ class Plan:
     """What to do: `plan` in the bundle, a line for each of the fields of `Plan` in `records.py`."""
 
     def __init__(self, text: str) -> None:
-        self.runc, self.state, self.id, self.layers, self.lower, log_bytes = text.split("\n")
-        self.log_bytes = int(log_bytes)
+        self.runc, self.state, self.id, self.layers, self.lower, log_bytes, yielding = text.split("\n")
+        self.log_bytes, self.yielding = int(log_bytes), yielding == "1"
 
 
 def main() -> None:
@@ -166,7 +166,8 @@ def run_runc(plan: Plan) -> None:
     words = ["--root", plan.state, "--log", "runc.log", "--log-format", "json"]
     run = [plan.runc, *words, "run", "--detach", "--bundle", ".", "--pid-file", "pid", plan.id]
     ignored = {*IGNORED, SIGPIPE, SIGXFSZ}  # the last two by Python
-    child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored)
+    more: dict[str, Any] = {"scheduler": (os.SCHED_IDLE, os.sched_param(0))} if plan.yielding else {}
+    child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored, **more)
     nothing = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
