@@ -1,4 +1,4 @@
-"""Slices: short ones for whole processes and all that they start, and nothing where that has no meaning."""
+"""What answers goes first and what starts gives way, whole processes and all that they start, and nobody else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dockyard.slices import SHORT_NS, USUAL, give_slices, slice_of
+from dockyard.scheduling import SHORT_NS, give_way, put_first, slice_of
 
 DEADLINE_S = 20.0
 THREADS_AND_A_CHILD = """
@@ -51,35 +51,49 @@ def test_all_threads_of_a_process_and_all_that_they_start_have_short_slices(prog
     assert program.stdout is not None
     usual = slice_of(os.getpid())
     assert usual > SHORT_NS
-    give_slices([program.pid], SHORT_NS)
+    put_first([program.pid])
     assert [slice_of(each) for each in threads(program.pid)] == [SHORT_NS, SHORT_NS]
     program.stdin.write("\n")
     program.stdin.flush()
     later = map(int, program.stdout.readline().split())
     assert [slice_of(each) for each in later] == [SHORT_NS, SHORT_NS]
     assert slice_of(os.getpid()) == usual
-    give_slices([program.pid], USUAL)
-    assert {slice_of(each) for each in threads(program.pid)} == {usual}
 
 
 def test_their_niceness_stays(program: subprocess.Popen[str]) -> None:
     os.setpriority(os.PRIO_PROCESS, program.pid, 7)
-    give_slices([program.pid], SHORT_NS)
+    put_first([program.pid])
     assert os.getpriority(os.PRIO_PROCESS, program.pid) == 7
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give other policies")
-@pytest.mark.parametrize(("policy", "priority"), [(os.SCHED_RR, 1), (os.SCHED_IDLE, 0)])
-def test_threads_of_another_policy_are_left_alone(program: subprocess.Popen[str], policy: int, priority: int) -> None:
-    os.sched_setscheduler(program.pid, policy, os.sched_param(priority))
-    give_slices([program.pid], SHORT_NS)
-    assert os.sched_getscheduler(program.pid) == policy
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may let what gives way answer again")
+def test_what_gives_way_does_so_with_all_it_starts_until_it_is_put_first(program: subprocess.Popen[str]) -> None:
+    assert program.stdin is not None
+    assert program.stdout is not None
+    give_way([program.pid])
+    program.stdin.write("\n")
+    program.stdin.flush()
+    later, child = map(int, program.stdout.readline().split())
+    everyone = {*threads(program.pid), later, child}
+    assert {os.sched_getscheduler(each) for each in everyone} == {os.SCHED_IDLE}
+    put_first([program.pid, child])
+    assert {os.sched_getscheduler(each) for each in everyone} == {os.SCHED_OTHER}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a real-time policy")
+def test_threads_of_another_policy_are_left_alone(program: subprocess.Popen[str]) -> None:
+    os.sched_setscheduler(program.pid, os.SCHED_RR, os.sched_param(1))
+    put_first([program.pid])
+    give_way([program.pid])
+    assert os.sched_getscheduler(program.pid) == os.SCHED_RR
     os.sched_setscheduler(program.pid, os.SCHED_OTHER, os.sched_param(0))
 
 
 def test_a_process_that_has_ended_is_passed_over() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait(DEADLINE_S)
-    give_slices([process.pid], SHORT_NS)
+    put_first([process.pid])
+    give_way([process.pid])
     with pytest.raises(OSError, match="refuses"):
         slice_of(process.pid)

@@ -6,7 +6,7 @@ that are kept and some on connections that are made anew for every request; the 
 `--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
 After each rollout there is a pause, with the same load; `--pause 0` shows what rollouts cost without the calm between.
 Docker is set up as `docs/operations/install.md` advises (decision 58): its containers have their control groups side by
-side, as under systemd, and its daemons have little weight.
+side, as under systemd, and its daemons have the time that nothing else wants.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from dockyard.errors import (
     StartError,
 )
 from dockyard.oci.layout import Layout
-from dockyard.slices import SHORT_NS, slice_of
+from dockyard.scheduling import SHORT_NS, slice_of
 from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
@@ -257,13 +257,15 @@ class TestWeight:
             container = await launch(yard.engine, yard.spec(), listener, yielding=True)
             assert weight_of(container) == 1.0
 
-    async def test_with_its_full_weight_its_threads_have_short_slices(self, yard: Yard) -> None:
+    async def test_how_its_threads_are_scheduled_goes_with_its_weight(self, yard: Yard) -> None:
         container = await yard.engine.start(yard.spec("waits", "wait"))
         assert container.pid is not None
-        usual = slice_of(container.pid)
-        for weight in (Weight.FULL, Weight.YIELDING):
-            assert weigh(container, weight)
-            assert slice_of(container.pid) == (SHORT_NS if usual and weight is Weight.FULL else usual)
+        told = slice_of(container.pid) > 0
+        assert weigh(container, Weight.YIELDING)
+        assert os.sched_getscheduler(container.pid) == os.SCHED_IDLE
+        assert weigh(container, Weight.FULL)
+        assert os.sched_getscheduler(container.pid) == os.SCHED_OTHER
+        assert slice_of(container.pid) == (SHORT_NS if told else 0)
 
     async def test_one_that_takes_long_to_start_does_not_yield_for_ever(self, yard: Yard) -> None:
         spec = yard.spec("slow", "serve", "never-ready")

@@ -82,6 +82,17 @@ async def until(condition, deadline: float = 10.0) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_one_that_yields_does_so_from_its_first_instruction_and_its_monitor_only_meanwhile(
+    engine: RuncEngine, tiny_image: TinyImage
+) -> None:
+    usual, yielding = (spec_of(tiny_image.image, "wait") for _ in range(2))
+    for spec, policy in ((usual, os.SCHED_OTHER), (replace(yielding, yielding=True), os.SCHED_IDLE)):
+        container = await engine.start(spec)
+        assert container.pid is not None
+        assert os.sched_getscheduler(container.pid) == policy
+        assert os.sched_getscheduler(monitor_of(spec.name)) == os.SCHED_OTHER
+
+
 class TestRoots:
     async def test_files_that_a_layer_deletes_are_gone_and_opaque_folders_hide(
         self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path

@@ -18,7 +18,7 @@ from dockyard.engines.docker.engine import DockerEngine
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.weight import Weight, weigh, weight_of
 from dockyard.gateway import process
-from dockyard.slices import SHORT_NS, slice_of
+from dockyard.scheduling import SHORT_NS, slice_of
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.home import Home
 from dockyard.yard import priority

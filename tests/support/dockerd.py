@@ -59,20 +59,21 @@ class OwnEngine:
         self._process = self._run(self._command)
         self._wait(self._process)
 
-    def give_way(self, niceness: int = 10) -> None:
-        """Let its two processes, and the programs that they start, give way to others: as sessions, which is what the
-        kernel compares outside of control groups. Containers have groups of their own."""
+    def give_way(self) -> None:
+        """Let its two processes, and the programs that they start, have the time that nothing else wants, as
+        `CPUWeight=idle` does under systemd. Containers have groups of their own."""
+        group = self._group
+        group.mkdir()
+        (group / "cpu.idle").write_text("1")
         for process in (self._process, self._containerd):
             assert process is not None
-            with suppress(FileNotFoundError):  # no such kernel
-                Path(f"/proc/{process.pid}/autogroup").write_text(str(niceness))
-        import os
-        if os.environ.get("IDLE"):
-            g = Path("/sys/fs/cgroup/cpu/dyd"); g.mkdir(exist_ok=True)
-            for process in (self._process, self._containerd):
-                (g/"cgroup.procs").write_text(str(process.pid))
-            (g/"cpu.idle").write_text("1")
-            print("idle", (g/"cpu.idle").read_text())
+            (group / "cgroup.procs").write_text(str(process.pid))
+
+    @property
+    def _group(self) -> Path:
+        """The control group of engines that give way; version 1 has one tree for each controller."""
+        tree = Path("/sys/fs/cgroup/cpu")
+        return (tree if tree.is_dir() else tree.parent) / self.folder.name
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End dockerd by a signal, and wait until it is gone."""
@@ -86,6 +87,8 @@ class OwnEngine:
         if self._containerd is not None:
             _stop(self._containerd, signal.SIGTERM)
         _unmount(self.folder)
+        with suppress(OSError):  # there was none, or a container's last process is still ending
+            self._group.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _containerd_command(self) -> list[str]:

@@ -227,7 +227,7 @@ class RuncEngine:
             yielding=int(spec.yielding),
         )
         records.write(folder / "plan", plan.text())
-        return await programs.start_monitor(folder, piped=not log_bytes)
+        return await programs.start_monitor(folder, piped=not log_bytes, yielding=spec.yielding)
 
     async def _discard(self, folder: Path) -> None:
         """A start has failed: nothing of it stays, and its sockets are the starter's."""

@@ -166,8 +166,10 @@ def run_runc(plan: Plan) -> None:
     words = ["--root", plan.state, "--log", "runc.log", "--log-format", "json"]
     run = [plan.runc, *words, "run", "--detach", "--bundle", ".", "--pid-file", "pid", plan.id]
     ignored = {*IGNORED, SIGPIPE, SIGXFSZ}  # the last two by Python
-    more: dict[str, Any] = {"scheduler": (os.SCHED_IDLE, os.sched_param(0))} if plan.yielding else {}
-    child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored, **more)
+    if plan.yielding:  # the C library refuses this as an attribute of what is spawned
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     nothing = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)

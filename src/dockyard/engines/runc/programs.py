@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,15 +68,18 @@ async def run(arguments: Sequence[str], deadline: float = DEADLINE) -> None:
         )
 
 
-async def start_monitor(bundle: Path, *, piped: bool, deadline: float = DEADLINE) -> Started:
+async def start_monitor(bundle: Path, *, piped: bool, yielding: bool = False, deadline: float = DEADLINE) -> Started:
     """Start the monitor of a bundle, which detaches from us, and wait for its report.
 
-    When `piped`, the container's standard streams are those of the returned process.
+    When `piped`, the container's standard streams are those of the returned process. When `yielding`, it gives way to
+    what answers requests until it has started the container, as that does then.
     """
     stream = asyncio.subprocess.PIPE if piped else _NOTHING
+    chrt = shutil.which("chrt", path=_ENVIRONMENT["PATH"]) if yielding else None
     ours, its = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
+            *((chrt, "--idle", "0") if chrt else ()),
             sys.executable,
             *("-I", "-S", "-c", _MONITOR, monitor.__file__, str(bundle), str(its)),
             stdin=stream,
