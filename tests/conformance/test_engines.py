@@ -254,8 +254,10 @@ class TestWeight:
 
     async def test_one_that_yielded_while_it_started_has_it_full_once_it_is_ready(self, yard: Yard) -> None:
         with Listener.bind(yard.runtime / "replica") as listener:
-            container = await launch(yard.engine, yard.spec(), listener, yielding=True)
+            container = await launch(yard.engine, yard.spec(), listener, yielding=asyncio.Event())
             assert weight_of(container) == 1.0
+            assert container.pid is not None
+            assert os.sched_getscheduler(container.pid) == os.SCHED_OTHER
 
     async def test_how_its_threads_are_scheduled_goes_with_its_weight(self, yard: Yard) -> None:
         container = await yard.engine.start(yard.spec("waits", "wait"))
@@ -270,7 +272,7 @@ class TestWeight:
     async def test_one_that_takes_long_to_start_does_not_yield_for_ever(self, yard: Yard) -> None:
         spec = yard.spec("slow", "serve", "never-ready")
         with Listener.bind(yard.runtime / "replica") as listener:
-            launching = asyncio.create_task(launch(yard.engine, spec, listener, deadline=20, yielding=True))
+            launching = asyncio.create_task(launch(yard.engine, spec, listener, deadline=20, yielding=asyncio.Event()))
             lowered, now = False, list[float | None]()
             async with asyncio.timeout(19):
                 while not (lowered and now == [1.0]):

@@ -85,19 +85,24 @@ def pids(yard: RunningYard, phase: str) -> list[int | None]:
     return [each.pid for each in containers(yard, phase)]
 
 
-def test_a_replica_yields_while_it_starts_beside_others_and_has_its_full_weight_once_ready(
-    yard: RunningYard, tmp_path: Path
-) -> None:
-    tmp_path.chmod(0o755)
-    wanted = msgspec.convert(
+def behind_a_gate(folder: Path) -> Deployment:
+    """The next revision, whose replica loads until a file `open` is in the folder."""
+    folder.chmod(0o755)
+    return msgspec.convert(
         {
             "name": NAME,
             "image": "gated:1",
             "environment": {"GATE": "/gate"},
-            "mounts": [{"source": str(tmp_path), "target": "/gate"}],
+            "mounts": [{"source": str(folder), "target": "/gate"}],
         },
         Deployment,
     )
+
+
+def test_a_replica_yields_while_it_starts_beside_others_and_has_its_full_weight_once_ready(
+    yard: RunningYard, tmp_path: Path
+) -> None:
+    wanted = behind_a_gate(tmp_path)
     with ThreadPoolExecutor(1) as pool:
         receipt = pool.submit(yard.deploy, wanted)
         until(lambda: [low for low in weights(yard, "starting") if low and low < 0.2], "it does not yield")
@@ -105,6 +110,23 @@ def test_a_replica_yields_while_it_starts_beside_others_and_has_its_full_weight_
         (tmp_path / "open").touch()
         assert receipt.result(60).succeeded
     assert weights(yard, "ready") == [1.0]
+
+
+def test_a_replica_that_starts_does_not_yield_any_more_when_the_last_that_served_ends(
+    yard: RunningYard, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        receipt = pool.submit(yard.deploy, behind_a_gate(tmp_path))
+        until(lambda: [low for low in weights(yard, "starting") if low and low < 0.2], "it does not yield")
+        (serves,), (starts,) = containers(yard, "ready"), containers(yard, "starting")
+        assert serves.pid is not None
+        assert starts.pid is not None
+        assert os.sched_getscheduler(starts.pid) == os.SCHED_IDLE
+        os.kill(serves.pid, signal.SIGKILL)
+        until(lambda: weight_of(starts) == 1.0, "it yields to nobody")
+        assert os.sched_getscheduler(starts.pid) == os.SCHED_OTHER
+        (tmp_path / "open").touch()
+        assert receipt.result(60).succeeded
 
 
 def test_a_yard_that_comes_back_raises_what_the_one_before_left_low(yard: RunningYard) -> None:

@@ -27,9 +27,9 @@ class Starts:
         self.running: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
 
-    def begin(self, name: str, longest: float = LONG) -> asyncio.Task[None]:
+    def begin(self, name: str, longest: float = LONG, hurry: asyncio.Event | None = None) -> asyncio.Task[None]:
         """Ask for a turn."""
-        return self._begin(name, self._turns.turn(longest))
+        return self._begin(name, self._turns.turn(longest, hurry or asyncio.Event()))
 
     def begin_last(self, name: str, patience: float = LONG) -> asyncio.Task[None]:
         """What can wait longer."""
@@ -91,6 +91,32 @@ async def test_a_turn_that_lasts_too_long_is_given_on_once_and_not_again_at_the_
     for name in "bcd":
         starts.end(name)
     await asyncio.gather(b, c, d)
+
+
+async def test_who_is_in_a_hurry_waits_for_no_turn_and_takes_none_away(starts: Starts) -> None:
+    hurry = asyncio.Event()
+    a, b = starts.begin("a"), starts.begin("b")
+    c, d = starts.begin("c", hurry=hurry), starts.begin("d")
+    last = starts.begin_last("last")
+    await settle()
+    assert starts.running == ["a", "b"]
+    hurry.set()
+    await settle()
+    assert starts.running == ["a", "b", "c"]
+    starts.end("c")
+    await c
+    await settle()
+    assert starts.running == ["a", "b"]
+    starts.end("a")
+    await settle()
+    assert starts.running == ["b", "d"]
+    for name in ("b", "d"):
+        starts.end(name)
+    await asyncio.gather(a, b, d)
+    await settle()
+    assert starts.running == ["last"]
+    starts.end("last")
+    await last
 
 
 async def test_what_can_wait_longest_comes_after_all_starts_and_one_after_the_other(starts: Starts) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,14 @@ async def launch(
     *,
     ready_path: str = READY_PATH,
     deadline: float = READY_DEADLINE,
-    yielding: bool = False,
+    yielding: asyncio.Event | None = None,
 ) -> Container:
     """Start `spec` and return when it is ready to answer at `container.address`.
 
     On `listener`, which stays open and the caller's, whatever happens: connections that came before wait for this
     container. Without one, `spec.tcp_port` names where a foreign server listens: it is ready once it answers
-    `ready_path` with 200. `yielding`: until it is ready, or a quarter of the deadline has passed, it takes the
-    processor time that its siblings leave. StartError, with the end of the log, when it ends or is not ready after
+    `ready_path` with 200. `yielding`: until it is ready, this is set, or a quarter of the deadline has passed, it takes
+    the processor time that its siblings leave. StartError, with the end of the log, when it ends or is not ready after
     `deadline` seconds; what `start` raises.
     """
     if listener is not None:
@@ -80,12 +80,18 @@ async def launch(
 
 
 async def _launch_on(
-    engine: Engine, spec: ContainerSpec, listener: Listener, owner: Owner, deadline: float, *, yielding: bool = False
+    engine: Engine,
+    spec: ContainerSpec,
+    listener: Listener,
+    owner: Owner,
+    deadline: float,
+    *,
+    yielding: asyncio.Event | None = None,
 ) -> Container:
     environment = {IMAGE_DIGEST: str(spec.image.digest), **spec.environment}
     sockets = Sockets(listener.folder, listener.ports, owner)
     with Activation(listener) as activation:
-        told = replace(spec, environment=environment, sockets=sockets, yielding=yielding)
+        told = replace(spec, environment=environment, sockets=sockets, yielding=yielding is not None)
         container = await engine.start(told)
         return await _proven(engine, container, _activate(activation), deadline, yielding=yielding)
 
@@ -96,11 +102,11 @@ async def _proven(
     getting_ready: Coroutine[Any, Any, None],
     deadline: float,
     *,
-    yielding: bool,
+    yielding: asyncio.Event | None,
 ) -> Container:
     """The container, once it is ready; it is removed when it does not become so."""
     try:
-        with _yielding(container, deadline * YIELDING_SHARE) if yielding else nullcontext():
+        with _yielding(container, deadline * YIELDING_SHARE, yielding) if yielding else nullcontext():
             await _until_ready(engine, container, getting_ready, deadline)
     except BaseException:
         await remove_surely(engine, container.id)
@@ -109,17 +115,22 @@ async def _proven(
 
 
 @contextmanager
-def _yielding(container: Container, patience: float) -> Iterator[None]:
-    """A low weight in the block, for at most so many seconds: on a host that is busy for long it must start too."""
-    if not weigh(container, Weight.YIELDING):
-        yield
-        return
-    enough = asyncio.get_running_loop().call_later(patience, weigh, container, Weight.FULL)
+def _yielding(container: Container, patience: float, enough: asyncio.Event) -> Iterator[None]:
+    """A low weight in the block, until it is `enough` or patience ends: on a host that is busy it must start too."""
+    weigh(container, Weight.YIELDING)
+    ending = asyncio.ensure_future(_in_full(container, patience, enough))
     try:
         yield
     finally:
-        enough.cancel()
+        ending.cancel()
         weigh(container, Weight.FULL)
+
+
+async def _in_full(container: Container, patience: float, enough: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            await enough.wait()
+    weigh(container, Weight.FULL)
 
 
 async def _until_ready(

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAddress
@@ -41,13 +41,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Handle:
-    """What this process holds of one replica: our copy of its listener, its container, the tasks about it."""
+    """What this process holds of one replica: our copy of its listener, its container, the tasks about it.
+
+    `hurry` is set when it starts and nobody is left who answers meanwhile.
+    """
 
     listener: Listener | None = None
     container: Container | None = None
     work: asyncio.Task[None] | None = None
     stopping: bool = False
     watching: asyncio.Task[None] | None = None
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Fleet:
@@ -131,6 +135,9 @@ class Fleet:
                 replica=record.id,
                 detail=ended.log,
             )
+        for each in self._store.replicas():
+            if each.deployment == record.deployment and each.phase is Phase.STARTING and not self._others_serve(each):
+                self._handle(each.id).hurry.set()
         self._notify()
 
     async def close(self) -> None:
@@ -165,9 +172,11 @@ class Fleet:
 
     async def _launched(self, record: ReplicaRecord, image: Image, probes: Probes) -> Container:
         """Its container, once it is ready; one that can wait takes its turn, and yields to others."""
-        yielding = self._others_serve(record)
+        hurry = self._handle(record.id).hurry
+        hurry.clear()
+        yielding = hurry if self._others_serve(record) else None
         deadline = probes.start_deadline_s
-        async with self._turns.turn(deadline * YIELDING_SHARE) if yielding else nullcontext():
+        async with self._turns.turn(deadline * YIELDING_SHARE, hurry) if yielding else nullcontext():
             return await launch(
                 self._host.engine(record.engine),
                 self._spec(record, image),

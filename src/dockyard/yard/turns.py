@@ -25,15 +25,19 @@ class Turns:
         self._last = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, longest: float) -> AsyncIterator[None]:
-        """Wait for a turn, first come, first served, and keep it for the block, but for at most `longest` seconds."""
+    async def turn(self, longest: float, hurry: asyncio.Event) -> AsyncIterator[None]:
+        """Wait for a turn, first come, first served, and keep it for the block, but for at most `longest` seconds.
+
+        Once `hurry` is set there is no waiting, and no turn.
+        """
         self._want(1)
         try:
-            await self._free.acquire()
+            kept = await self._taken(hurry)
         except BaseException:
             self._want(-1)
             raise
-        kept = True
+        if not kept:
+            self._want(-1)
 
         def end() -> None:
             nonlocal kept
@@ -63,6 +67,20 @@ class Turns:
         finally:
             if held:
                 self._last.release()
+
+    async def _taken(self, hurry: asyncio.Event) -> bool:
+        """Whether there was a turn before somebody was in a hurry."""
+        taking, hurrying = asyncio.ensure_future(self._free.acquire()), asyncio.ensure_future(hurry.wait())
+        try:
+            await asyncio.wait({taking, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            return taking.done()
+        except asyncio.CancelledError:
+            if taking.done():
+                self._free.release()
+            raise
+        finally:
+            taking.cancel()
+            hurrying.cancel()
 
     def _want(self, more: int) -> None:
         self._wanted += more
