@@ -34,7 +34,7 @@ from dockyard.engines.docker.streams import AttachedContainer
 from dockyard.engines.lines import Lines
 from dockyard.engines.own import send_signal
 from dockyard.engines.removal import finish, remove_surely
-from dockyard.errors import ContainerNotFoundError, StartError
+from dockyard.errors import ContainerNotFoundError, EngineError, StartError
 from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
 from dockyard.oci.reference import tagged
@@ -131,7 +131,8 @@ class DockerEngine:
         if container.state is not State.RUNNING or not send_signal(container, signal.SIGTERM):
             await self._signal(container_id, "SIGTERM")
         if container.state is State.FROZEN:
-            await self.thaw(container_id)
+            with suppress(EngineError):  # Docker wakes one itself for its stop signal, so it may run, or have ended
+                await self.thaw(container_id)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 return await self._exit_code(container_id)
