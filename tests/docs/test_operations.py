@@ -5,6 +5,7 @@ Only the port differs: pages say 8080, a test takes a free one. Each step of an 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -159,10 +160,11 @@ def test_a_stuck_rollout_shows_and_is_given_up(operator: Operator, tmp_path: Pat
     build_in(write_adder(tmp_path / "slow", predictor=SLOW), operator.yard.home, "slow:1")
     operator.yard.client(lambda client: client.deploy(iris(image="slow:1"), why="to be stuck"))
     until(lambda: len(operator.yard.status("iris").replicas) == 2, "nothing is started")
-    told = operator.follow("incidents", "rollout stuck: look")
+    look = functools.partial(operator.follow, "incidents", "rollout stuck: look")
+    until(lambda: "it loads for ever" in look(), "its log does not show")  # it starts with the time that others leave
+    told = look()
     assert "rollout" in told
     assert "starting, 0/1 ready" in told
-    assert "it loads for ever" in told
     operator.follow("incidents", "rollout stuck: mend")
     until(lambda: operator.yard.status("iris").rollout is None, "the rollout does not end", 30)
     status = operator.yard.status("iris")
