@@ -289,8 +289,10 @@ def test_umoci_reads_all_members_of_a_large_gzip_layer(layout, tmp_path):
 
 
 def test_skopeo_accepts_zstd(layout, tmp_path):
-    sample_image(layout, "iris:1", codec="zstd")
+    image = sample_image(layout, "iris:1", codec="zstd")
     run("skopeo", "--insecure-policy", "copy", f"oci:{layout.path}:iris:1", f"dir:{tmp_path / 'out'}")
+    copied = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert [layer["digest"] for layer in copied["layers"]] == [layer.digest for layer in image.layers]
 
 
 def test_a_layout_of_skopeo_is_read(layout, tmp_path):

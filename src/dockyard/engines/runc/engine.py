@@ -224,7 +224,6 @@ class RuncEngine:
             layers=str(self._places.layers),
             lower=":".join(wanted.lower),
             log_bytes=log_bytes,
-            yielding=int(spec.yielding),
         )
         records.write(folder / "plan", plan.text())
         return await programs.start_monitor(folder, piped=not log_bytes, yielding=spec.yielding)

@@ -43,8 +43,8 @@ class Plan:
     """What to do: `plan` in the bundle, a line for each of the fields of `Plan` in `records.py`."""
 
     def __init__(self, text: str) -> None:
-        self.runc, self.state, self.id, self.layers, self.lower, log_bytes, yielding = text.split("\n")
-        self.log_bytes, self.yielding = int(log_bytes), yielding == "1"
+        self.runc, self.state, self.id, self.layers, self.lower, log_bytes = text.split("\n")
+        self.log_bytes = int(log_bytes)
 
 
 def main() -> None:
@@ -166,10 +166,9 @@ def run_runc(plan: Plan) -> None:
     words = ["--root", plan.state, "--log", "runc.log", "--log-format", "json"]
     run = [plan.runc, *words, "run", "--detach", "--bundle", ".", "--pid-file", "pid", plan.id]
     ignored = {*IGNORED, SIGPIPE, SIGXFSZ}  # the last two by Python
-    if plan.yielding:  # the C library refuses this as an attribute of what is spawned
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     child = os.posix_spawn(plan.runc, run, os.environ, file_actions=streams, setsigmask=(), setsigdef=ignored)
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    if os.sched_getscheduler(0) == os.SCHED_IDLE:  # as `runc.programs` has us start; only the container goes on so
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     nothing = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)

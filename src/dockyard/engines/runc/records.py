@@ -36,8 +36,7 @@ class Facts(msgspec.Struct, frozen=True):
 class Plan(NamedTuple):
     """`plan`: what the monitor is to do, a line for each field. `lower` are folders in `layers`, or none to mount.
 
-    `log_bytes` is when the log is rotated; 0 leaves the container the monitor's own standard streams. `yielding`: the
-    container gives way from its first instruction on; 0 or 1.
+    `log_bytes` is when the log is rotated; 0 leaves the container the monitor's own standard streams.
     """
 
     runc: str
@@ -46,7 +45,6 @@ class Plan(NamedTuple):
     layers: str
     lower: str
     log_bytes: int
-    yielding: int
 
     def text(self) -> bytes:
         """As the monitor reads it."""
