@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from dockyard.oci.image import Image, LayerBlob
 from dockyard.oci.layout import Layout
 from tests.support.dockerd import docker_engine
-from tests.support.projects import adder, dockyard, home
+from tests.support.projects import SHARED, adder, dockyard, home
 from tests.support.tiny_image import base_layers, compile_tiny, make_image
 
 __all__ = ["adder", "dockyard", "home"]
@@ -32,6 +32,17 @@ def dockerd() -> Iterator[str]:
     """The address of a Docker Engine: `unix:///...`, for DOCKER_HOST. Started for this session if none answers."""
     with docker_engine() as address:
         yield address
+
+
+@pytest.fixture(autouse=True)
+def unmoved(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The image that the tests of a process share keeps its name: who moves `adder:1` fails, not a test after it."""
+    yield
+    for store, image in request.config.stash.get(SHARED, []):
+        layout = Layout.open(store)
+        if layout.resolve("adder:1").digest != image.digest:
+            layout.add(image, "adder:1")
+            pytest.fail("this test moved the name `adder:1`, which others use: build under another name")
 
 
 @pytest.fixture

@@ -25,10 +25,14 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     assert [part for part in said if part not in done.stderr] == [], done.stderr
 
 
+# Under a name of its own: a command that gives none to the image must not move the `adder:1` that all tests share.
+FAULTY = MANIFEST.replace('"adder"', '"faulty"')
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The adder, in a folder of its own."""
-    return write_adder(tmp_path / "project")
+    return write_adder(tmp_path / "project", FAULTY)
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def test_an_output_in_a_folder_that_is_not_there_makes_it_and_replaces_an_older_
     for old in (b"", b"an older one"):
         if old:
             output.write_bytes(old)
-        done = dockyard("build", str(project), "--name", "adder:out", "--output", str(output))
+        done = dockyard("build", str(project), "--name", "faulty:out", "--output", str(output))
         assert done.returncode == 0, done.stderr
         assert output.stat().st_size > 10_000_000
         assert [path.name for path in output.parent.iterdir()] == ["adder.tar"]
@@ -158,7 +162,7 @@ def test_a_damaged_layer_is_found_when_it_is_used(adder: Built, home: Home, tmp_
 
 def test_an_unreachable_debian_mirror_is_named(tmp_path: Path) -> None:
     folder = write_adder(
-        tmp_path / "p", f'{MANIFEST}\n[build]\nmirror = "http://127.0.0.1:9/debian"\nsuite = "bookworm"\n'
+        tmp_path / "p", f'{FAULTY}\n[build]\nmirror = "http://127.0.0.1:9/debian"\nsuite = "bookworm"\n'
     )
     done = CommandLine(Home(tmp_path / "home"))("build", str(folder))
     refused(done, "cannot reach the Debian mirror http://127.0.0.1:9/debian\n", "Check the network")
@@ -166,7 +170,7 @@ def test_an_unreachable_debian_mirror_is_named(tmp_path: Path) -> None:
 
 def test_an_unreachable_package_index_is_told(home: Home, adder: Built, tmp_path: Path) -> None:
     assert adder.image
-    folder = write_adder(tmp_path / "p", f'{MANIFEST}\n[build]\nrequirements = ["idna==3.10"]\n')
+    folder = write_adder(tmp_path / "p", f'{FAULTY}\n[build]\nrequirements = ["idna==3.10"]\n')
     nowhere = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_CACHE_DIR": str(tmp_path / "uv")}
     cut_off = {**nowhere, "UV_FIND_LINKS": "", "UV_INDEX": "", "UV_NO_CONFIG": "1", "UV_HTTP_RETRIES": "0"}
     refused(CommandLine(home, cut_off)("build", str(folder)), "the package index could not be reached")

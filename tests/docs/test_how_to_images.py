@@ -22,6 +22,16 @@ def project(tmp_path: Path) -> Path:
     return write_adder(tmp_path / "project", MANIFEST.replace('name = "adder"', 'name = "adder"\nlicense = "MIT"'))
 
 
+@pytest.fixture
+def own(home: Home, tmp_path: Path) -> Home:
+    """A store of one's own, since the pages build `adder:1`; nothing is fetched again for it."""
+    own = Home(tmp_path / "own")
+    own.root.mkdir()
+    home.cache.mkdir(parents=True, exist_ok=True)
+    (own.root / "cache").symlink_to(home.cache)
+    return own
+
+
 def commands(page: str) -> list[str]:
     return [block.text for block in blocks(HOW_TO / page) if block.language == "sh"]
 
@@ -35,30 +45,27 @@ def follow(text: str, folder: Path, home: Home, **variables: str) -> subprocess.
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_the_page_about_contents_can_be_followed(project: Path, home: Home) -> None:
+def test_the_page_about_contents_can_be_followed(project: Path, own: Home) -> None:
     build_in(
         write_adder(project.parent / "second", (project / "dockyard.toml").read_text().replace('"1"', '"2"')),
-        home,
+        own,
         "adder:2",
     )
-    line = CommandLine(home)
+    line = CommandLine(own)
     assert line("build", str(project)).returncode == 0
     shown, documents, difference, rebuilt, platforms = commands("what-is-in-my-image.md")
-    assert "model      adder 1" in follow(shown, project, home).stdout
-    assert follow(documents, project, home).returncode == 0
+    assert "model      adder 1" in follow(shown, project, own).stdout
+    assert follow(documents, project, own).returncode == 0
     assert json.loads((project / "sbom.json").read_text())["bomFormat"] == "CycloneDX"
     assert json.loads((project / "card.json").read_text())["license"] == "MIT"
     for file in ("sbom.json", "provenance.json", "card.json"):
         (project / file).unlink()
-    assert "dev.dockyard.model.version  1 -> 2" in follow(difference, project, home).stdout
-    assert follow(rebuilt, project, home).stdout.startswith("equal:")
+    assert "dev.dockyard.model.version  1 -> 2" in follow(difference, project, own).stdout
+    assert follow(rebuilt, project, own).stdout.startswith("equal:")
     assert platforms.split()[:2] == ["dockyard", "build"]  # followed by tests/build/test_platforms.py
 
 
-def test_the_page_about_keys_can_be_followed(project: Path, tmp_path: Path, home: Home) -> None:
-    own = Home(tmp_path / "own")
-    (own.root).mkdir()
-    (own.root / "cache").symlink_to(home.cache)  # so that nothing is fetched again
+def test_the_page_about_keys_can_be_followed(project: Path, tmp_path: Path, own: Home) -> None:
     person = tmp_path / "person"
     person.mkdir()
     generate, sign, check, named = commands("keys.md")
@@ -70,8 +77,8 @@ def test_the_page_about_keys_can_be_followed(project: Path, tmp_path: Path, home
     assert follow(named, project, own, **variables).returncode == 0
 
 
-def test_the_page_about_bundles_can_be_followed(project: Path, tmp_path: Path, home: Home) -> None:
-    line = CommandLine(home, {"DOCKYARD_KEY_PASSWORD": "open sesame"})
+def test_the_page_about_bundles_can_be_followed(project: Path, tmp_path: Path, own: Home) -> None:
+    line = CommandLine(own, {"DOCKYARD_KEY_PASSWORD": "open sesame"})
     key, there = tmp_path / "team.key", Home(tmp_path / "there")
     line("keygen", "--key", str(key))
     for version in ("1", "2"):
@@ -82,7 +89,7 @@ def test_the_page_about_bundles_can_be_followed(project: Path, tmp_path: Path, h
         assert line("sign", f"adder:{version}", "--key", str(key)).returncode == 0
     export, arrive, listed, delta = commands("offline.md")
     folder = tmp_path
-    for text, place in ((export, home), (arrive.splitlines()[0], there), (listed, there), (delta, home)):
+    for text, place in ((export, own), (arrive.splitlines()[0], there), (listed, there), (delta, own)):
         done = follow(text, folder, place)
         assert done.returncode == 0, done.stderr
     assert (folder / "delta.tar").stat().st_size < (folder / "bundle.tar").stat().st_size / 20

@@ -18,6 +18,7 @@ import pytest
 from dockyard.build.builder import Built, Options, build
 from dockyard.build.progress import Silent
 from dockyard.build.workshop import Workshop
+from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from dockyard.spec.load import load_project
@@ -48,6 +49,9 @@ predictor = "predictor:Adder"
 [run]
 memory = "256MiB"
 """
+
+SHARED = pytest.StashKey[list[tuple[Path, Image]]]()
+"""The store and the image of `adder`, once there is one."""
 
 GOLDEN = '{"inputs": {"left": 1.0, "right": 2.0}, "outputs": 3.5}\n'
 
@@ -105,9 +109,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="session")
-def adder(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The adder's image, built once."""
-    return build_in(write_adder(tmp_path_factory.mktemp("adder")), home, "adder:1")
+def adder(home: Home, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Built:
+    """The adder's image, built once. A test that moves its name fails (`unmoved` in conftest.py)."""
+    built = build_in(write_adder(tmp_path_factory.mktemp("adder")), home, "adder:1")
+    request.config.stash[SHARED] = [(home.images, built.image)]
+    return built
 
 
 @pytest.fixture
