@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from dockyard.engines.runc.engine import RuncEngine
+from dockyard.oci.digest import hex_of
 from dockyard.oci.integrity import check_image
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
@@ -71,3 +76,41 @@ def test_caches_are_emptied_only_when_asked_for(line: CommandLine) -> None:
     assert note.exists()
     line("gc", "--older-than", "0", "--caches")
     assert not note.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root")
+async def test_what_runc_unpacked_of_images_that_are_gone_is_freed_too(line: CommandLine) -> None:
+    layout = Layout.open(line.home.images)
+    gone, kept = layout.resolve("iris:1"), layout.resolve("iris:2")
+    engine = RuncEngine(line.home.runc, Path("/usr/sbin/runc"))
+    for image in (gone, kept):
+        await engine.load(image, layout, "iris")
+    records = {image: line.home.runc / "layers" / f"{hex_of(image.config.diff_ids[-1])}.json" for image in (gone, kept)}
+    line("gc", "--older-than", "0")
+    assert [record.exists() for record in records.values()] == [True, True]
+    line("rm", "iris:1")
+    line("gc")
+    assert [record.exists() for record in records.values()] == [True, True], "it was loaded a moment ago"
+    line("gc", "--older-than", "0")
+    assert [record.exists() for record in records.values()] == [False, True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root")
+def test_the_sum_has_what_runc_freed(line: CommandLine) -> None:
+    line("gc", "--older-than", "0", "--caches")
+    layer = line.home.runc / "layers" / ("0" * 64)
+    layer.mkdir(parents=True)
+    (layer / "weights").write_bytes(b"x" * (3 << 20))
+    assert line("gc").stdout == "0 B freed\n"
+    assert line("gc", "--older-than", "0").stdout == "3.1 MB freed\n"
+    assert not layer.exists()
+
+
+def test_no_engine_is_loaded_where_none_was_used(line: CommandLine) -> None:
+    code = "import sys, dockyard.cli.gc as gc; gc.command([], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=line.variables(), capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert not [name for name in loaded if name.startswith(("aiodocker", "aiohttp", "dockyard.engines.runc"))]
+    assert not line.home.runc.exists()

@@ -8,7 +8,8 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +24,15 @@ from dockyard.engines.probe import probe
 from dockyard.engines.recovery import recover
 from dockyard.engines.sockets import Listener
 from dockyard.errors import EngineError, StartError
-from dockyard.oci.image import Image
+from dockyard.oci.archive import archive_chunks
+from dockyard.oci.image import History, Image, ImageConfig
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
 from tests.support.dockerd import OwnEngine, own_engine
 from tests.support.tiny_image import CONFIG, make_image
 
 LIMITS = Resources(memory=64 << 20, pids=16)
+BUILT = replace(CONFIG, history=(History(created_by="dockyard 1", comment="a layer"),) * 3)
 HTTPD = replace(CONFIG, entrypoint=("/bin/busybox", "httpd", "-f", "-p", "8000", "-h", "/app"), command=())
 
 
@@ -185,3 +188,103 @@ class TestNetworks:
                 await engine.start(spec_of(tiny_image.image, gpus=("all",)))
             assert "NVIDIA Container Toolkit" in caught.value.remedy
             assert await engine.list() == ()
+
+
+@dataclass(frozen=True)
+class Quay:
+    """An engine that nobody else uses, a client of it as a person has one, and the tiny image."""
+
+    engine: DockerEngine
+    client: aiodocker.Docker
+    tiny: TinyImage
+
+    async def load(self, note: str, config: ImageConfig = BUILT, name: str = "quay:1") -> Image:
+        """An image with its own note; the one that had the name loses it."""
+        image = make_image(self.tiny.layout, self.tiny.base, name, note, config)
+        await self.engine.load(image, self.tiny.layout, name)
+        return image
+
+    async def named(self, image: Image) -> datetime:
+        """When it was last given a name."""
+        found = await self.client.images.inspect(image.image_id)
+        return datetime.fromisoformat(found["Metadata"]["LastTagTime"])
+
+    async def has(self, *images: Image) -> list[bool]:
+        """Which of them the engine has."""
+        found = {entry["Id"] for entry in await self.client.images.list()}
+        return [image.image_id in found for image in images]
+
+
+@pytest.fixture(scope="module")
+def lonely() -> Iterator[OwnEngine]:
+    with own_engine() as own:
+        yield own
+
+
+@pytest.fixture
+async def quay(lonely: OwnEngine, tiny_image: TinyImage) -> AsyncIterator[Quay]:
+    async with opened(lonely) as engine, aiodocker.Docker(url=f"unix://{lonely.socket}") as client:
+        yield Quay(engine, client, tiny_image)
+
+
+class TestPruning:
+    async def test_an_image_that_lost_its_name_goes_unless_it_is_needed(self, quay: Quay) -> None:
+        gone, kept, named = await quay.load("x" * 3000), await quay.load("kept"), await quay.load("named")
+        assert await quay.engine.prune([kept], 3600) == 0
+        assert await quay.has(gone, kept, named) == [True, True, True], "they were loaded a moment ago"
+        assert await quay.engine.prune([kept], 0) == 3000
+        assert await quay.has(gone, kept, named) == [False, True, True]
+        finished = await run_once(quay.engine, spec_of(kept, command=("exit", "3")))
+        assert finished.exit_code == 3
+        assert (await quay.load("x" * 3000)).image_id == gone.image_id
+
+    async def test_a_container_keeps_its_image_until_it_is_removed(self, quay: Quay) -> None:
+        image = await quay.load("used")
+        running = await quay.engine.start(spec_of(image, command=("wait",)))
+        ended = await quay.engine.start(spec_of(image, command=("exit", "0")))
+        await quay.engine.wait(ended.id, 20)
+        await quay.load("newer")
+        await quay.engine.prune([], 0)
+        assert await quay.has(image) == [True]
+        await quay.engine.remove(running.id)
+        await quay.engine.prune([], 0)
+        assert await quay.has(image) == [True]
+        await quay.engine.remove(ended.id)
+        await quay.engine.prune([], 0)
+        assert await quay.has(image) == [False]
+
+    async def test_what_a_person_named_or_made_is_not_touched(self, quay: Quay) -> None:
+        tagged = await quay.load("tagged")
+        await quay.client.images.tag(tagged.image_id, "mine", tag="1")
+        step = History(created_by="/bin/sh -c #(nop) COPY file:1 in /app")
+        derived = await quay.load("derived", replace(BUILT, history=(*BUILT.history[1:], step)))
+        foreign = await quay.load("foreign", replace(BUILT, labels={"maintainer": "ada"}))
+        await quay.load("newer")
+        await quay.engine.prune([], 0)
+        assert await quay.has(tagged, derived, foreign) == [True, True, True]
+        await quay.client.images.delete("mine:1", noprune=True)
+        assert await quay.has(tagged) == [False], "Docker takes it with its last name"
+
+    async def test_a_load_of_what_is_there_already_counts_as_new(self, quay: Quay) -> None:
+        image = await quay.load("first")
+        before = await quay.named(image)
+        await quay.load("first")
+        assert await quay.named(image) > before
+
+    async def test_an_image_that_an_archive_brought_goes_too(self, quay: Quay) -> None:
+        image = make_image(quay.tiny.layout, quay.tiny.base, "quay:1", "from an archive", BUILT)
+
+        async def archive() -> AsyncIterator[bytes]:
+            for chunk in archive_chunks(image, quay.tiny.layout, "quay:1"):
+                yield chunk
+
+        await quay.client.images.import_image(archive())
+        await quay.load("newer")
+        await quay.engine.prune([], 3600)
+        assert await quay.has(image) == [False]
+
+    async def test_a_daemon_that_is_gone_is_an_error_that_says_so(self, tiny_image: TinyImage) -> None:
+        engine = DockerEngine("unix:///nowhere/docker.sock")
+        with pytest.raises(EngineError, match="does not answer"):
+            await engine.prune([tiny_image.image], 0)
+        await engine.close()

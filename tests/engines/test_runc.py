@@ -15,14 +15,17 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from dockyard.engines.base import ContainerSpec, State
+from dockyard.engines.base import Attached, ContainerSpec, State
 from dockyard.engines.once import run_once
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.runc.layers import LayerStore
-from dockyard.errors import EngineError
+from dockyard.engines.runc.usage import used_by
+from dockyard.errors import EngineError, ImageNotFoundError
+from dockyard.oci.digest import hex_of
 from dockyard.oci.image import Descriptor, Image, LayerBlob
 from dockyard.oci.layer import Entry, write_layer
 from dockyard.oci.layout import Layout
@@ -315,3 +318,187 @@ os.kill(os.getpid(), signal.SIGKILL)
         await engine.remove(container.id)
         assert time.monotonic() - begun < 3
         assert not list(Path("/sys/fs/cgroup").glob(f"**/dockyard-*{container.name}"))
+
+
+SHELL = replace(CONFIG, entrypoint=("/bin/busybox", "sh", "-c", "while read path; do /bin/busybox cat $path; done"))
+
+
+def reader_of(tiny: TinyImage, name: str, note: str, *more: LayerBlob) -> Image:
+    """An image whose container starts a process for each path that it reads, which prints that file."""
+    return make_image(tiny.layout, [*tiny.base, *more], name, note, replace(SHELL, command=()))
+
+
+async def ask_for(attached: Attached, path: str) -> str:
+    """What a new process in such a container prints."""
+    await attached.write(f"{path}\n".encode())
+    async with asyncio.timeout(10):
+        async for piece in attached.output():
+            return f"{piece.stream}: {piece.data.decode()}"
+    return "it has ended"
+
+
+def names_of(image: Image) -> list[str]:
+    return [hex_of(diff_id) for diff_id in image.config.diff_ids]
+
+
+def unpacked(home: Path) -> set[str]:
+    """What there is of layers, by record or folder, and of anything beside them."""
+    found = {path.name.removesuffix(".json") for path in (home / "layers").iterdir()}
+    return found - {".lock", ".starting", ".partial", "skeleton"}
+
+
+def grow_old(home: Path, seconds: float = 7200) -> None:
+    """As if all that is unpacked had been so for a while."""
+    for path in (*(home / "layers").iterdir(), *(home / "trees").glob("*")):
+        os.utime(path, (time.time() - seconds,) * 2, follow_symlinks=False)
+
+
+class TestPruning:
+    async def test_layers_of_images_that_are_not_needed_go_and_shared_ones_stay(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        other = make_image(tiny_image.layout, tiny_image.base, "other:1", "x" * 5000)
+        await engine.load(other, tiny_image.layout, "other:1")
+        everything = unpacked(short_path)
+        assert await engine.prune([tiny_image.image], 3600) == 0
+        assert unpacked(short_path) == everything, "what was just loaded may be about to start"
+        grow_old(short_path)
+        assert await engine.prune([tiny_image.image], 3600) == 5000
+        assert unpacked(short_path) == set(names_of(tiny_image.image))
+        assert (await run_once(engine, spec_of(tiny_image.image, "exit", "0"))).exit_code == 0
+        with pytest.raises(ImageNotFoundError):
+            await engine.start(spec_of(other))
+        assert (await engine.load(other, tiny_image.layout, "other:1")).moved_layers == 1
+        assert (await run_once(engine, spec_of(other, "exit", "0"))).exit_code == 0
+
+    async def test_a_load_of_what_is_there_already_counts_as_new(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        grow_old(short_path)
+        assert (await engine.load(tiny_image.image, tiny_image.layout, "tiny:1")).moved_layers == 0
+        await engine.prune([], 3600)
+        assert unpacked(short_path) == set(names_of(tiny_image.image))
+
+    async def test_a_container_keeps_its_layers_and_works_on_until_it_is_removed(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        image = reader_of(tiny_image, "reader:1", "a note")
+        await engine.load(image, tiny_image.layout, "reader:1")
+        async with engine.attach(spec_of(image)) as attached:
+            await engine.prune([], 0)
+            assert unpacked(short_path) == set(names_of(image))
+            assert await ask_for(attached, "/app/note.txt") == "stdout: a note"
+        assert await engine.prune([], 0) > 0
+        assert unpacked(short_path) == set()
+        assert (short_path / "layers" / "skeleton" / "etc" / "hosts").is_file()
+        await engine.load(image, tiny_image.layout, "reader:1")
+        async with engine.attach(spec_of(image)) as attached:
+            assert await ask_for(attached, "/app/note.txt") == "stdout: a note"
+
+    async def test_a_tree_stays_while_it_is_needed_or_a_container_has_it(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        layout = tiny_image.layout
+        below = write_layer([Entry("app/gone.txt", 0o644, "file", b"x" * 700)], "none", layout.blobs)
+        above = raw_layer(layout, {"app/.wh.gone.txt": b"", "app/new.txt": b"y" * 70})
+        image = reader_of(tiny_image, "tree:1", "a note", below, above)
+        await engine.load(image, layout, "tree:1")
+        trees = short_path / "trees"
+        async with engine.attach(spec_of(image)) as attached:
+            await engine.prune([image], 0)
+            assert unpacked(short_path) == set(names_of(image))
+            freed = await engine.prune([], 0)
+            assert unpacked(short_path) == set(), "its files are the tree's now"
+            assert freed == 700, "what the tree shares is not free"
+            assert len(list(trees.iterdir())) == 1
+            assert await ask_for(attached, "/app/note.txt") == "stdout: a note"
+        await engine.load(image, layout, "tree:1")
+        await engine.prune([image], 0)
+        grow_old(short_path)
+        async with engine.attach(spec_of(image)):
+            pass
+        await engine.prune([], 3600)
+        assert len(list(trees.iterdir())) == 1, "it was used just now"
+        grow_old(short_path)
+        assert await engine.prune([], 3600) > 70
+        assert (list(trees.iterdir()), unpacked(short_path)) == ([], set())
+
+    async def test_a_container_that_fell_back_to_a_tree_does_not_lose_it_meanwhile(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = reader_of(tiny_image, "reader:1", "a note")
+        await engine.load(image, tiny_image.layout, "reader:1")
+        made = LayerStore.tree
+
+        def pruned_after(store: LayerStore, image: Image) -> Path:
+            found = made(store, image)
+            store.prune([], 0, lambda: used_by(short_path / "containers"))
+            return found
+
+        monkeypatch.setattr(LayerStore, "overlay", lambda *_: ("missing", "skeleton"))
+        monkeypatch.setattr(LayerStore, "tree", pruned_after)
+        async with engine.attach(spec_of(image)) as attached:
+            assert await ask_for(attached, "/app/note.txt") == "stdout: a note"
+
+    async def test_a_kill_half_way_leaves_nothing_that_counts_and_nothing_for_ever(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        code = f"""
+import asyncio, os, signal
+from pathlib import Path
+from dockyard.engines.runc import layers
+from dockyard.engines.runc.engine import RuncEngine
+layers._put_aside = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(RuncEngine(Path({str(short_path)!r}), Path({str(RUNC)!r})).prune([], 0))
+"""
+        done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert unpacked(short_path) == set(names_of(tiny_image.image)), "their folders are still there"
+        with pytest.raises(ImageNotFoundError):
+            await engine.start(spec_of(tiny_image.image))
+        left = short_path / "layers" / f".{'0' * 64}.partial-1-aa", short_path / "layers" / ".gone-aa"
+        for folder in left:
+            folder.mkdir()
+            (folder / "weights").write_bytes(b"x" * 100)
+        assert await engine.prune([tiny_image.image], 3600) == 200
+        assert unpacked(short_path) == set(names_of(tiny_image.image)), "young ones may be asked for again at once"
+        assert (await engine.load(tiny_image.image, tiny_image.layout, "tiny:1")).moved_layers == 3
+        assert (await run_once(engine, spec_of(tiny_image.image, "exit", "0"))).exit_code == 0
+        (short_path / "layers" / f"{names_of(tiny_image.image)[0]}.json").unlink()
+        grow_old(short_path)
+        assert await engine.prune([tiny_image.image], 3600) > 0
+        assert unpacked(short_path) == set(names_of(tiny_image.image)[1:])
+
+    @pytest.mark.parametrize("name", ["half", ".new-123456"])
+    async def test_while_a_container_is_half_made_nothing_goes_unless_a_kill_left_it(
+        self, name: str, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        folder = short_path / "containers" / name
+        folder.mkdir(parents=True)
+        assert await engine.prune([], 0) == 0
+        (folder / "plan").write_text("/usr/sbin/runc\n/cut/off")
+        assert await engine.prune([], 0) == 0
+        assert unpacked(short_path) == set(names_of(tiny_image.image))
+        os.utime(folder, (time.time() - 7200,) * 2)
+        assert await engine.prune([], 0) > 0
+        assert unpacked(short_path) == set()
+
+    async def test_a_start_that_has_looked_for_its_layers_finds_them(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked = LayerStore.has
+        others: list[Thread] = []
+
+        def pruned_after(store: LayerStore, image: Image) -> bool:
+            found = looked(store, image)
+            others.append(Thread(target=store.prune, args=([], 0, lambda: used_by(short_path / "containers"))))
+            others[-1].start()
+            others[-1].join(0.5)
+            return found
+
+        monkeypatch.setattr(LayerStore, "has", pruned_after)
+        image = reader_of(tiny_image, "reader:1", "a note")
+        await engine.load(image, tiny_image.layout, "reader:1")
+        async with engine.attach(spec_of(image)) as attached:
+            await asyncio.to_thread(others[0].join, 30)
+            assert await ask_for(attached, "/app/note.txt") == "stdout: a note"

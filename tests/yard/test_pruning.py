@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from dockyard.engines.docker.engine import DockerEngine
+from dockyard.engines.runc.engine import RuncEngine
 from dockyard.errors import UnknownInYardError, YardConflictError
-from dockyard.oci.layout import Layout
+from dockyard.oci.image import Image
+from dockyard.oci.layout import SWEEP_AGE, Layout
 from dockyard.spec.status import Scope
 from dockyard.yard.auth import Tokens
+from dockyard.yard.freeing import free
 from dockyard.yard.naming import image_name, received_name
 from dockyard.yard.pruning import Pruning, Retention
 from dockyard.yard.state import Advance, RevisionState, RolloutPhase
@@ -145,6 +151,79 @@ async def test_an_image_that_was_sent_and_not_deployed_goes_after_a_day(store: S
     grow_old(images, 2 * DAY)
     await pruning.once()
     assert (images.entries(), list(images.blobs)) == ([], [])
+
+
+class Engines:
+    """What the yard asks of its engines, noted; `well` is whether they do it."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+        self.well = True
+
+    async def free(self, needed: Sequence[Image]) -> bool:
+        self.asked.append({image.digest for image in needed})
+        return self.well
+
+
+async def test_engines_let_go_at_the_start_and_when_images_were_let_go(
+    store: Store, images: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolled_out(store, 30)
+    old = sample_image(images, image_name("iris", 1), code=b"print(1)\n")
+    new = sample_image(images, image_name("iris", 30), code=b"print(30)\n")
+    mine = sample_image(images, "mine:1", code=b"mine")
+    engines = Engines()
+    pruning = Pruning(store, images, Retention(revisions=5), engines.free)
+
+    async def rounds(count: int) -> list[set[str]]:
+        engines.asked.clear()
+        for _ in range(count):
+            await pruning.once()
+            await pruning.engines()
+        return engines.asked
+
+    engines.well = False
+    assert await rounds(2) == [{old.digest, new.digest, mine.digest}] * 2, "what failed is tried again"
+    engines.well = True
+    assert await rounds(3) == [{old.digest, new.digest, mine.digest}]
+    grow_old(images, 2 * DAY)
+    assert await rounds(3) == [{new.digest, mine.digest}]
+    later = time.monotonic() + SWEEP_AGE
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert await rounds(3) == [{new.digest, mine.digest}], "what was young then is old now"
+
+
+async def test_engines_let_go_though_the_state_cannot_be_written(store: Store, images: Layout) -> None:
+    engines = Engines()
+    pruning = Pruning(store, images, Retention(), engines.free)
+    store.close()
+    running = asyncio.create_task(pruning.run())
+    async with asyncio.timeout(10):
+        while not engines.asked:
+            await asyncio.sleep(0.01)
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_an_engine_that_fails_is_told_of_and_keeps_no_other_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("runc needs root")
+    gone = DockerEngine("unix:///nowhere/docker.sock")
+    runc = RuncEngine(tmp_path / "runc", Path("/usr/sbin/runc"))
+    layer = tmp_path / "runc" / "layers" / ("0" * 64)
+    layer.mkdir(parents=True)
+    (layer / "weights").write_bytes(b"x" * 1000)
+    os.utime(layer, (time.time() - DAY,) * 2)
+    caplog.set_level("INFO")
+    assert not await free({"docker": gone, "runc": runc}, [])
+    assert not layer.exists()
+    assert "docker could not let go of images that are not needed" in caplog.text
+    assert "runc let go of images that are not needed, 1000 bytes are free again" in caplog.text
+    assert await free({"runc": runc}, [])
+    await gone.close()
 
 
 class History:

@@ -7,7 +7,7 @@ suite in tests/conformance/test_engines.py is the interface's other half: it run
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -313,6 +313,13 @@ class Engine(Protocol):
 
     async def remove(self, container_id: str) -> None:
         """Kill it if it runs and leave nothing of it: no container, mount or secret, and no socket that it owns."""
+
+    async def prune(self, needed: Sequence[Image], older_than: float) -> int:
+        """Free what it keeps of images that are none of these and that no container has; the bytes that it tells of.
+
+        What was loaded within the last `older_than` seconds stays, for somebody may be about to start it. So does what
+        Dockyard did not bring, or somebody named; and what the engine does not let go of now, for the next time.
+        """
 
     async def warnings(self) -> tuple[str, ...]:
         """What of its own settings will cost requests one day: sentences for its operator, each with the remedy."""

@@ -2,19 +2,21 @@
 
 A revision that has the traffic, is kept for a rollback, has replicas, or is part of a rollout under way is never taken,
 however old; nor is an entry of the audit log. Images go once no revision that is left needs them: first their names,
-then those of their blobs that no other image has.
+then those of their blobs that no other image has, then what the engines keep of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from dockyard.errors import DockyardError
 from dockyard.oci.copying import attached_to
 from dockyard.oci.digest import Digest
-from dockyard.oci.image import Descriptor
+from dockyard.oci.image import Descriptor, Image
 from dockyard.oci.layout import REF_NAME, SWEEP_AGE, Layout
 from dockyard.yard.naming import PREFIX, RECEIVED, image_name
 from dockyard.yard.store import Store
@@ -53,22 +55,29 @@ class Retention:
     received_s: float = _DAY
 
 
-class Pruning:
-    """Prunes one yard's store, and its images."""
+Free = Callable[[Sequence[Image]], Awaitable[bool]]
+"""Has the engines free what they keep of other images than these; False when it is to be tried again."""
 
-    def __init__(self, store: Store, images: Layout, retention: Retention) -> None:
+
+class Pruning:
+    """Prunes one yard's store, its images, and by `free` the engines' copies of them."""
+
+    def __init__(self, store: Store, images: Layout, retention: Retention, free: Free | None = None) -> None:
         self._store = store
         self._database = store.database
         self._images = images
         self._retention = retention
+        self._free = free
+        self._engines_due = 0.0  # by the monotonic clock
 
     async def run(self) -> None:
         """Prune every ten minutes, until cancelled; what fails is tried again."""
         while True:
-            try:
-                await self.once()
-            except (DockyardError, OSError) as error:  # a blob may go while it is looked at
-                _log.error("what is old could not be removed: %s", error)
+            for step in (self.once, self.engines):  # each by itself: a full disk may refuse the first
+                try:
+                    await step()
+                except (DockyardError, OSError) as error:  # a blob may go while it is looked at
+                    _log.error("what is old could not be removed: %s", error)
             await asyncio.sleep(EVERY_S)
 
     async def once(self) -> None:
@@ -79,7 +88,16 @@ class Pruning:
         needed = self._needed()
         unused = {name: entry for name, entry in names.items() if name not in needed}
         if unused:
+            self._engines_due = 0.0
             await asyncio.to_thread(self._let_go, unused)
+
+    async def engines(self) -> None:
+        """Have the engines let go, when images were, at the first call, and each time that what was young is old."""
+        if self._free is None or time.monotonic() < self._engines_due:
+            return
+        kept = await asyncio.to_thread(self._images.images)
+        if await self._free([each.image for each in kept]):
+            self._engines_due = time.monotonic() + SWEEP_AGE
 
     def rows(self) -> None:
         """Remove rows of deployments, revisions, rollouts and tokens that are past their time, all at once."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dockyard.errors import StoreError, YardError
@@ -21,6 +22,7 @@ from dockyard.yard.admission import Admission
 from dockyard.yard.api import serving
 from dockyard.yard.api_listen import Listener
 from dockyard.yard.audit import AuditLog
+from dockyard.yard.freeing import free
 from dockyard.yard.host import Host
 from dockyard.yard.judging import Judge
 from dockyard.yard.labels import YARD
@@ -86,7 +88,7 @@ async def opened(
         store.events.heard, audit.heard = looking.metrics.told, looking.metrics.audited
         judge = Judge(host, store, audit, policy, trusted)
         parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
-        pruning = Pruning(store, host.images, retention)
+        pruning = Pruning(store, host.images, retention, partial(free, host.engines))
         work = asyncio.create_task(_work(reconciler, looking, audit, pruning), name="yard")
         stack.push_async_callback(_stopped, work, reconciler)
         addresses = await stack.enter_async_context(

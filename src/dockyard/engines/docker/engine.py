@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from dockyard.engines.base import (
     still_running,
     unknown_image,
 )
-from dockyard.engines.docker import networks, transfer
+from dockyard.engines.docker import networks, pruning, transfer
 from dockyard.engines.docker.config import ENGINE, Given, container_of, create_request, is_podman
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, REQUEST_DEADLINE, Session
 from dockyard.engines.docker.streams import AttachedContainer
@@ -60,17 +60,18 @@ class DockerEngine:
         self._session = Session(address, deadline)
 
     async def load(self, image: Image, layout: Layout, name: str) -> Loaded:
-        """Stream an archive of what the engine lacks; an image that it has is only tagged."""
+        """Stream an archive of what the engine lacks; an image that it has is only tagged.
+
+        That is done even if it has the tag: Docker notes when, which is how `prune` knows an image that is about to be
+        started.
+        """
         begun = time.monotonic()
         tag = tagged(name)
         sent = transfer.Sent(0, 0)
         known = await transfer.known(self._session, image)
-        if known is None:
+        if known is None or not await transfer.name(self._session, known, tag):
             sent = await transfer.send(self._session, image, layout, tag)
-        elif tag not in known.tags:
-            repository, _, version = tag.rpartition(":")
-            async with self._session.asking(f"to name an image {tag}"):
-                await self._session.client.images.tag(known.reference, repository, tag=version)
+            await transfer.name(self._session, tag, tag)
         return Loaded(sent.layers, sent.bytes, time.monotonic() - begun)
 
     async def start(self, spec: ContainerSpec) -> Container:
@@ -153,6 +154,10 @@ class DockerEngine:
         async with self._session.asking("to remove a container", container_id):
             await self._session.container(container_id).delete(force=True, v=True)
         await asyncio.to_thread(label.remove_leftovers, container.labels)
+
+    async def prune(self, needed: Sequence[Image], older_than: float) -> int:
+        """Remove images of ours that have lost their name."""
+        return await pruning.prune(self._session, needed, older_than)
 
     async def warnings(self) -> tuple[str, ...]:
         """Whether containers survive the daemon. Podman has none."""

@@ -37,22 +37,26 @@ class Sent:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Known:
-    """By what an engine knows an image (its ID, or with the containerd image store its digest), and its tags there."""
-
-    reference: str
-    tags: frozenset[str]
-
-
-async def known(session: Session, image: Image) -> Known | None:
-    """What the engine knows of the image; None if nothing."""
+async def known(session: Session, image: Image) -> str | None:
+    """By what the engine knows an image: its ID, or with the containerd image store its digest; None if it does not."""
     for reference in (image.image_id, image.digest):
         async with session.asking("about an image"):
             with suppress(_NotFoundError):
-                found = await _inspect(session, reference)
-                return Known(reference, frozenset(found.get("RepoTags") or ()))
+                await _inspect(session, reference)
+                return reference
     return None
+
+
+async def name(session: Session, reference: str, tag: str) -> bool:
+    """Give an image this tag, or note that it still has it; False when it is gone."""
+    repository, _, version = tag.rpartition(":")
+    async with session.asking(f"to name an image {tag}"):
+        try:
+            return await session.client.images.tag(reference, repository, tag=version)
+        except DockerError as error:
+            if error.status == NOT_FOUND:
+                return False
+            raise
 
 
 async def send(session: Session, image: Image, layout: Layout, tag: str) -> Sent:

@@ -42,6 +42,7 @@ from dockyard.engines.runc.layers import LayerStore
 from dockyard.engines.runc.logs import read_log
 from dockyard.engines.runc.programs import Outcome, Started
 from dockyard.engines.runc.streams import PipedContainer
+from dockyard.engines.runc.usage import used_by
 from dockyard.errors import DockyardError, EngineError, StartError
 from dockyard.oci.files import store_errors
 from dockyard.oci.image import Image
@@ -162,6 +163,10 @@ class RuncEngine:
         """None: there is no daemon that could take its containers along."""
         return ()
 
+    async def prune(self, needed: Sequence[Image], older_than: float) -> int:
+        """Remove unpacked layers and trees; nothing while a container is half made. See `LayerStore.prune`."""
+        return await asyncio.to_thread(self._layers.prune, needed, older_than, lambda: used_by(self._places.containers))
+
     async def close(self) -> None:
         """Nothing is held open."""
 
@@ -191,9 +196,10 @@ class RuncEngine:
         return lambda _: self._discard(self._places.containers / spec.name)
 
     def _lay_out(self, spec: ContainerSpec, mounts: Sequence[Mount]) -> Path:
-        """The container's folder with its facts, under its name only once it is whole; its secrets are noted in it."""
-        if not self._layers.has(spec.image):
-            raise unknown_image(spec, self.name)
+        """The container's folder with its facts, under its name only once it is whole; its secrets are noted in it.
+
+        From then on `prune` sees that somebody starts, and the layers stay.
+        """
         folder = self._places.containers / spec.name
         partial = self._places.containers / f".new-{os.urandom(6).hex()}"
         kept = secrets.reserve(spec.name) if spec.secrets else None
@@ -202,6 +208,9 @@ class RuncEngine:
                 (partial / "rootfs").mkdir(mode=0o700, parents=True)
                 _make_mount_points(partial / _MOUNT_POINTS, mounts)
                 records.write(partial / "container.json", records.facts_of(spec.name, spec.all_labels(kept)))
+            with self._layers.starting(), store_errors(self._places.containers):
+                if not self._layers.has(spec.image):
+                    raise unknown_image(spec, self.name)
                 partial.rename(folder)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -212,7 +221,9 @@ class RuncEngine:
         return folder
 
     async def _start_monitor(self, folder: Path, spec: ContainerSpec, wanted: _Root, log_bytes: int) -> Started:
-        """Write what runc and the monitor need, then start them."""
+        """Write what runc and the monitor need, then start them. The plan comes last: until then all layers stay."""
+        with store_errors(folder):
+            (folder / "plan").unlink(missing_ok=True)
         root = "rootfs" if wanted.lower else str(await asyncio.to_thread(self._layers.tree, spec.image))
         kept = records.secrets_of(folder)
         bundle = Bundle(root, f"{self._cgroups}-{spec.name}", wanted.mounts, kept)

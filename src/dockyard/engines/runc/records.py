@@ -50,6 +50,12 @@ class Plan(NamedTuple):
         """As the monitor reads it."""
         return "\n".join(str(value) for value in self).encode()
 
+    @classmethod
+    def of_text(cls, text: str) -> Plan:
+        """Read it back; ValueError when it is not whole."""
+        runc, state, container, layers, lower, log_bytes = text.split("\n")
+        return cls(runc, state, container, layers, lower, int(log_bytes))
+
 
 class Life(msgspec.Struct, frozen=True):
     """`state.json`: the container's process and its monitor's, and the end once known. Times in seconds since 1970.
