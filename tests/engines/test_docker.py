@@ -253,6 +253,21 @@ class TestPruning:
         await quay.engine.prune([], 0)
         assert await quay.has(image) == [False]
 
+    async def test_a_container_that_came_after_the_look_keeps_its_image_too(
+        self, quay: Quay, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = await quay.load("used")
+        await quay.engine.start(spec_of(image, command=("wait",)))
+        await quay.load("newer")
+
+        async def none(*_: object, **__: object) -> list[object]:
+            return []
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(quay.client.containers), "list", none)
+            await quay.engine.prune([], 0)
+        assert await quay.has(image) == [True]
+
     async def test_what_a_person_named_or_made_is_not_touched(self, quay: Quay) -> None:
         tagged = await quay.load("tagged")
         await quay.client.images.tag(tagged.image_id, "mine", tag="1")

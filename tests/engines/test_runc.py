@@ -13,17 +13,17 @@ import sys
 import tarfile
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
-from dockyard.engines.base import Attached, ContainerSpec, State
+from dockyard.engines.base import Attached, Container, ContainerSpec, State
 from dockyard.engines.once import run_once
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.runc.layers import LayerStore
-from dockyard.engines.runc.usage import used_by
+from dockyard.engines.runc.usage import Used, used_by
 from dockyard.errors import EngineError, ImageNotFoundError
 from dockyard.oci.digest import hex_of
 from dockyard.oci.image import Descriptor, Image, LayerBlob
@@ -483,22 +483,21 @@ asyncio.run(RuncEngine(Path({str(short_path)!r}), Path({str(RUNC)!r})).prune([],
         assert await engine.prune([], 0) > 0
         assert unpacked(short_path) == set()
 
-    async def test_a_start_that_has_looked_for_its_layers_finds_them(
-        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path, monkeypatch: pytest.MonkeyPatch
+    async def test_a_start_waits_for_a_pruning_that_has_looked_already(
+        self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
     ) -> None:
-        looked = LayerStore.has
-        others: list[Thread] = []
+        loop, spec = asyncio.get_running_loop(), spec_of(tiny_image.image, "wait")
+        started: list[Future[Container]] = []
 
-        def pruned_after(store: LayerStore, image: Image) -> bool:
-            found = looked(store, image)
-            others.append(Thread(target=store.prune, args=([], 0, lambda: used_by(short_path / "containers"))))
-            others[-1].start()
-            others[-1].join(0.5)
+        def looked_then_started() -> Used | None:
+            found = used_by(short_path / "containers")
+            started.append(asyncio.run_coroutine_threadsafe(engine.start(spec), loop))
+            wait(started, 1)
             return found
 
-        monkeypatch.setattr(LayerStore, "has", pruned_after)
-        image = reader_of(tiny_image, "reader:1", "a note")
-        await engine.load(image, tiny_image.layout, "reader:1")
-        async with engine.attach(spec_of(image)) as attached:
-            await asyncio.to_thread(others[0].join, 30)
-            assert await ask_for(attached, "/app/note.txt") == "stdout: a note"
+        store = LayerStore(short_path / "layers")
+        assert await asyncio.to_thread(store.prune, [], 0, looked_then_started) > 0
+        with pytest.raises(ImageNotFoundError):
+            await asyncio.wrap_future(started[0])
+        assert await engine.list() == ()
+        assert not list((short_path / "containers").iterdir())

@@ -19,6 +19,7 @@ from dockyard.build.builder import Built
 from dockyard.client import Client
 from dockyard.errors import DeploymentError, PolicyError
 from dockyard.oci.copying import copy_entry
+from dockyard.oci.digest import hex_of
 from dockyard.oci.layout import Layout
 from dockyard.spec.deployment import Deployment, Mount, Probes, Server, Strategy, StrategyKind
 from dockyard.spec.home import Home
@@ -238,6 +239,24 @@ def test_a_disk_that_is_full_in_the_middle_of_a_deploy_is_told_and_costs_nothing
             again = yard.line("deploy", "larger:1", "--name", "adder")
             assert again.returncode == 0, again.stderr
             assert yard.ask(PREDICT, BODY) == (200, 3.5)
+
+
+def test_what_runc_keeps_of_images_that_are_gone_goes_when_a_yard_starts_and_no_replica_notices(
+    yard: RunningYard, adder: Built
+) -> None:
+    assert yard.deploy(adder_of()).succeeded
+    yard.kill()
+    layers = yard.home.runc / "layers"
+    gone = layers / ("0" * 64)
+    gone.mkdir()
+    (gone / "weights").write_bytes(b"x")
+    (layers / f"{gone.name}.json").write_text('{"whiteouts": [], "opaque": []}')
+    for path in layers.iterdir():
+        os.utime(path, (time.time() - 7200,) * 2)
+    yard.start()
+    until(lambda: not gone.exists(), "the yard removes what runc keeps of an image that is gone", 30)
+    assert all((layers / f"{hex_of(diff_id)}.json").is_file() for diff_id in adder.image.config.diff_ids)
+    assert yard.ask(PREDICT, BODY) == (200, 3.5)
 
 
 def test_an_image_of_others_is_deployed_updated_and_rolled_back_on_docker(

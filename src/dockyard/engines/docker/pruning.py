@@ -32,7 +32,9 @@ async def prune(session: Session, needed: Sequence[Image], older_than: float) ->
     async with session.asking("for images without a name"):
         listed = await session.client.images.list()
         containers = await session.client.containers.list(all=True)
-    kept |= {str(container["ImageID"]) for container in containers}
+    for container in containers:
+        with suppress(KeyError):
+            kept.add(str(container["ImageID"]))
     freed = 0
     failure: EngineError | None = None
     for entry in listed:
@@ -69,10 +71,10 @@ async def _remove(session: Session, reference: str, older_than: float) -> int:
 
 
 def _is_old(found: dict[str, Any], older_than: float) -> bool:
-    """By when it was last named, as each load does. Docker's zero, in the year 1, is of one that an archive named."""
+    """By when it was last named, as each load does. One that an archive alone named was so in the year 1."""
     with suppress(ValueError):
         named = datetime.fromisoformat(str((found.get("Metadata") or {}).get("LastTagTime")))
-        return named.year == 1 or time.time() - named.timestamp() >= older_than
+        return time.time() - named.timestamp() >= older_than
     return False
 
 
