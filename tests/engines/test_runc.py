@@ -483,6 +483,12 @@ asyncio.run(RuncEngine(Path({str(short_path)!r}), Path({str(RUNC)!r})).prune([],
         assert await engine.prune([], 0) > 0
         assert unpacked(short_path) == set()
 
+    async def test_where_nothing_was_ever_unpacked_nothing_is_made(
+        self, tiny_image: TinyImage, short_path: Path
+    ) -> None:
+        assert await RuncEngine(short_path / "unused", RUNC).prune([tiny_image.image], 0) == 0
+        assert not (short_path / "unused").exists()
+
     async def test_a_start_waits_for_a_pruning_that_has_looked_already(
         self, engine: RuncEngine, tiny_image: TinyImage, short_path: Path
     ) -> None:

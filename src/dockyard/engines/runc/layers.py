@@ -106,6 +106,8 @@ class LayerStore:
 
         `used` is called while no container can begin; when it cannot tell, nothing is removed.
         """
+        if not self.folder.is_dir():
+            return 0
         with exclusive(self.folder / ".lock"), self.starting():
             in_use = used()
             if in_use is None:
