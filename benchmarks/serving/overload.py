@@ -8,16 +8,13 @@ networks, which answer as quickly as anything could be refused, are asked at onc
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Protocol
 
-from benchmarks.serving.asking import INFER, v2_json
 from benchmarks.serving.client import Lost, connect, post
 from benchmarks.serving.impatient import Overload, ask_again
-from benchmarks.serving.models import Model, export
-from benchmarks.serving.under_test import Figures, Server, marked, quantiles, run, served
+from benchmarks.serving.under_test import Figures, marked, quantiles, run, served
 
 CONNECTIONS = 2000
 REQUEST = post("/predict", {"value": 7}, "X-Request-Timeout: 1")
@@ -42,34 +39,13 @@ def overload_by_need(rounds: int) -> Figures:
     return marked(figures, all(_holds(found) for found in figures.values()))
 
 
-def overload_small(rounds: int) -> Figures:
-    """The tiny and the medium network, whose answers cost no more than refusals: 64 callers, and 2,000, at once."""
-    with tempfile.TemporaryDirectory() as name:
-        models = export(("tiny", "medium"), Path(name))
-        figures = {model.name: _crowded(model, rounds) for model in models}
-    return marked(figures, all(found["holds"] for found in figures.values()))
-
-
-def _crowded(model: Model, rounds: int) -> Figures:
-    seconds = min(8.0, 2.0 + rounds)
-    body = v2_json(model).body
-    request = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-    with served(FORMAT="onnx", WEIGHTS=model.folder / f"{model.name}.onnx") as server:
-        peak = _run(server, seconds, lambda: ask_again(server.connect, request, 64, seconds))
-        impatient = _run(server, seconds, lambda: ask_again(server.connect, request, CONNECTIONS, seconds))
-        alive = server.process.poll() is None
-    held = _impatience(peak, impatient)
-    holds = alive and not impatient["resets"] and held["goodput_of_peak"] >= 0.9 and held["refused_under_50_ms"]
-    return marked({"peak": peak, "impatient": impatient, "impatience": held, "alive": alive}, holds)
-
-
 def _overloaded(predictor: str, workers: int, rounds: int) -> Figures:
     seconds = min(8.0, 2.0 + rounds)
     with served(PREDICTOR=predictor, WORKERS=workers) as server:
         figures = {
-            "peak": _run(server, seconds, lambda: run(_drive(server.port, 8, seconds))),
-            "patient": _run(server, seconds, lambda: run(_drive(server.port, CONNECTIONS, seconds))),
-            "impatient": _run(server, seconds, lambda: ask_again(server.connect, REQUEST, CONNECTIONS, seconds)),
+            "peak": measured(server, seconds, lambda: run(_drive(server.port, 8, seconds))),
+            "patient": measured(server, seconds, lambda: run(_drive(server.port, CONNECTIONS, seconds))),
+            "impatient": measured(server, seconds, lambda: ask_again(server.connect, REQUEST, CONNECTIONS, seconds)),
         }
         alive = server.process.poll() is None
     return {**figures, "impatience": _impatience(figures["peak"], figures["impatient"]), "alive": alive}
@@ -82,7 +58,17 @@ def _impatience(peak: Figures, impatient: Figures) -> Figures:
     }
 
 
-def _run(server: Server, seconds: float, drive: Callable[[], Overload]) -> Figures:
+class Measured(Protocol):
+    """A server as far as its processor time goes, in seconds."""
+
+    def loop_seconds(self) -> float:
+        """Of the thread that all connections are served in."""
+
+    def cpu_seconds(self) -> float:
+        """Of all its processes so far."""
+
+
+def measured(server: Measured, seconds: float, drive: Callable[[], Overload]) -> Figures:
     """One run, and how much of its time each side computed."""
     began, loop, all_of_it, client = time.monotonic(), server.loop_seconds(), server.cpu_seconds(), time.process_time()
     found = drive()
@@ -99,6 +85,7 @@ def _run(server: Server, seconds: float, drive: Callable[[], Overload]) -> Figur
         "answered": quantiles(found.times.get(200, [])),
         "refused": quantiles(found.times.get(503, [])),
         "oldest_unanswered_ms": round(found.unanswered * 1000, 1),
+        "server_us_per_answer": round(shares["server"] / max(1, found.statuses.total()) * 1e6, 2),
         "processor_shares": {name: round(share / took, 2) for name, share in shares.items()},
     }
 

@@ -17,9 +17,10 @@ import os
 import sys
 from collections.abc import Callable
 
+from benchmarks.serving.crowd import overload_small
 from benchmarks.serving.extremes import health, idle, large_json
 from benchmarks.serving.faults import bad_item, sigkill, sigterm
-from benchmarks.serving.overload import overload, overload_by_need, overload_small
+from benchmarks.serving.overload import overload, overload_by_need
 from benchmarks.serving.under_test import Figures
 
 SCENARIOS: dict[str, Callable[[int], Figures]] = {

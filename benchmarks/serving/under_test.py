@@ -73,9 +73,7 @@ class Server:
 
     def connect(self) -> socket.socket:
         """A connection that sends at once what it is given."""
-        connection = socket.create_connection(("127.0.0.1", self.port), START_S)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        return connected(self.port)
 
     def processes(self) -> list[int]:
         """It, its template and its workers."""
@@ -104,6 +102,13 @@ class Server:
 def _cpu_seconds(stat: str) -> float:
     fields = Path(stat).read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def connected(port: int) -> socket.socket:
+    """A connection to this port of ours that sends at once what it is given."""
+    connection = socket.create_connection(("127.0.0.1", port), START_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
 @contextmanager
