@@ -2,7 +2,8 @@
 
 Only what is surely ours goes: a label that every build writes, no name or digest of a repository, and a history of
 Dockyard's steps alone (an image that somebody made on top of ours has its labels too). Docker itself refuses when a
-container has it. What an engine does not tell of an image (Podman, the containerd image store) leaves it alone.
+container has it. What an engine does not tell of an image (the containerd image store) leaves it alone. Podman keeps
+all: it notes no time of a naming, so what was loaded a moment ago looks like what is years old.
 Called by `engine.prune`.
 """
 
@@ -16,6 +17,7 @@ from typing import Any, cast
 
 from aiodocker.exceptions import DockerError
 
+from dockyard.engines.docker.config import is_podman
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, Session
 from dockyard.errors import EngineError
 from dockyard.oci.image import Image
@@ -28,6 +30,8 @@ _OUR_STEP = "dockyard "
 
 async def prune(session: Session, needed: Sequence[Image], older_than: float) -> int:
     """Remove the images that may go; the bytes of their layers, where the engine tells. EngineError when one fails."""
+    if is_podman(await session.version()):
+        return 0
     kept: set[str] = {reference for image in needed for reference in (image.image_id, image.digest)}
     async with session.asking("for images without a name"):
         listed = await session.client.images.list()
