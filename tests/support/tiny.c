@@ -209,6 +209,16 @@ static int burn(int milliseconds) {
     return 0;
 }
 
+/* Blocked but for the wait itself, so that a signal just before it is not missed. */
+static int wait_for_term(void) {
+    sigset_t term, before;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(SIG_BLOCK, &term, &before);
+    while (!stopping) sigsuspend(&before);
+    return 0;
+}
+
 int main(int count, char **words) {
     const char *mode = count > 1 ? words[1] : "serve", *more = count > 2 ? words[2] : "";
     struct sigaction action = {.sa_handler = on_term};
@@ -223,7 +233,7 @@ int main(int count, char **words) {
     if (!strcmp(mode, "echo")) return echo();
     if (!strcmp(mode, "burn")) return burn(atoi(more));
     if (!strcmp(mode, "exit")) { fprintf(stderr, "cannot go on\n"); return atoi(more); }
-    if (!strcmp(mode, "wait")) { while (!stopping) pause(); return 0; }
+    if (!strcmp(mode, "wait")) return wait_for_term();
     if (!strcmp(mode, "stubborn")) { signal(SIGTERM, SIG_IGN); while (1) pause(); }
     fprintf(stderr, "unknown mode %s\n", mode);
     return 64;
