@@ -198,7 +198,7 @@ def test_files_that_change_during_a_build_are_in_the_image_that_is_told(
 
 def test_the_archive_is_written_after_each_build(dockyard: CommandLine, tmp_path: Path) -> None:
     folder, out = write_adder(tmp_path / "project"), tmp_path / "model.tar"
-    with watching(dockyard, folder, "--json", "-o", str(out)) as run:
+    with watching(dockyard, folder, "--json", "-t", "packed:1", "-o", str(out)) as run:
         run.told()
         before = out.stat().st_ino
         (folder / "predictor.py").write_text(f"{PREDICTOR}\nVALUE = 1\n")
@@ -226,7 +226,7 @@ def test_it_leaves_no_process_and_few_images(dockyard: CommandLine, tmp_path: Pa
 
 def test_sigterm_ends_it_too(dockyard: CommandLine, tmp_path: Path) -> None:
     folder = write_adder(tmp_path / "project")
-    command = [sys.executable, "-m", "dockyard.cli", "build", str(folder), "--watch", "--json"]
+    command = [sys.executable, "-m", "dockyard.cli", "build", str(folder), "--watch", "--json", "-t", "ended:1"]
     with subprocess.Popen(command, env=dockyard.variables(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
         assert run.stdout is not None
         assert run.stdout.readline()

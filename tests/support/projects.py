@@ -50,8 +50,16 @@ predictor = "predictor:Adder"
 memory = "256MiB"
 """
 
-SHARED = pytest.StashKey[list[tuple[Path, Image]]]()
-"""The store and the image of `adder`, once there is one."""
+
+@dataclass
+class Shared:
+    """The home that the tests of a process share, and the image of `adder` once there is one."""
+
+    home: Home
+    image: Image | None = None
+
+
+SHARED = pytest.StashKey[Shared]()
 
 GOLDEN = '{"inputs": {"left": 1.0, "right": 2.0}, "outputs": 3.5}\n'
 
@@ -103,16 +111,18 @@ class CommandLine:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Home:
     """A home for the whole run. Its path is short, since sockets live below it."""
-    return Home(tmp_path_factory.mktemp("dy"))
+    home = Home(tmp_path_factory.mktemp("dy"))
+    request.config.stash[SHARED] = Shared(home)
+    return home
 
 
 @pytest.fixture(scope="session")
 def adder(home: Home, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Built:
     """The adder's image, built once. A test that moves its name fails (`unmoved` in conftest.py)."""
     built = build_in(write_adder(tmp_path_factory.mktemp("adder")), home, "adder:1")
-    request.config.stash[SHARED] = [(home.images, built.image)]
+    request.config.stash[SHARED].image = built.image
     return built
 
 
