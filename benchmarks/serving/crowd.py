@@ -24,6 +24,7 @@ from benchmarks.serving.models import Model, export
 from benchmarks.serving.overload import CONNECTIONS, measured
 from benchmarks.serving.peers import Site, nginx
 from benchmarks.serving.processes import Tree, remaining, running
+from benchmarks.serving.tiny import free_port
 from benchmarks.serving.under_test import START_S, Figures, Server, connected, marked, served
 
 FEW = 64
@@ -47,8 +48,7 @@ def _network(model: Model, seconds: float) -> Figures:
 
 
 def _nginx(model: Model, folder: Path, seconds: float) -> Figures:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     (peer,) = nginx.PEERS
     command = peer.command(Site(Path(sys.executable), folder, port, 0, model, "json"))
     with running(command, os.environ, 0, folder / "nginx.log") as tree:
@@ -73,7 +73,7 @@ class Nginx:
         for _ in remaining(time.monotonic() + START_S):
             with suppress(ConnectionRefusedError), self.connect():
                 return
-        raise RuntimeError("nginx did not start")
+        raise RuntimeError("nginx does not listen: is it installed (Debian: apt-get install nginx)?")
 
     def cpu_seconds(self) -> float:
         """Of all its processes so far."""

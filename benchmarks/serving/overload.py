@@ -2,7 +2,7 @@
 
 Three runs each: 8 callers that wait for their turn (the peak), 2,000 that do as Retry-After says, 2,000 that ask again
 at once. Models differ in what they need of the processor, for that is what a flood of refusals takes from them. Small
-networks, which answer as quickly as anything could be refused, are asked at once by 64 callers and by 2,000.
+networks, which refuse nobody, are in `crowd`, which measures as this does.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tests.support.projects import MANIFEST, CommandLine, write_adder
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 
 
-def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
+def assert_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert "error: " in done.stderr
@@ -49,13 +49,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_folder_where_a_file_should_be_is_told(dockyard: CommandLine, project: Path, name: str) -> None:
     (project / name).unlink(missing_ok=True)
     (project / name).mkdir()
-    refused(dockyard("build", str(project)), str(project / name))
+    assert_refused(dockyard("build", str(project)), str(project / name))
 
 
 def test_a_name_that_no_engine_accepts_is_told_before_anything_is_built(tmp_path: Path, project: Path) -> None:
     line = CommandLine(Home(tmp_path / "home"))
     for name in ("Adder", "a b", ":", "adder:1 beta", "-x:1"):
-        refused(line("build", str(project), f"--name={name}"), repr(name), "iris:1.2")
+        assert_refused(line("build", str(project), f"--name={name}"), repr(name), "iris:1.2")
     assert not (line.home.cache / "layers").exists()
 
 
@@ -71,7 +71,7 @@ def test_outputs_that_cannot_be_written_are_told_before_anything_is_built(tmp_pa
         ("full", "is no OCI layout"),
         ("x.zip", "neither a .tar file nor a folder"),
     ):
-        refused(line("build", str(project), "--output", str(tmp_path / name)), name, said)
+        assert_refused(line("build", str(project), "--output", str(tmp_path / name)), name, said)
     assert (tmp_path / "file").read_text() == "mine"
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
     assert not (line.home.cache / "layers").exists()
@@ -99,7 +99,7 @@ def test_an_output_on_a_full_disk_is_told_and_leaves_no_image(
     dockyard: CommandLine, adder: Built, project: Path, small_disk: Path, name: str
 ) -> None:
     assert adder.image
-    refused(dockyard("build", str(project), "--output", str(small_disk / name)), "is full", "Free some space")
+    assert_refused(dockyard("build", str(project), "--output", str(small_disk / name)), "is full", "Free some space")
     left = [path for path in small_disk.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
     assert left == []
     assert name != "layout" or Layout.open(small_disk / name).images() == ()
@@ -117,7 +117,7 @@ def test_a_build_on_a_full_disk_is_told_and_leaves_no_image(
         (line.home.cache / folder.name).symlink_to(folder)
     for folder in home.cache.glob("apt-*") if fetched else ():
         (line.home.cache / folder.name).symlink_to(folder)
-    refused(line("build", str(project)), "is full", "Free some space")
+    assert_refused(line("build", str(project)), "is full", "Free some space")
     assert Layout.open(line.home.images).images() == ()
     assert not (project / "dockyard.lock").exists()
 
@@ -125,11 +125,11 @@ def test_a_build_on_a_full_disk_is_told_and_leaves_no_image(
 def test_a_home_that_cannot_be_used_is_told(project: Path) -> None:
     for home in ("/proc/nowhere", "/dev/null/x"):
         for words in (("build", str(project)), ("images",), ("run", "adder")):
-            refused(CommandLine(Home(Path(home)))(*words), home)
+            assert_refused(CommandLine(Home(Path(home)))(*words), home)
 
 
 def test_folders_that_cannot_be_made_are_told(dockyard: CommandLine) -> None:
-    refused(dockyard("init", "/proc/nowhere"), "/proc/nowhere")
+    assert_refused(dockyard("init", "/proc/nowhere"), "/proc/nowhere")
 
 
 def test_a_damaged_store_is_told_and_its_file_named(adder: Built, home: Home, project: Path, tmp_path: Path) -> None:
@@ -141,12 +141,12 @@ def test_a_damaged_store_is_told_and_its_file_named(adder: Built, home: Home, pr
     for broken in (b"", b"{", b"[]", b'{"schemaVersion": 2, "manifests": [3]}'):
         index.write_bytes(broken)
         for words in (("images",), ("run", "adder:1"), ("build", str(project))):
-            refused(line(*words), str(index))
+            assert_refused(line(*words), str(index))
     index.write_bytes(whole)
     store = Layout.open(line.home.images)
     digest = store.resolve("adder:1").digest
     store.blobs.path(digest).write_bytes(b"{}")
-    refused(line("run", "adder:1"), digest, "damaged")
+    assert_refused(line("run", "adder:1"), digest, "damaged")
 
 
 def test_a_damaged_layer_is_found_when_it_is_used(adder: Built, home: Home, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_damaged_layer_is_found_when_it_is_used(adder: Built, home: Home, tmp_
     digest = store.resolve("adder:1").layers[-1].digest
     layer = store.blobs.path(digest)
     layer.write_bytes(layer.read_bytes()[:-1])
-    refused(line("run", "adder:1", "--engine", "runc"), "damaged", digest)
+    assert_refused(line("run", "adder:1", "--engine", "runc"), "damaged", digest)
 
 
 def test_an_unreachable_debian_mirror_is_named(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_an_unreachable_debian_mirror_is_named(tmp_path: Path) -> None:
         tmp_path / "p", f'{FAULTY}\n[build]\nmirror = "http://127.0.0.1:9/debian"\nsuite = "bookworm"\n'
     )
     done = CommandLine(Home(tmp_path / "home"))("build", str(folder))
-    refused(done, "cannot reach the Debian mirror http://127.0.0.1:9/debian\n", "Check the network")
+    assert_refused(done, "cannot reach the Debian mirror http://127.0.0.1:9/debian\n", "Check the network")
 
 
 def test_an_unreachable_package_index_is_told(home: Home, adder: Built, tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def test_an_unreachable_package_index_is_told(home: Home, adder: Built, tmp_path
     folder = write_adder(tmp_path / "p", f'{FAULTY}\n[build]\nrequirements = ["idna==3.10"]\n')
     nowhere = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "UV_CACHE_DIR": str(tmp_path / "uv")}
     cut_off = {**nowhere, "UV_FIND_LINKS": "", "UV_INDEX": "", "UV_NO_CONFIG": "1", "UV_HTTP_RETRIES": "0"}
-    refused(CommandLine(home, cut_off)("build", str(folder)), "the package index could not be reached")
+    assert_refused(CommandLine(home, cut_off)("build", str(folder)), "the package index could not be reached")
 
 
 @pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:port", "http://[::1", "https://:80"])
 def test_what_is_no_url_is_told(dockyard: CommandLine, url: str) -> None:
-    refused(dockyard("predict", url, "-i", "a=1"), "is not a URL", "http://127.0.0.1:8080")
+    assert_refused(dockyard("predict", url, "-i", "a=1"), "is not a URL", "http://127.0.0.1:8080")

@@ -289,5 +289,8 @@ def test_pruning_never_changes_what_the_planner_sees(events: list[tuple[str, int
         try:
             for event, number in (*events, ("prune", 1)):
                 history.do(event, number)
+            left = numbers(store)
+            history.prune(1)
+            assert numbers(store) == left, "nothing more goes at once"
         finally:
             store.close()
