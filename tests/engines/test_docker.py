@@ -103,17 +103,9 @@ class TestDaemon:
 
 @pytest.fixture(scope="module")
 def networked() -> Iterator[OwnEngine]:
-    """An engine whose networks are gone afterwards."""
-
-    async def remove_networks(address: str) -> None:
-        async with aiodocker.Docker(url=address) as client:
-            for network in await client.networks.list():
-                if network["Driver"] == "bridge":
-                    await (await client.networks.get(network["Id"])).delete()
-
+    """An engine whose networks nobody else sees."""
     with own_engine() as own:
         yield own
-        asyncio.run(remove_networks(f"unix://{own.socket}"))
 
 
 class TestNetworks:
@@ -178,6 +170,18 @@ class TestNetworks:
             with pytest.raises(EngineError, match="has a way out"):
                 await engine.start(spec_of(tiny_image.image, tcp_port=8000))
             await made.delete()
+
+    async def test_a_docker_without_addresses_left_is_told_with_what_makes_room(self, tiny_image: TinyImage) -> None:
+        with own_engine("--default-address-pool=base=10.214.0.0/29,size=29") as own:
+            async with opened(own) as engine, aiodocker.Docker(url=f"unix://{own.socket}") as client:
+                await engine.load(tiny_image.image, tiny_image.layout, "tiny:1")
+                only = await client.networks.create({"Name": "the-only-one", "Driver": "bridge"})
+                with pytest.raises(EngineError, match="no addresses left") as caught:
+                    await engine.start(spec_of(tiny_image.image, tcp_port=8000))
+                assert "docker network prune" in caught.value.remedy
+                await only.delete()
+                await engine.start(spec_of(tiny_image.image, tcp_port=8000))
+        assert not (Path("/sys/class/net") / f"br-{only.id[:12]}").exists()
 
     async def test_gpus_that_this_host_lacks_are_a_start_error_that_says_what_to_check(
         self, networked: OwnEngine, tiny_image: TinyImage

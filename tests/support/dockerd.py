@@ -6,6 +6,7 @@ machine's network; it is stopped by its own process, and what it mounted is unmo
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,11 +15,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import aiodocker
+
 START_DEADLINE = 30.0
 STOP_DEADLINE = 30.0
+# Small networks apart from those that Docker hands out by itself: with 256 of them, a machine where some test run was
+# killed, and left its bridges behind, has room for the next one all the same.
+_POOL = "--default-address-pool"
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -46,6 +53,8 @@ class OwnEngine:
         self.socket = self.folder / "d.sock"
         places = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--pidfile={self.folder}/pid"]
         network = ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+        if not any(option.startswith(_POOL) for option in options):
+            network.append(f"{_POOL}=base=10.213.0.0/16,size=24")
         below = f"--containerd={self.folder}/c.sock"
         self._command = [program, *places, "-H", f"unix://{self.socket}", below, *network, *options]
         self._log = self.folder / "log"
@@ -83,6 +92,9 @@ class OwnEngine:
 
     def remove(self) -> None:
         """Stop all of it and remove what it kept."""
+        if self._process is not None and _answers(self.socket):
+            with ThreadPoolExecutor(1) as apart:  # the caller may run in a loop of its own
+                apart.submit(asyncio.run, self._remove_networks()).result(STOP_DEADLINE)
         self.stop()
         if self._containerd is not None:
             _stop(self._containerd, signal.SIGTERM)
@@ -90,6 +102,16 @@ class OwnEngine:
         with suppress(OSError):  # there was none, or a container's last process is still ending
             self._group.rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _remove_networks(self) -> None:
+        """Remove the networks: dockerd leaves their bridges, with the addresses that these hold, when it ends."""
+        async with aiodocker.Docker(url=f"unix://{self.socket}") as client:
+            for each in await client.networks.list():
+                if each["Driver"] == "bridge":
+                    network = await client.networks.get(each["Id"])
+                    for container in (await network.show())["Containers"]:
+                        await network.disconnect({"Container": container, "Force": True})
+                    await network.delete()
 
     def _containerd_command(self) -> list[str]:
         program = shutil.which("containerd", path=_SEARCH)

@@ -12,6 +12,8 @@ from dockyard.engines.docker.config import INTERNAL_NETWORK, NETWORK_REQUEST
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, Session
 from dockyard.errors import EngineError
 
+_NO_ADDRESSES = "available, non-overlapping IPv4 address pool"  # in the words of Docker 20 to 29
+
 
 async def ensure(session: Session, spec: ContainerSpec) -> None:
     """Make the network of foreign servers if it is wanted and not there; EngineError when a named one is not there."""
@@ -39,6 +41,13 @@ async def _ensure_internal(session: Session) -> None:
         try:
             await session.client.networks.create(NETWORK_REQUEST)
         except DockerError as error:
+            if _NO_ADDRESSES in error.message:
+                raise EngineError(
+                    f"Docker has no addresses left for network {INTERNAL_NETWORK}, which a foreign server needs",
+                    detail=error.message.strip(),
+                    remedy="Remove networks that nobody uses (`docker network prune`), or give Docker more addresses"
+                    " (`default-address-pools` in its daemon.json).",
+                ) from error
             if error.status != CONFLICT:  # made by somebody else meanwhile
                 raise
 
