@@ -5,6 +5,8 @@ started for the measurement. The load is wrk at a constant rate that the machine
 that are kept and some on connections that are made anew for every request; the quiet figures are of the same load.
 `--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
 After each rollout there is a pause, with the same load; `--pause 0` shows what rollouts cost without the calm between.
+Latencies are told twice: by wrk of all the time, calm included, and by the gateway's log of the requests alone that
+began while a rollout ran (`during`). How often the machine itself stood still meanwhile is told beside them (`stalls`).
 Docker is set up as `docs/operations/install.md` advises (decision 58): its containers have their control groups side by
 side, as under systemd, and its daemons have the time that nothing else wants.
 """
@@ -17,12 +19,17 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deploy.stalls import Stalls, watched
+from benchmarks.deploy.windows import FLUSH_S, Span, Told, told
 from benchmarks.deploy.wrk import SATURATING, STEADY, Both, Mix, loaded, under
+from dockyard.gateway.listener import ACCESS_LOG
 from dockyard.spec.deployment import Deployment, Keep, Strategy, StrategyKind
 from dockyard.spec.home import Home
 from dockyard.spec.status import Receipt
@@ -63,13 +70,15 @@ def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float) -> dic
     assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
     url = f"http://127.0.0.1:{yard.port}/models/{NAME}/predict"
     loaded(url, BODY, 2.0, load)  # warm
-    quiet = loaded(url, BODY, QUIET_S, load)
-    found: dict[str, Any] = {"quiet": quiet.told()}
+    with _seen(yard, url, load) as calm, calm.span():
+        time.sleep(QUIET_S)
+    found: dict[str, Any] = {"quiet": calm.told()}
     for kind in StrategyKind:
-        receipts = []
-        with under(url, BODY, load) as seen:
+        receipts: list[Receipt] = []
+        with _seen(yard, url, load) as seen:
             for number in range(rollouts):
-                receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
+                with seen.span():
+                    receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
                 time.sleep(pause)
         found[kind] = {
             "rollouts": len(receipts),
@@ -77,19 +86,55 @@ def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float) -> dic
             "median_s": _median(receipts),
             "dropped_by_receipts": sum(each.dropped for each in receipts),
             **seen.told(),
-            "p99_over_quiet": _p99(seen) / _p99(quiet),
+            "p99_over_quiet": seen.p99_ms / calm.p99_ms,
+            "during_p99_over_quiet": seen.during.p99_ms / calm.during.p99_ms,
         }
     return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
 
 
-def _p99(seen: Both) -> float:
-    assert seen.kept is not None
-    return seen.kept.p99_ms
+@dataclass
+class _Seen:
+    """A load from its begin to its end, and the spans of it that are looked at by themselves."""
+
+    log: Path
+    load: Both
+    stalls: Stalls
+    spans: list[Span] = field(default_factory=list)
+
+    @contextmanager
+    def span(self) -> Iterator[None]:
+        """Look at the time that the body takes."""
+        begin = time.time()
+        yield
+        self.spans.append((begin, time.time()))
+
+    @property
+    def p99_ms(self) -> float:
+        """Of all of the load's time."""
+        assert self.load.kept is not None
+        return self.load.kept.p99_ms
+
+    @cached_property
+    def during(self) -> Told:
+        """Of the requests that began within the spans."""
+        time.sleep(FLUSH_S)
+        return told(self.log, self.spans)
+
+    def told(self) -> dict[str, Any]:
+        """All of it, as JSON says it."""
+        return {**self.load.told(), "during": asdict(self.during), "stalls": self.stalls.within(self.spans)}
+
+
+@contextmanager
+def _seen(yard: RunningYard, url: str, load: Mix) -> Iterator[_Seen]:
+    with watched() as stalls, under(url, BODY, load) as both:
+        yield (seen := _Seen(yard.home.yard / "gateway" / ACCESS_LOG, both, stalls))
+    _ = seen.during  # read now: the log is kept in bounds
 
 
 def _rollbacks(yard: RunningYard) -> dict[str, Any]:
     """Rollbacks to replicas that are kept warm, and to frozen ones: seconds from asking to traffic switched."""
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for keep in (Keep.WARM, Keep.FROZEN):
         seconds = []
         for number in range(5):
@@ -100,8 +145,8 @@ def _rollbacks(yard: RunningYard) -> dict[str, Any]:
             receipt = yard.rollback(NAME)
             assert receipt.succeeded, receipt
             seconds.append(receipt.seconds)
-        told[keep] = {"median_s": statistics.median(seconds), "longest_s": max(seconds)}
-    return told
+        found[keep] = {"median_s": statistics.median(seconds), "longest_s": max(seconds)}
+    return found
 
 
 def _deploys(yard: RunningYard) -> dict[str, Any]:
@@ -136,6 +181,7 @@ def _totals(engines: dict[str, Any]) -> dict[str, float]:
         "requests": sum(each["requests"] for each in loads),
         "failed": sum(each["failed"] for each in loads),
         "p99_over_quiet": max(each["p99_over_quiet"] for each in kinds),
+        "during_p99_over_quiet": max(each["during_p99_over_quiet"] for each in kinds),
         "rollback_warm_s": max(found["rollback"][Keep.WARM]["median_s"] for found in engines.values()),
         "deploy_s": max(found["deploy"]["median_s"] for found in engines.values()),
     }

@@ -1,0 +1,57 @@
+"""What the gateway's access log says of spans of time. Used by `rollouts`.
+
+A load's own percentiles are of all of its time, the calm between two rollouts included. The gateway writes down each
+request with its begin, so that those which began while a rollout ran can be told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+Span = tuple[float, float]
+"""Begin and end, in seconds since 1970."""
+FLUSH_S = 1.5
+"""The gateway writes what it has buffered at least this often."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Requests that began within spans of time, by the gateway's log. Milliseconds from first byte to last.
+
+    `spans`: how many of the spans the log still has; it is kept in bounds, so the oldest may be gone.
+    """
+
+    spans: int
+    requests: int
+    p50_ms: float
+    p99_ms: float
+
+
+class _Line(msgspec.Struct):
+    time: str
+    duration_us: int | str | None = None
+
+
+def told(log: Path, spans: Sequence[Span]) -> Told:
+    """What an access log tells of these spans; call it `FLUSH_S` after the last."""
+    requests = list(_requests(log))
+    oldest = min((begun for begun, _ in requests), default=0.0)
+    kept = [span for span in spans if span[0] >= oldest]
+    found = sorted(took for begun, took in requests if any(begin <= begun <= end for begin, end in kept))
+    if not found:
+        raise RuntimeError(f"{log} has no request of these {len(spans)} spans; did the load reach this gateway?")
+    return Told(len(kept), len(found), found[len(found) // 2], found[len(found) * 99 // 100])
+
+
+def _requests(log: Path) -> Iterator[tuple[float, float]]:
+    """Begin (seconds since 1970) and length (milliseconds) of each request, in all files of a log."""
+    decode = msgspec.json.Decoder(_Line).decode
+    for file in sorted(log.parent.glob(f"{log.name}*")):
+        *whole, _unfinished = file.read_bytes().split(b"\n")
+        for line in map(decode, whole):
+            yield datetime.fromisoformat(line.time).timestamp(), float(line.duration_us or 0) / 1e3
