@@ -611,10 +611,10 @@ class TestAccess:
             "cd /run/secrets; stat -c '%a %u %n' . *; cat password token; stat -f -c %T .; echo x > new; rm -f token"
         )
         finished = await yard.shell(script, secrets=secrets_given)
-        assert finished.stdout.splitlines() == [
-            *(b"500 65532 .", b"400 65532 password", b"400 65532 token"),
-            b"from a filein \0 memorytmpfs",
-        ]
+        *modes, content = finished.stdout.splitlines()
+        assert modes == [b"500 65532 .", b"400 65532 password", b"400 65532 token"]
+        where = {b"tmpfs", b"ramfs"}  # before Linux 6.4 a tmpfs cannot be kept from swap
+        assert content.removeprefix(b"from a filein \0 memory") in where
         assert finished.stderr.count(b"Read-only file system") == 2
         assert secrets_of("shell") == []
 

@@ -10,7 +10,7 @@ import pytest
 
 from dockyard.engines import secrets
 from dockyard.engines.base import ContainerSpec
-from dockyard.engines.docker.config import create_request, loads_thin_archives, present_run
+from dockyard.engines.docker.config import create_request, loads_thin_archives, present_run, remedy_of_start
 from dockyard.engines.labels import remove_sockets
 from dockyard.engines.runc.bundle import Bundle, Host, host_features, runtime_config
 from dockyard.engines.runc.seccomp import profile
@@ -178,3 +178,19 @@ def test_whole_archives_go_to_podman_and_to_the_containerd_image_store() -> None
     containerd = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
     assert not loads_thin_archives(containerd, docker)
     assert not loads_thin_archives({"DriverStatus": None}, {"Components": [{"Name": "Podman Engine"}]})
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus", "remedy"),
+    [
+        (
+            'AppArmor enabled on system but ... exec: "apparmor_parser": executable file not found',
+            False,
+            "AppArmor's tools",
+        ),
+        ("could not select device driver", True, "NVIDIA Container Toolkit"),
+        ('exec: "/bin/none": no such file or directory', False, "has this program"),
+    ],
+)
+def test_a_start_that_docker_refuses_is_told_with_what_mends_it(words: str, gpus: bool, remedy: str) -> None:
+    assert remedy in remedy_of_start(words, gpus=gpus)

@@ -168,6 +168,17 @@ def _time(text: str) -> datetime | None:
     return datetime.fromisoformat(text)
 
 
+def remedy_of_start(words: str, *, gpus: bool) -> str:
+    """How to mend a start that Docker refused with these words."""
+    if "apparmor_parser" in words:
+        return (
+            "Install AppArmor's tools, which this host's kernel makes Docker need (Debian: apt-get install apparmor)."
+        )
+    if gpus:
+        return "Check that this host has these GPUs (`nvidia-smi -L`) and the NVIDIA Container Toolkit."
+    return "Check that the image has this program for this machine's architecture."
+
+
 def present_run(diff_ids: Sequence[str], present: Sequence[Sequence[str]]) -> int:
     """How many layers, from the lowest up, are those of some image that the engine has.
 

@@ -28,7 +28,7 @@ from dockyard.engines.base import (
     unknown_image,
 )
 from dockyard.engines.docker import networks, pruning, transfer
-from dockyard.engines.docker.config import ENGINE, Given, container_of, create_request, is_podman
+from dockyard.engines.docker.config import ENGINE, Given, container_of, create_request, is_podman, remedy_of_start
 from dockyard.engines.docker.session import CONFLICT, NOT_FOUND, REQUEST_DEADLINE, Session
 from dockyard.engines.docker.streams import AttachedContainer
 from dockyard.engines.lines import Lines
@@ -42,8 +42,6 @@ from dockyard.oci.reference import tagged
 # Podman answers 500 where Docker says 409; these are its words.
 _NAME_TAKEN = "that name is already in use"
 _NOT_RUNNING = "can only kill running containers"
-_NO_PROGRAM = "Check that the image has this program for this machine's architecture."
-_NO_GPUS = "Check that this host has these GPUs (`nvidia-smi -L`) and the NVIDIA Container Toolkit."
 _NO_LIVE_RESTORE = (
     "Docker stops all containers when its daemon restarts, at an upgrade for one: "
     'put {"live-restore": true} into /etc/docker/daemon.json and reload it (`systemctl reload docker`).'
@@ -255,7 +253,7 @@ class DockerEngine:
                 raise StartError(
                     f"docker could not start {spec.name} ({spec.arguments[0]})",
                     detail=error.message.strip(),
-                    remedy=_NO_GPUS if spec.gpus else _NO_PROGRAM,
+                    remedy=remedy_of_start(error.message, gpus=bool(spec.gpus)),
                 ) from error
 
     async def _exit_code(self, container_id: str) -> int:
