@@ -179,3 +179,27 @@ def test_an_unreachable_package_index_is_told(home: Home, adder: Built, tmp_path
 @pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:port", "http://[::1", "https://:80"])
 def test_what_is_no_url_is_told(dockyard: CommandLine, url: str) -> None:
     assert_refused(dockyard("predict", url, "-i", "a=1"), "is not a URL", "http://127.0.0.1:8080")
+
+
+def test_a_terminal_gets_colours_and_who_wants_none_gets_none(home: Home) -> None:
+    def seen(**more: str) -> bytes:
+        line = CommandLine(home)
+        ours, terminal = os.openpty()
+        try:
+            done = subprocess.run(
+                line.command("inspect", "nothing:1"),
+                env=line.variables() | more,
+                stderr=terminal,
+                check=False,
+                timeout=30,
+            )
+            assert done.returncode == 1
+            return os.read(ours, 4096)
+        finally:
+            os.close(ours)
+            os.close(terminal)
+
+    assert b"\x1b[" in seen()
+    plain = seen(NO_COLOR="1")
+    assert b"\x1b[" not in plain
+    assert b"error: " in plain

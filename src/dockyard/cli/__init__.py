@@ -108,7 +108,7 @@ def main() -> None:
     stopped = _Stopped()
     signal.signal(signal.SIGTERM, stopped.terminate)
     try:
-        code = commands.main(standalone_mode=False)
+        code = commands.main(standalone_mode=False, color=_colour())
     except DockyardError as error:
         explain(error)
         code = error.exit_code
@@ -150,12 +150,18 @@ class _Stopped:
 
 def explain(error: DockyardError) -> None:
     """Tell people what failed, and how to mend it."""
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    colour = _colour()
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True, color=colour)
     click.echo(_lines(error.what), err=True)
     if error.detail:
         click.echo(_lines(error.detail), err=True)
     if error.remedy:
-        click.secho(_lines(error.remedy), fg="cyan", err=True)
+        click.secho(_lines(error.remedy), fg="cyan", err=True, color=colour)
+
+
+def _colour() -> bool | None:
+    """No colours for who does not want any (https://no-color.org); otherwise as click decides, on terminals only."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def _lines(text: str) -> str:

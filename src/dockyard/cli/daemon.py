@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -78,6 +81,34 @@ def _since(log: Path, begin: int) -> str:
         return file.read().decode("utf-8", "replace")
 
 
+class Manager:
+    """systemd, if it started this process and waits to be told how it goes; otherwise nobody is told anything.
+
+    What it left in the environment is taken out: runc would wait for a word of its container on the same socket.
+    Sources: sd_notify(3), sd_watchdog_enabled(3).
+    """
+
+    def __init__(self) -> None:
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        mine = os.environ.pop("WATCHDOG_PID", "") in {"", str(os.getpid())}
+        self._watch_s = int(os.environ.pop("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
+
+    def tell(self, state: str) -> None:
+        """Say how far this process is, such as `READY=1`."""
+        if self._address:
+            kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK  # a manager that does not listen holds nobody up
+            with suppress(OSError), socket.socket(socket.AF_UNIX, kind) as one:
+                one.connect(self._address)
+                one.send(state.encode())
+
+    async def keep_telling(self) -> None:
+        """Say, twice in the time that the unit gives, that the event loop still turns: it ends what does not."""
+        while self._watch_s:
+            self.tell("WATCHDOG=1")
+            await asyncio.sleep(self._watch_s / 2)
+
+
 def unit(arguments: Sequence[str]) -> str:
     """A systemd unit that runs this very command, with the same options and home."""
     program = shutil.which(arguments[0]) or arguments[0]
@@ -91,11 +122,18 @@ After=network.target docker.service
 Wants=network.target
 
 [Service]
+# The unit is active once the yard answers; one that no longer does anything is started anew.
+Type=notify
+WatchdogSec=60
+TimeoutStartSec=300
 ExecStart={" ".join(_quoted(word) for word in words)}
 {environment}Restart=always
 RestartSec=1
-# Replicas and the gateway live in processes of their own and go on when the yard is stopped or upgraded.
+# Replicas and the gateway live in processes of their own and go on when the yard is stopped or upgraded. Whichever of
+# them the kernel kills for memory, the yard brings back.
 KillMode=process
+OOMPolicy=continue
+TasksMax=infinity
 TimeoutStopSec=30
 
 [Install]

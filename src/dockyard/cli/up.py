@@ -105,18 +105,23 @@ def _serve(home: Home, options: Options, *, quiet: bool) -> None:
 
 async def _run(home: Home, options: Options, *, quiet: bool) -> None:
     begun = time.monotonic()
+    manager = daemon.Manager()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
     async with _yard(home, options) as yard:
         _tell(yard, time.monotonic() - begun)
+        manager.tell("READY=1")
+        alive = asyncio.ensure_future(manager.keep_telling())
         for engine in yard.parts.host.engines.values():
             await _warn(engine)
         ended = asyncio.ensure_future(yard.ended())
         stopping = asyncio.ensure_future(asked.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        manager.tell("STOPPING=1")
         stopping.cancel()
+        alive.cancel()
         if ended.done():
             ended.result()
         ended.cancel()
