@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from dockyard.build.builder import Built
+from dockyard.client import Client
 from dockyard.engines.base import Container, Engine
 from dockyard.engines.docker.engine import DockerEngine
 from dockyard.engines.runc.engine import RuncEngine
@@ -60,10 +61,10 @@ def yard(request: pytest.FixtureRequest, home: Home, gated: Built, dockerd: str)
 
 def containers(yard: RunningYard, phase: str) -> list[Container]:
     """The containers of the replicas in a phase, of those that have one already."""
-    names = {each.id for each in yard.status(NAME).replicas if each.phase == phase}
+    names = {each.id: each.engine for each in yard.status(NAME).replicas if each.phase == phase}
 
     async def listed() -> list[Container]:
-        on_docker = "docker" in yard.options
+        on_docker = "docker" in names.values()
         engine: Engine = (
             DockerEngine(yard.environment["DOCKER_HOST"]) if on_docker else RuncEngine(yard.home.runc, RUNC)
         )
@@ -170,3 +171,33 @@ def test_a_killed_docker_daemon_costs_no_request_and_the_next_one_has_the_same_r
         until(lambda: yard.status(NAME).ready == 2, "the replicas are not known again")
         assert pids(yard, "ready") == before
         assert yard.deploy(Deployment(name=NAME, image="gated:1", replicas=2, environment={"ROUND": "2"})).succeeded
+
+
+def test_a_yard_that_starts_before_docker_does_adopts_its_replicas_once_docker_is_there(
+    home: Home, gated: Built
+) -> None:
+    wanted = Deployment(name=NAME, image="gated:1")
+    with (
+        own_engine("--live-restore") as docker,
+        running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}) as yard,
+    ):
+        assert yard.deploy(wanted).succeeded
+        before = pids(yard, "ready")
+        assert len(before) == 1
+        with Load(yard.port, f"/models/{NAME}/predict", BODY) as load:
+            yard.kill()
+            docker.stop(signal.SIGKILL)
+            yard.start()
+            served = load.answered
+            until(lambda: load.answered > served + 20, "nobody answers without yard and daemon")
+
+            async def told(client: Client) -> list[str]:
+                return [event.what async for event in client.events(0) if event.kind == "engine.gone"]
+
+            until(lambda: yard.client(told), "nobody says that Docker does not answer")
+            docker.start()
+            until(lambda: pids(yard, "ready") == before, "the replicas are not known again")
+            receipt = yard.deploy(msgspec.structs.replace(wanted, environment={"ROUND": "2"}))
+        assert receipt.succeeded, receipt
+        assert load.failures == []
+        assert {each.engine for each in yard.status(NAME).replicas} == {"docker"}

@@ -13,7 +13,7 @@ import click
 from dockyard.cli import places
 from dockyard.cli.up import engines_here, gateway_settings
 from dockyard.engines.base import Container, Engine
-from dockyard.errors import ContainerNotFoundError, YardError
+from dockyard.errors import ContainerNotFoundError, EngineError, YardError
 from dockyard.gateway.envoy import EnvoyGateway
 from dockyard.spec.home import Home
 from dockyard.yard.adopt import replicas_on
@@ -59,11 +59,18 @@ async def _stop_rest(home: Home, grace: float) -> None:
     await gateway.stop()
     click.echo("the gateway has stopped", err=True)
     engines, _ = await engines_here(home, "auto")
+    silent: list[EngineError] = []
     for engine in engines.values():
-        found = await replicas_on(engine, yard)
-        await asyncio.gather(*(_stop(engine, each, grace) for each in found.values()))
-        click.echo(f"{engine.name}: {len(found)} replicas have stopped", err=True)
-        await engine.close()
+        try:
+            found = await replicas_on(engine, yard)
+            await asyncio.gather(*(_stop(engine, each, grace) for each in found.values()))
+            click.echo(f"{engine.name}: {len(found)} replicas have stopped", err=True)
+        except EngineError as error:
+            silent.append(error)
+        finally:
+            await engine.close()
+    if silent:
+        raise silent[0]
 
 
 async def _stop(engine: Engine, container: Container, grace: float) -> None:

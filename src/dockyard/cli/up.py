@@ -20,7 +20,7 @@ import click
 from dockyard.cli import daemon, places
 from dockyard.cli.keyring import trusted_keys
 from dockyard.engines.base import Engine
-from dockyard.engines.detect import ENGINES, detect
+from dockyard.engines.detect import ENGINES, detect, open_engine, silent_docker
 from dockyard.errors import EngineError, EngineNotFoundError
 from dockyard.gateway.base import GatewaySettings
 from dockyard.gateway.envoy import EnvoyGateway
@@ -31,6 +31,7 @@ from dockyard.yard.host import Host, usable_memory
 from dockyard.yard.priority import give_way
 from dockyard.yard.pruning import Retention
 from dockyard.yard.run import Yard, opened
+from dockyard.yard.store import FILE_NAME, known_engines
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,14 @@ async def _run(home: Home, options: Options, *, quiet: bool) -> None:
         _tell(yard, time.monotonic() - begun)
         manager.tell("READY=1")
         alive = asyncio.ensure_future(manager.keep_telling())
-        for engine in yard.parts.host.engines.values():
-            await _warn(engine)
+        warning = asyncio.gather(*(_warn(engine) for engine in yard.parts.host.engines.values()))
         ended = asyncio.ensure_future(yard.ended())
         stopping = asyncio.ensure_future(asked.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         manager.tell("STOPPING=1")
         stopping.cancel()
         alive.cancel()
+        warning.cancel()
         if ended.done():
             ended.result()
         ended.cancel()
@@ -175,7 +176,12 @@ def gateway_settings(home: Home, options: Options | None) -> GatewaySettings:
 
 
 async def engines_here(home: Home, asked: str) -> tuple[Mapping[str, Engine], str]:
-    """Every engine that answers here, and the one for deployments that name none."""
+    """Every engine that answers here, and the one for deployments that name none.
+
+    Docker is among them, too, when it does not answer now but this yard's replicas are on it: it is being restarted,
+    or starts later than the yard, which adopts them then. And the default stays what it was.
+    """
+    known = known_engines(home.yard / FILE_NAME)
     found: dict[str, Engine] = {}
     refused: list[str] = []
     for name in ENGINES:
@@ -183,13 +189,17 @@ async def engines_here(home: Home, asked: str) -> tuple[Mapping[str, Engine], st
             found[name] = (await detect(home.runc, prefer=name)).engine
         except EngineNotFoundError as error:
             refused.append(error.what)
+            if name == "docker" and name in known.used:
+                found[name] = open_engine(silent_docker(os.environ), home.runc)
     if not found or asked not in {"auto", *found}:
         raise EngineNotFoundError(
             f"no engine answers here{'' if asked == 'auto' else f' that is {asked}'}",
             remedy="Start Docker, or be root and install runc (Debian: apt-get install runc).",
             detail="\n".join(refused),
         )
-    return found, next(iter(found)) if asked == "auto" else asked
+    if asked != "auto":
+        return found, asked
+    return found, known.default if known.default in found else next(iter(found))
 
 
 def _listeners(home: Home, options: Options) -> tuple[Listener, ...]:

@@ -54,6 +54,17 @@ async def detect(home: Path, *, prefer: str | None = None, environment: Mapping[
     return Choice(open_engine(found, home), found.why)
 
 
+def silent_docker(environment: Mapping[str, str]) -> Found:
+    """Docker, though it does not answer now: where it is looked for first. For who knows that it belongs here.
+
+    EngineError when DOCKER_HOST names an engine on another machine.
+    """
+    host = environment.get("DOCKER_HOST", "")
+    addresses = [_local(host)] if host else _usual_addresses(environment)
+    there = (each for each in addresses if Path(each.removeprefix("unix://")).exists())
+    return Found("docker", next(there, addresses[0]), "docker: it does not answer now, but did before")
+
+
 def open_engine(found: Found, home: Path) -> Engine:
     """The engine that was found, its module loaded only now."""
     if found.name == "docker":

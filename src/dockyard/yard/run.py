@@ -77,6 +77,7 @@ async def opened(
         stack.callback(store.close)
         if store.fresh:
             await _check_new(host, home, store)
+        store.note_default_engine(host.default_engine)
         audit = AuditLog.open(store, home.yard)
         proxy = await gateway()
         stack.push_async_callback(proxy.close)

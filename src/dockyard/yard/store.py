@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from dockyard.errors import YardConflictError
+from dockyard.errors import StoreError, YardConflictError
 from dockyard.yard.clock import Clock, steady_clock
-from dockyard.yard.database import PATIENCE, Database
+from dockyard.yard.database import PATIENCE, Database, reading
 from dockyard.yard.records import (
     DeploymentSnapshot,
     ReplicaRecord,
@@ -30,6 +32,26 @@ from dockyard.yard.schema import NEWEST_TIME, RELEVANT_REVISIONS
 from dockyard.yard.state import RevisionState, RolloutPhase
 
 FILE_NAME = "yard.db"
+_DEFAULT_ENGINE = "default engine"
+
+
+@dataclass(frozen=True)
+class KnownEngines:
+    """The engines that a yard's replicas are on, and the one that it used where a deployment named none."""
+
+    used: frozenset[str] = frozenset()
+    default: str = ""
+
+
+def known_engines(path: Path) -> KnownEngines:
+    """What the store at `path` says, read beside its yard or without; nothing when there is none that can be read."""
+    if not path.exists():
+        return KnownEngines()
+    with suppress(StoreError), reading(path) as connection:
+        used = connection.execute("SELECT DISTINCT engine FROM replicas").fetchall()
+        default = connection.execute("SELECT value FROM notes WHERE name = ?", (_DEFAULT_ENGINE,)).fetchone()
+        return KnownEngines(frozenset(str(row[0]) for row in used), str(default[0]) if default else "")
+    return KnownEngines()
 
 
 class Store(RolloutTable, ReplicaTable):
@@ -57,6 +79,10 @@ class Store(RolloutTable, ReplicaTable):
     def yard(self) -> str:
         """This yard's id, made with the store and kept in its backups: 16 hexadecimal digits."""
         return self.note("yard")
+
+    def note_default_engine(self, name: str) -> None:
+        """Keep which engine is used where a deployment names none: the next yard uses it too, even if it is slow."""
+        self.set_note(_DEFAULT_ENGINE, name)
 
     def close(self) -> None:
         """Let go of the file."""
