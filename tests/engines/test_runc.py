@@ -33,6 +33,7 @@ from dockyard.oci.media import LAYER_OF_CODEC
 from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
+from tests.support.monitors import monitor_of
 from tests.support.tiny_image import CONFIG, make_image
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root")
@@ -65,18 +66,6 @@ def raw_layer(layout: Layout, files: dict[str, bytes]) -> LayerBlob:
             tar.addfile(info, io.BytesIO(data))
     digest = layout.blobs.write(buffer.getvalue())
     return LayerBlob(Descriptor(LAYER_OF_CODEC["none"], digest, len(buffer.getvalue())), digest)
-
-
-def monitor_of(name: str) -> int:
-    """The process id of a container's monitor."""
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = status.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.endswith(b"monitor.py") for word in words) and any(name.encode() in word for word in words):
-            return int(status.parent.name)
-    raise AssertionError(f"{name} has no monitor")
 
 
 async def until(condition, deadline: float = 10.0) -> None:
@@ -260,8 +249,12 @@ os.kill(os.getpid(), signal.SIGKILL)
         os.kill(monitor_of(container.name), signal.SIGKILL)
         await asyncio.sleep(0.1)
         assert (await engine.inspect(container.id)).state is State.RUNNING
+        with pytest.raises(EngineError, match="still runs"):
+            await engine.wait(container.id, 0.1)
+        assert await engine.stop(container.id, 5) is None
+        assert await engine.stop(container.id, 5) is None
         with pytest.raises(EngineError, match="exit code is not known"):
-            await engine.stop(container.id, 5)
+            await engine.wait(container.id, 5)
         ended = await engine.inspect(container.id)
         assert (ended.state, ended.exit_code) == (State.EXITED, None)
         await engine.remove(container.id)

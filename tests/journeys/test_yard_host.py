@@ -26,6 +26,7 @@ from dockyard.spec.home import Home
 from tests.support.certificates import loopback_certificate
 from tests.support.disks import fill, small_disk
 from tests.support.load import Load, free_port
+from tests.support.monitors import monitor_of
 from tests.support.projects import CommandLine, build_in, write_adder
 from tests.support.tiny_image import CONFIG, base_layers, make_image
 from tests.support.yards import RunningYard, running_yard, until
@@ -90,6 +91,25 @@ def test_a_replica_that_the_kernel_kills_for_memory_is_told_as_that(home: Home, 
 
         until(lambda: any("memory" in what for what in yard.client(told)), "nobody says that it was memory", 30)
         until(lambda: yard.status("adder").ready == 1, "the replica does not come back", 30)
+
+
+def test_a_replica_that_ended_while_nobody_looked_is_let_go(home: Home, adder: Built) -> None:
+    """As after a power failure: neither its monitor nor the yard could note how it ended."""
+    with running_yard(home, NOWHERE) as yard:
+        assert yard.deploy(adder_of()).succeeded
+        (before,) = [each.id for each in yard.status("adder").replicas]
+        assert yard.deploy(adder_of(environment={"ROUND": "2"})).succeeded
+        yard.kill()
+        pid = yard.pid_of(before, "runc")
+        os.kill(monitor_of(before), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        yard.start()
+        until(lambda: before not in {each.id for each in yard.status("adder").replicas}, "it is still there")
+
+        async def told(client: Client) -> list[str]:
+            return [event.what async for event in client.events(0) if event.kind == "replica.stop-failed"]
+
+        assert yard.client(told) == []
 
 
 def test_a_signing_policy_refuses_what_nobody_signed_and_lets_in_what_was(yard: RunningYard) -> None:
@@ -360,6 +380,7 @@ def test_the_unit_runs_the_same_command_and_leaves_replicas_alone(home: Home) ->
     assert "--print-unit" not in done.stdout
     assert "KillMode=process" in done.stdout
     assert "Type=notify" in done.stdout
+    assert "Restart=on-failure" in done.stdout  # `dockyard down` ends it for good
     assert f"DOCKYARD_HOME={home.root}" in done.stdout
 
 

@@ -176,11 +176,11 @@ async def _run(engine: Engine, spec: ContainerSpec, feed: AsyncIterator[bytes], 
             await asyncio.gather(*stopping, return_exceptions=True)
 
 
-def _stop_on_signals(engine: Engine, attached: Attached) -> list[asyncio.Task[int]]:
+def _stop_on_signals(engine: Engine, attached: Attached) -> list[asyncio.Task[int | None]]:
     """The first signal stops the container, which finishes what it has begun; the second removes it at once."""
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
-    tasks: list[asyncio.Task[int]] = []
+    tasks: list[asyncio.Task[int | None]] = []
 
     def stop() -> None:
         if tasks and main is not None:

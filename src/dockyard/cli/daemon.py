@@ -120,6 +120,7 @@ def unit(arguments: Sequence[str]) -> str:
 Description=Dockyard: deployments of models on this host
 After=network.target docker.service
 Wants=network.target
+StartLimitIntervalSec=0
 
 [Service]
 # The unit is active once the yard answers; one that no longer does anything is started anew.
@@ -127,7 +128,8 @@ Type=notify
 WatchdogSec=60
 TimeoutStartSec=300
 ExecStart={" ".join(_quoted(word) for word in words)}
-{environment}Restart=always
+{environment}# `dockyard down` ends it for good; whatever else ends it does not, however often.
+Restart=on-failure
 RestartSec=1
 # Replicas and the gateway live in processes of their own and go on when the yard is stopped or upgraded. Whichever of
 # them the kernel kills for memory, the yard brings back.

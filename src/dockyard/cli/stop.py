@@ -31,4 +31,5 @@ async def _stop(names: tuple[str, ...], grace: float, engine: str) -> None:
 async def _stop_one(found: Found, grace: float) -> None:
     code = await found.engine.stop(found.container.id, grace)
     await found.engine.remove(found.container.id)
-    click.echo(f"{found.container.name} stopped (exit code {code})")
+    how = "nobody knows how it ended" if code is None else f"exit code {code}"
+    click.echo(f"{found.container.name} stopped ({how})")

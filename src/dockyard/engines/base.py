@@ -302,8 +302,11 @@ class Engine(Protocol):
     async def thaw(self, container_id: str) -> None:
         """Let them go on; nothing happens if they do. EngineError when it does not run."""
 
-    async def stop(self, container_id: str, grace: float = 30.0) -> int:
-        """SIGTERM, then SIGKILL after `grace` seconds; the exit code (128 + n for signal n). It is thawed first."""
+    async def stop(self, container_id: str, grace: float = 30.0) -> int | None:
+        """SIGTERM, then SIGKILL after `grace` seconds; the exit code (128 + n for signal n). It is thawed first.
+
+        None when it has ended and nobody knows how, as after a power failure.
+        """
 
     async def wait(self, container_id: str, deadline: float | None = None) -> int:
         """The exit code, once it ends; EngineError when it still runs after `deadline` seconds.

@@ -16,7 +16,8 @@ from dockyard.errors import ContainerNotFoundError, EngineError
 from dockyard.spec.deployment import Probes
 
 ENGINE_PAUSE_S = 1.0
-_SIGNALLED = 128
+_SIGNALLED = range(129, 129 + 64)
+"""128 and the number of a signal. Docker says 255 of those that a restart of the machine ended."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ async def ended(engine: Engine, container: Container) -> Ended:
     code = now.exit_code
     if code is None:
         return Ended("ended, nobody knows how", "exit", log)
-    how = f"was killed by signal {code - _SIGNALLED}" if code > _SIGNALLED else f"ended with exit code {code}"
+    how = f"was killed by signal {code - 128}" if code in _SIGNALLED else f"ended with exit code {code}"
     return Ended(how, "exit", log)
 
 

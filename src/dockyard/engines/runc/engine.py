@@ -133,15 +133,18 @@ class RuncEngine:
         """By the kernel's freezer."""
         freezer.thaw(self._pid(container_id))
 
-    async def stop(self, container_id: str, grace: float = 30.0) -> int:
+    async def stop(self, container_id: str, grace: float = 30.0) -> int | None:
         """SIGTERM, then SIGKILL, to the container's first process."""
         folder = self._folder(container_id)
         lives.send(folder, signal.SIGTERM)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                return await lives.exit_code(folder)
-        lives.send(folder, signal.SIGKILL)
-        return await self.wait(container_id, _KILL_PATIENCE)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    return await lives.exit_code(folder)
+            lives.send(folder, signal.SIGKILL)
+            return await self.wait(container_id, _KILL_PATIENCE)
+        except lives.ExitCodeUnknownError:
+            return None
 
     async def wait(self, container_id: str, deadline: float | None = None) -> int:
         """The exit code, as its monitor noted it."""

@@ -21,6 +21,10 @@ POLL = 0.02
 MONITOR_PATIENCE = 5.0
 
 
+class ExitCodeUnknownError(EngineError):
+    """A container has ended, and nobody noted how."""
+
+
 def send(folder: Path, number: signal.Signals) -> None:
     """Send a signal to the container's first process, and wake it; nothing happens when it is gone."""
     life = read_life(folder)
@@ -37,7 +41,7 @@ def send(folder: Path, number: signal.Signals) -> None:
 
 
 async def exit_code(folder: Path) -> int:
-    """Wait for the end, without a deadline, and return the exit code; EngineError when nobody noted it."""
+    """Wait for the end, without a deadline, and return the exit code; ExitCodeUnknownError when nobody noted it."""
     while (life := read_life(folder)) is None:
         if read_facts(folder) is None:
             raise unknown_container(folder.name)
@@ -81,7 +85,7 @@ async def _noted(folder: Path, life: Life) -> int:
         if life.exit_code is not None:
             return life.exit_code
         if not watched:
-            raise EngineError(
+            raise ExitCodeUnknownError(
                 f"container {folder.name} has ended, with what exit code is not known",
                 remedy="Its monitor was killed as well, or the machine restarted: start the container again.",
             )
