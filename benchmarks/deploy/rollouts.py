@@ -6,7 +6,7 @@ that are kept and some on connections that are made anew for every request; the 
 `--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
 After each rollout there is a pause, with the same load; `--pause 0` shows what rollouts cost without the calm between.
 Latencies are told twice: by wrk of all the time, calm included, and by the gateway's log of the requests alone that
-began while a rollout ran (`during`). How often the machine itself stood still meanwhile is told beside them (`stalls`).
+began while a rollout ran (`during`).
 Docker is set up as `docs/operations/install.md` advises (decision 58): its containers have their control groups side by
 side, as under systemd, and its daemons have the time that nothing else wants.
 """
@@ -26,7 +26,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.deploy.stalls import Stalls, watched
 from benchmarks.deploy.windows import FLUSH_S, Span, Told, told
 from benchmarks.deploy.wrk import SATURATING, STEADY, Both, Mix, loaded, under
 from dockyard.gateway.listener import ACCESS_LOG
@@ -98,7 +97,6 @@ class _Seen:
 
     log: Path
     load: Both
-    stalls: Stalls
     spans: list[Span] = field(default_factory=list)
 
     @contextmanager
@@ -122,13 +120,13 @@ class _Seen:
 
     def told(self) -> dict[str, Any]:
         """All of it, as JSON says it."""
-        return {**self.load.told(), "during": asdict(self.during), "stalls": self.stalls.within(self.spans)}
+        return {**self.load.told(), "during": asdict(self.during)}
 
 
 @contextmanager
 def _seen(yard: RunningYard, url: str, load: Mix) -> Iterator[_Seen]:
-    with watched() as stalls, under(url, BODY, load) as both:
-        yield (seen := _Seen(yard.home.yard / "gateway" / ACCESS_LOG, both, stalls))
+    with under(url, BODY, load) as both:
+        yield (seen := _Seen(yard.home.yard / "gateway" / ACCESS_LOG, both))
     _ = seen.during  # read now: the log is kept in bounds
 
 
