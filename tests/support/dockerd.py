@@ -23,8 +23,6 @@ import aiodocker
 
 START_DEADLINE = 30.0
 STOP_DEADLINE = 30.0
-# Small networks apart from those that Docker hands out by itself: with 256 of them, a machine where some test run was
-# killed, and left its bridges behind, has room for the next one all the same.
 _POOL = "--default-address-pool"
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -54,6 +52,7 @@ class OwnEngine:
         places = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--pidfile={self.folder}/pid"]
         network = ["--iptables=false", "--ip6tables=false", "--bridge=none"]
         if not any(option.startswith(_POOL) for option in options):
+            # Apart from what Docker hands out by itself, and so many that bridges which killed runs left do no harm.
             network.append(f"{_POOL}=base=10.213.0.0/16,size=24")
         below = f"--containerd={self.folder}/c.sock"
         self._command = [program, *places, "-H", f"unix://{self.socket}", below, *network, *options]
@@ -92,9 +91,14 @@ class OwnEngine:
 
     def remove(self) -> None:
         """Stop all of it and remove what it kept."""
-        if self._process is not None and _answers(self.socket):
-            with ThreadPoolExecutor(1) as apart:  # the caller may run in a loop of its own
-                apart.submit(asyncio.run, self._remove_networks()).result(STOP_DEADLINE)
+        try:
+            if self._process is not None and _answers(self.socket):
+                with ThreadPoolExecutor(1) as apart:  # the caller may run in a loop of its own
+                    apart.submit(asyncio.run, self._remove_networks()).result()
+        finally:
+            self._remove_all()
+
+    def _remove_all(self) -> None:
         self.stop()
         if self._containerd is not None:
             _stop(self._containerd, signal.SIGTERM)
@@ -105,7 +109,7 @@ class OwnEngine:
 
     async def _remove_networks(self) -> None:
         """Remove the networks: dockerd leaves their bridges, with the addresses that these hold, when it ends."""
-        async with aiodocker.Docker(url=f"unix://{self.socket}") as client:
+        async with asyncio.timeout(STOP_DEADLINE), aiodocker.Docker(url=f"unix://{self.socket}") as client:
             for each in await client.networks.list():
                 if each["Driver"] == "bridge":
                     network = await client.networks.get(each["Id"])
