@@ -17,6 +17,7 @@ import pytest
 
 from dockyard.build.builder import Built
 from dockyard.client import Client
+from dockyard.engines.runc.freezer import is_frozen
 from dockyard.errors import DeploymentError, PolicyError
 from dockyard.oci.copying import copy_entry
 from dockyard.oci.digest import hex_of
@@ -29,7 +30,7 @@ from tests.support.load import Load, free_port
 from tests.support.monitors import monitor_of
 from tests.support.projects import CommandLine, build_in, write_adder
 from tests.support.tiny_image import CONFIG, base_layers, make_image
-from tests.support.yards import RunningYard, running_yard, until
+from tests.support.yards import RunningYard, alive, running_yard, until
 
 pytestmark = pytest.mark.slow
 
@@ -396,6 +397,33 @@ def test_systemd_is_told_when_the_yard_answers_that_it_goes_on_and_when_it_ends(
             assert yard.deploy(adder_of()).succeeded  # runc heeds that variable too, and would wait for the container
             assert yard.stop() == 0
             assert words.result(20)[:3] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+
+
+def test_what_is_frozen_is_woken_when_the_host_shuts_down_and_only_then(
+    home: Home, adder: Built, tmp_path: Path, short_path: Path
+) -> None:
+    """A frozen process does not heed SIGTERM, so the host would wait for it until it kills all that is left."""
+    said = tmp_path / "state"
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\n[ "$1" = is-system-running ] && cat {said}\n')
+    systemctl.chmod(0o755)
+    told = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NOTIFY_SOCKET": str(short_path / "notify")}
+    with running_yard(home, NOWHERE | told) as yard:
+        assert yard.deploy(adder_of()).succeeded
+        (old,) = yard.status("adder").replicas
+        pid = yard.pid_of(old.id, "runc")
+        keeping = Strategy(kind=StrategyKind.BLUE_GREEN)
+        assert yard.deploy(adder_of(environment={"ROUND": "2"}, strategy=keeping)).succeeded
+        until(lambda: is_frozen(pid), "the old revision is not frozen", 30)
+        said.write_text("running\n")
+        assert yard.stop() == 0
+        assert is_frozen(pid)
+        yard.start()
+        said.write_text("stopping\n")
+        assert yard.stop() == 0
+        assert not is_frozen(pid)
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not alive(pid), "it does not heed SIGTERM")
 
 
 def test_sigterm_ends_the_yard_and_nothing_else(yard: RunningYard) -> None:

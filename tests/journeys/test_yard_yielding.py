@@ -26,7 +26,7 @@ from dockyard.yard import priority
 from tests.support.dockerd import own_engine
 from tests.support.load import Load
 from tests.support.projects import PREDICTOR, build_in, write_adder
-from tests.support.yards import RunningYard, running_yard, until
+from tests.support.yards import RunningYard, alive, running_yard, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root may give priority back")]
 
@@ -188,6 +188,7 @@ def test_a_yard_that_starts_before_docker_does_adopts_its_replicas_once_docker_i
             yard.kill()
             docker.stop(signal.SIGKILL)
             yard.start()
+            assert "docker does not answer now" in (yard.home.yard / "up.log").read_text()
             served = load.answered
             until(lambda: load.answered > served + 20, "nobody answers without yard and daemon")
 
@@ -201,3 +202,26 @@ def test_a_yard_that_starts_before_docker_does_adopts_its_replicas_once_docker_i
         assert receipt.succeeded, receipt
         assert load.failures == []
         assert {each.engine for each in yard.status(NAME).replicas} == {"docker"}
+
+
+def test_down_stops_what_it_can_while_docker_is_away_and_the_rest_once_it_is_back(home: Home, gated: Built) -> None:
+    with (
+        own_engine("--live-restore") as docker,
+        running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}) as yard,
+    ):
+        for engine in ("docker", "runc"):
+            assert yard.deploy(Deployment(name=f"on-{engine}", image="gated:1", engine=engine)).succeeded
+        processes = {
+            engine: yard.pid_of(yard.status(f"on-{engine}").replicas[0].id, engine) for engine in ("docker", "runc")
+        }
+        docker.stop(signal.SIGKILL)
+        first = yard.line("down", "--grace", "1")
+        assert first.returncode == 1
+        assert "runc: 1 replicas have stopped" in first.stderr
+        assert "docker" in first.stderr.split("error:")[1]
+        assert [alive(processes[engine]) for engine in ("runc", "docker")] == [False, True]
+        docker.start()
+        second = yard.line("down", "--grace", "1")
+        assert second.returncode == 0, second.stderr
+        assert "docker: 1 replicas have stopped" in second.stderr
+        assert not alive(processes["docker"])

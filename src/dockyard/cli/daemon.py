@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ from dockyard.oci.files import store_errors
 
 READY_DEADLINE_S = 30.0
 _POLL_S = 0.05
+_ANSWER_S = 5.0
 
 
 def detach(log: Path, serve: Callable[[], None], ready: Path) -> None:
@@ -101,6 +103,16 @@ class Manager:
             with suppress(OSError), socket.socket(socket.AF_UNIX, kind) as one:
                 one.connect(self._address)
                 one.send(state.encode())
+
+    def host_stops(self) -> bool:
+        """Whether it shuts the whole host down, and not this process alone. Source: systemctl(1)."""
+        if not self._address:
+            return False
+        command = ["systemctl", "is-system-running"]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+            return done.stdout.strip() == "stopping"
+        return False
 
     async def keep_telling(self) -> None:
         """Say, twice in the time that the unit gives, that the event loop still turns: it ends what does not."""

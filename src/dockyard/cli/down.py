@@ -58,9 +58,9 @@ async def _stop_rest(home: Home, grace: float) -> None:
     gateway = await EnvoyGateway.start(gateway_settings(home, None))
     await gateway.stop()
     click.echo("the gateway has stopped", err=True)
-    engines, _ = await engines_here(home, "auto")
+    here = await engines_here(home, "auto")
     silent: list[EngineError] = []
-    for engine in engines.values():
+    for engine in here.engines.values():
         try:
             found = await replicas_on(engine, yard)
             await asyncio.gather(*(_stop(engine, each, grace) for each in found.values()))

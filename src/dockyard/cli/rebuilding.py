@@ -28,7 +28,7 @@ async def from_engine(home: Home) -> tuple[str, ...]:
     """Put the old state aside, if there is any, and make a new one."""
     if (pid := holder(home.yard)) is not None:
         raise runs_already(pid)
-    engines, _ = await engines_here(home, "auto")
+    engines = (await engines_here(home, "auto")).engines
     try:
         found = [each for engine in engines.values() for each in await _replicas(engine)]
     finally:

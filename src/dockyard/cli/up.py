@@ -111,8 +111,8 @@ async def _run(home: Home, options: Options, *, quiet: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
-    async with _yard(home, options) as yard:
-        _tell(yard, time.monotonic() - begun)
+    async with _yard(home, options, manager) as (yard, silent):
+        _tell(yard, silent, time.monotonic() - begun)
         manager.tell("READY=1")
         alive = asyncio.ensure_future(manager.keep_telling())
         warning = asyncio.gather(*(_warn(engine) for engine in yard.parts.host.engines.values()))
@@ -141,22 +141,22 @@ async def _warn(engine: Engine) -> None:
 
 
 @asynccontextmanager
-async def _yard(home: Home, options: Options) -> AsyncIterator[Yard]:
-    """The yard with this host's engines and Envoy."""
+async def _yard(home: Home, options: Options, manager: daemon.Manager) -> AsyncIterator[tuple[Yard, frozenset[str]]]:
+    """The yard with this host's engines and Envoy; and those of its engines that do not answer now."""
     async with AsyncExitStack() as stack:
-        engines, default = await engines_here(home, options.engine)
-        for engine in engines.values():
+        here = await engines_here(home, options.engine)
+        for engine in here.engines.values():
             stack.push_async_callback(engine.close)
         host = Host(
-            engines=engines,
-            default_engine=default,
+            engines=here.engines,
+            default_engine=here.default,
             images=places.store(),
             sockets=home.containers,
             memory=parse_bytes(options.memory) if options.memory else usable_memory(),
             labels=_labels(options.labels),
         )
         settings = gateway_settings(home, options)
-        yield await stack.enter_async_context(
+        yard = await stack.enter_async_context(
             opened(
                 host,
                 home,
@@ -165,8 +165,10 @@ async def _yard(home: Home, options: Options) -> AsyncIterator[Yard]:
                 policy=options.policy or home.root / "policy.toml",
                 trusted=lambda: trusted_keys(()),
                 retention=Retention(revisions=options.keep_revisions),
+                host_stops=manager.host_stops,
             )
         )
+        yield yard, here.silent
 
 
 def gateway_settings(home: Home, options: Options | None) -> GatewaySettings:
@@ -175,8 +177,17 @@ def gateway_settings(home: Home, options: Options | None) -> GatewaySettings:
     return GatewaySettings(folder) if options is None else GatewaySettings(folder, options.host, options.port)
 
 
-async def engines_here(home: Home, asked: str) -> tuple[Mapping[str, Engine], str]:
-    """Every engine that answers here, and the one for deployments that name none.
+@dataclass(frozen=True)
+class Here:
+    """This host's engines by name, which of them is for deployments that name none, and which do not answer now."""
+
+    engines: Mapping[str, Engine]
+    default: str
+    silent: frozenset[str]
+
+
+async def engines_here(home: Home, asked: str) -> Here:
+    """Every engine that answers here.
 
     Docker is among them, too, when it does not answer now but this yard's replicas are on it: it is being restarted,
     or starts later than the yard, which adopts them then. And the default stays what it was.
@@ -184,6 +195,7 @@ async def engines_here(home: Home, asked: str) -> tuple[Mapping[str, Engine], st
     known = known_engines(home.yard / FILE_NAME)
     found: dict[str, Engine] = {}
     refused: list[str] = []
+    silent: set[str] = set()
     for name in ENGINES:
         try:
             found[name] = (await detect(home.runc, prefer=name)).engine
@@ -191,15 +203,15 @@ async def engines_here(home: Home, asked: str) -> tuple[Mapping[str, Engine], st
             refused.append(error.what)
             if name == "docker" and name in known.used:
                 found[name] = open_engine(silent_docker(os.environ), home.runc)
+                silent.add(name)
     if not found or asked not in {"auto", *found}:
         raise EngineNotFoundError(
             f"no engine answers here{'' if asked == 'auto' else f' that is {asked}'}",
             remedy="Start Docker, or be root and install runc (Debian: apt-get install runc).",
             detail="\n".join(refused),
         )
-    if asked != "auto":
-        return found, asked
-    return found, known.default if known.default in found else next(iter(found))
+    default = known.default if known.default in found else next(iter(found))
+    return Here(found, default if asked == "auto" else asked, frozenset(silent))
 
 
 def _listeners(home: Home, options: Options) -> tuple[Listener, ...]:
@@ -220,9 +232,10 @@ def _labels(given: tuple[str, ...]) -> dict[str, str]:
     return labels
 
 
-def _tell(yard: Yard, seconds: float) -> None:
+def _tell(yard: Yard, silent: frozenset[str], seconds: float) -> None:
     """Say where everything is."""
     host = yard.parts.host
+    engines = [f"{name} (default)" if name == host.default_engine else name for name in host.engines]
     click.secho(f"the yard is up after {seconds:.2f} s", bold=True, err=True)
     rows = (
         (
@@ -230,7 +243,7 @@ def _tell(yard: Yard, seconds: float) -> None:
             f"{yard.parts.gateway.address}   (models answer at /models/NAME/predict and /v2/models/NAME/infer)",
         ),
         ("API", "   ".join(yard.addresses)),
-        ("engines", ", ".join(f"{name} (default)" if name == host.default_engine else name for name in host.engines)),
+        ("engines", ", ".join(engines)),
         ("memory", f"{format_bytes(host.memory)} for all replicas"),
         ("state", str(yard.folder)),
         ("process", str(os.getpid())),
@@ -238,3 +251,5 @@ def _tell(yard: Yard, seconds: float) -> None:
     )
     for name, value in rows:
         click.echo(f"  {name:<9} {value}", err=True)
+    for name in sorted(silent):
+        click.echo(f"  note      {name} does not answer now; its replicas are adopted as soon as it does", err=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dockyard.errors import StoreError, YardError
+from dockyard.errors import DockyardError, StoreError, YardError
 from dockyard.gateway.base import Gateway
 from dockyard.spec.home import Home
 from dockyard.supply.keys import PublicKey
@@ -69,8 +69,12 @@ async def opened(
     policy: Path,
     trusted: Callable[[], Sequence[PublicKey]],
     retention: Retention,
+    host_stops: Callable[[], bool],
 ) -> AsyncIterator[Yard]:
-    """The yard of one home, until the body ends. YardConflictError when another one runs there."""
+    """The yard of one home, until the body ends. YardConflictError when another one runs there.
+
+    `host_stops` is asked at the end: if so, frozen replicas are woken, for they must heed what ends all processes.
+    """
     async with AsyncExitStack() as stack:
         stack.enter_context(alone(home.yard))
         store = Store.open(home.yard / FILE_NAME)
@@ -90,6 +94,7 @@ async def opened(
         judge = Judge(host, store, audit, policy, trusted)
         parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
         pruning = Pruning(store, host.images, retention, partial(free, host.engines))
+        stack.push_async_callback(_wake, host, store, host_stops)
         work = asyncio.create_task(_work(reconciler, looking, audit, pruning), name="yard")
         stack.push_async_callback(_stopped, work, reconciler)
         addresses = await stack.enter_async_context(
@@ -135,6 +140,16 @@ async def _work(reconciler: Reconciler, looking: Looking, audit: AuditLog, pruni
         group.create_task(_checkpoints(audit), name="checkpoints")
         group.create_task(reconciler.run(), name="reconciler")
         group.create_task(looking.sampler.run(), name="sampler")
+
+
+async def _wake(host: Host, store: Store, host_stops: Callable[[], bool]) -> None:
+    """Thaw all replicas if the host is shut down: frozen, they would not end, and it would wait for them."""
+    if not await asyncio.to_thread(host_stops):
+        return
+    for record in store.replicas():
+        if record.phase in {Phase.FREEZING, Phase.FROZEN}:
+            with suppress(DockyardError):
+                await host.engine(record.engine).thaw(record.id)
 
 
 async def _stopped(work: asyncio.Task[None], reconciler: Reconciler) -> None:
