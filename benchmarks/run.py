@@ -71,6 +71,12 @@ FIGURES = (
         "<= 2",
     ),
     (
+        "The same, of the rollout in the middle, each having its own 99th percentile",
+        ("rollouts", "totals", "median_p99_over_quiet"),
+        "times",
+        "<= 2",
+    ),
+    (
         "The whole 99th percentile while one rollout follows the other",
         ("rollouts", "back_to_back", "totals", "p99_over_quiet"),
         "times",

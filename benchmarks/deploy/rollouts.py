@@ -6,7 +6,8 @@ that are kept and some on connections that are made anew for every request; the 
 `--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
 After each rollout there is a pause, with the same load; `--pause 0` shows what rollouts cost without the calm between.
 Latencies are told twice: by wrk of all the time, calm included, and by the gateway's log of the requests alone that
-began while a rollout ran (`during`).
+began while a rollout ran (`during`). These are compared with those that began in the last second of the pauses between
+them (`calm`), so that a host that has neighbours does the same to both; without pauses, with a quiet time before.
 Docker is set up as `docs/operations/install.md` advises (decision 58): its containers have their control groups side by
 side, as under systemd, and its daemons have the time that nothing else wants.
 """
@@ -22,7 +23,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ from tests.support.yards import RunningYard, running_yard
 NAME = "adder"
 BODY = '{"left": 1.0, "right": 2.0}'
 REPLICAS = 2
-QUIET_S = 12.0
-PAUSE_S = 4.0
-"""After each rollout, under the same load: a hundred rollouts then see over a million requests."""
+QUIET_S = 12
+CALM_S = 1.0
+"""About as long as a rollout."""
+PAUSE_S = 4.5
+"""After each rollout, under the same load: a hundred rollouts then see over a million requests. The calm at its end
+begins when the revision before is gone."""
 LOADS = {"steady": STEADY, "saturating": SATURATING}
 ENGINES = ("runc", "docker")
 
@@ -69,42 +72,53 @@ def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float) -> dic
     assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
     url = f"http://127.0.0.1:{yard.port}/models/{NAME}/predict"
     loaded(url, BODY, 2.0, load)  # warm
-    with _seen(yard, url, load) as calm, calm.span():
-        time.sleep(QUIET_S)
-    found: dict[str, Any] = {"quiet": calm.told()}
+    with _seen(yard, url, load) as quiet:
+        for _ in range(QUIET_S):
+            with quiet.span(quiet.calm_spans):
+                time.sleep(CALM_S)
+    found: dict[str, Any] = {"quiet": quiet.told()}
     for kind in StrategyKind:
         receipts: list[Receipt] = []
         with _seen(yard, url, load) as seen:
             for number in range(rollouts):
-                with seen.span():
+                with seen.span(seen.during_spans):
                     receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
-                time.sleep(pause)
+                time.sleep(max(0.0, pause - CALM_S))
+                if pause > CALM_S:
+                    with seen.span(seen.calm_spans):
+                        time.sleep(CALM_S)
+        during, calm = seen.during, seen.calm or quiet.calm
+        assert during is not None
+        assert calm is not None
         found[kind] = {
             "rollouts": len(receipts),
             "succeeded": sum(each.succeeded for each in receipts),
             "median_s": _median(receipts),
             "dropped_by_receipts": sum(each.dropped for each in receipts),
             **seen.told(),
-            "p99_over_quiet": seen.p99_ms / calm.p99_ms,
-            "during_p99_over_quiet": seen.during.p99_ms / calm.during.p99_ms,
+            "p99_over_quiet": seen.p99_ms / quiet.p99_ms,
+            "during_p99_over_quiet": during.p99_ms / calm.p99_ms,
+            "median_p99_over_quiet": during.median_p99_ms / calm.median_p99_ms,
         }
     return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
 
 
 @dataclass
 class _Seen:
-    """A load from its begin to its end, and the spans of it that are looked at by themselves."""
+    """A load from its begin to its end, and what the gateway's log says of spans of it; filled when it has ended."""
 
-    log: Path
     load: Both
-    spans: list[Span] = field(default_factory=list)
+    during_spans: list[Span] = field(default_factory=list)
+    calm_spans: list[Span] = field(default_factory=list)
+    during: Told | None = None
+    calm: Told | None = None
 
     @contextmanager
-    def span(self) -> Iterator[None]:
+    def span(self, among: list[Span]) -> Iterator[None]:
         """Look at the time that the body takes."""
         begin = time.time()
         yield
-        self.spans.append((begin, time.time()))
+        among.append((begin, time.time()))
 
     @property
     def p99_ms(self) -> float:
@@ -112,22 +126,21 @@ class _Seen:
         assert self.load.kept is not None
         return self.load.kept.p99_ms
 
-    @cached_property
-    def during(self) -> Told:
-        """Of the requests that began within the spans."""
-        time.sleep(FLUSH_S)
-        return told(self.log, self.spans)
-
     def told(self) -> dict[str, Any]:
         """All of it, as JSON says it."""
-        return {**self.load.told(), "during": asdict(self.during)}
+        parts = {"during": self.during, "calm": self.calm}
+        return {**self.load.told(), **{name: asdict(part) for name, part in parts.items() if part}}
 
 
 @contextmanager
 def _seen(yard: RunningYard, url: str, load: Mix) -> Iterator[_Seen]:
     with under(url, BODY, load) as both:
-        yield (seen := _Seen(yard.home.yard / "gateway" / ACCESS_LOG, both))
-    _ = seen.during  # read now: the log is kept in bounds
+        seen = _Seen(both)
+        yield seen
+    time.sleep(FLUSH_S)
+    log = yard.home.yard / "gateway" / ACCESS_LOG
+    seen.during = told(log, seen.during_spans) if seen.during_spans else None
+    seen.calm = told(log, seen.calm_spans) if seen.calm_spans else None
 
 
 def _rollbacks(yard: RunningYard) -> dict[str, Any]:
@@ -180,6 +193,7 @@ def _totals(engines: dict[str, Any]) -> dict[str, float]:
         "failed": sum(each["failed"] for each in loads),
         "p99_over_quiet": max(each["p99_over_quiet"] for each in kinds),
         "during_p99_over_quiet": max(each["during_p99_over_quiet"] for each in kinds),
+        "median_p99_over_quiet": max(each["median_p99_over_quiet"] for each in kinds),
         "rollback_warm_s": max(found["rollback"][Keep.WARM]["median_s"] for found in engines.values()),
         "deploy_s": max(found["deploy"]["median_s"] for found in engines.values()),
     }
@@ -191,7 +205,12 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=25, help="of each kind, on each engine; default: 25")
     parser.add_argument("--load", choices=LOADS, default="steady", help="a constant rate (default), or all that goes")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="default: both")
-    parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds after each rollout; default: %(default)s")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=PAUSE_S,
+        help="seconds after each rollout, one of calm among them; default: %(default)s",
+    )
     options = parser.parse_args()
     print(json.dumps(measure(**vars(options)), indent=1))
 

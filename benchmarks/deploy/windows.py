@@ -6,6 +6,7 @@ request with its begin, so that those which began while a rollout ran can be tol
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,13 +24,16 @@ FLUSH_S = 1.5
 class Told:
     """Requests that began within spans of time, by the gateway's log. Milliseconds from first byte to last.
 
-    `spans`: how many of the spans the log still has; it is kept in bounds, so the oldest may be gone.
+    `spans`: how many of the spans the log still has; it is kept in bounds, so the oldest may be gone. `p99_ms` is of
+    all spans together, so a single long stall can make it; `median_p99_ms` is of the span in the middle, each having
+    its own.
     """
 
     spans: int
     requests: int
     p50_ms: float
     p99_ms: float
+    median_p99_ms: float
 
 
 class _Line(msgspec.Struct):
@@ -42,10 +46,16 @@ def told(log: Path, spans: Sequence[Span]) -> Told:
     requests = list(_requests(log))
     oldest = min((begun for begun, _ in requests), default=0.0)
     kept = [span for span in spans if span[0] >= oldest]
-    found = sorted(took for begun, took in requests if any(begin <= begun <= end for begin, end in kept))
+    within = [sorted(took for begun, took in requests if begin <= begun <= end) for begin, end in kept]
+    found = sorted(took for each in within for took in each)
     if not found:
         raise RuntimeError(f"{log} has no request of these {len(spans)} spans; did the load reach this gateway?")
-    return Told(len(kept), len(found), found[len(found) // 2], found[len(found) * 99 // 100])
+    middle = statistics.median(_share(each, 99) for each in within if each)
+    return Told(len(kept), len(found), _share(found, 50), _share(found, 99), middle)
+
+
+def _share(ascending: Sequence[float], percent: int) -> float:
+    return ascending[len(ascending) * percent // 100]
 
 
 def _requests(log: Path) -> Iterator[tuple[float, float]]:

@@ -28,13 +28,13 @@ def test_only_requests_that_began_within_a_span_count(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     write(tmp_path / "access.log.1", [(0.0, 500.0), *((1 + number / 1000, 1.0) for number in range(99)), (1.5, 9.0)])
     write(log, [(2.0, 700.0), (3.0, 20.0), (3.1, 30.0), (4.1, 900.0)])
-    assert told(log, [(BEGUN + 1, BEGUN + 1.6)]) == Told(1, 100, 1.0, 9.0)
-    assert told(log, [(BEGUN + 1, BEGUN + 1.6), (BEGUN + 3, BEGUN + 4)]) == Told(2, 102, 1.0, 20.0)
+    assert told(log, [(BEGUN + 1, BEGUN + 1.6)]) == Told(1, 100, 1.0, 9.0, 9.0)
+    assert told(log, [(BEGUN + 1, BEGUN + 1.6), (BEGUN + 3, BEGUN + 4)]) == Told(2, 102, 1.0, 20.0, 19.5)
 
 
 def test_spans_that_the_log_no_longer_has_are_not_counted(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     write(log, [(2.0, 1.0), (3.0, 2.0)])
-    assert told(log, [(BEGUN + 1, BEGUN + 1.5), (BEGUN + 2.5, BEGUN + 4)]) == Told(1, 1, 2.0, 2.0)
+    assert told(log, [(BEGUN + 1, BEGUN + 1.5), (BEGUN + 2.5, BEGUN + 4)]) == Told(1, 1, 2.0, 2.0, 2.0)
     with pytest.raises(RuntimeError, match="no request of these 1 spans"):
         told(log, [(BEGUN + 10, BEGUN + 11)])
