@@ -77,6 +77,18 @@ FIGURES = (
         "<= 2",
     ),
     (
+        "Without what other programs held up: of the requests that began while a rollout ran",
+        ("rollouts", "totals", "undisturbed_during_p99_over_quiet"),
+        "times",
+        "<= 2",
+    ),
+    (
+        "Without what other programs held up: of the rollout in the middle",
+        ("rollouts", "totals", "undisturbed_median_p99_over_quiet"),
+        "times",
+        "<= 2",
+    ),
+    (
         "The whole 99th percentile while one rollout follows the other",
         ("rollouts", "back_to_back", "totals", "p99_over_quiet"),
         "times",

@@ -8,6 +8,7 @@ After each rollout there is a pause, with the same load; `--pause 0` shows what 
 Latencies are told twice: by wrk of all the time, calm included, and by the gateway's log of the requests alone that
 began while a rollout ran (`during`). These are compared with those that began in the last second of the pauses between
 them (`calm`), so that a host that has neighbours does the same to both; without pauses, with a quiet time before.
+And once more without the requests that other programs of this machine held up (`undisturbed`, `bystanders`).
 Docker is set up as `docs/operations/install.md` advises (decision 58): its containers have their control groups side by
 side, as under systemd, and its daemons have the time that nothing else wants.
 """
@@ -26,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deploy.bystanders import Bystanders, watching
 from benchmarks.deploy.windows import FLUSH_S, Span, Told, told
 from benchmarks.deploy.wrk import SATURATING, STEADY, Both, Mix, loaded, under
 from dockyard.gateway.listener import ACCESS_LOG
@@ -45,6 +47,13 @@ CALM_S = 1.0
 PAUSE_S = 4.5
 """After each rollout, under the same load: a hundred rollouts then see over a million requests. The calm at its end
 begins when the revision before is gone."""
+_RATIOS = (
+    "p99_over_quiet",
+    "during_p99_over_quiet",
+    "median_p99_over_quiet",
+    "undisturbed_during_p99_over_quiet",
+    "undisturbed_median_p99_over_quiet",
+)
 LOADS = {"steady": STEADY, "saturating": SATURATING}
 ENGINES = ("runc", "docker")
 
@@ -57,29 +66,29 @@ def measure(
     try:
         home = Home(folder)
         build_in(write_adder(folder / "project"), home, "adder:1")
-        with own_engine("--cgroup-parent=/") as docker:
+        with watching() as others, own_engine("--cgroup-parent=/") as docker:
             docker.give_way()
             found = {}
             for engine in engines:
                 with running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", engine) as yard:
-                    found[engine] = _on_engine(yard, rollouts, LOADS[load], pause)
+                    found[engine] = _on_engine(yard, rollouts, LOADS[load], pause, others)
             return {"load": load, "pause_s": pause, **asdict(LOADS[load]), "rollouts": found, "totals": _totals(found)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float) -> dict[str, Any]:
+def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float, others: Bystanders) -> dict[str, Any]:
     assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
     url = f"http://127.0.0.1:{yard.port}/models/{NAME}/predict"
     loaded(url, BODY, 2.0, load)  # warm
-    with _seen(yard, url, load) as quiet:
+    with _seen(yard, url, load, others) as quiet:
         for _ in range(QUIET_S):
             with quiet.span(quiet.calm_spans):
                 time.sleep(CALM_S)
     found: dict[str, Any] = {"quiet": quiet.told()}
     for kind in StrategyKind:
         receipts: list[Receipt] = []
-        with _seen(yard, url, load) as seen:
+        with _seen(yard, url, load, others) as seen:
             for number in range(rollouts):
                 with seen.span(seen.during_spans):
                     receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
@@ -87,9 +96,6 @@ def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float) -> dic
                 if pause > CALM_S:
                     with seen.span(seen.calm_spans):
                         time.sleep(CALM_S)
-        during, calm = seen.during, seen.calm or quiet.calm
-        assert during is not None
-        assert calm is not None
         found[kind] = {
             "rollouts": len(receipts),
             "succeeded": sum(each.succeeded for each in receipts),
@@ -97,21 +103,47 @@ def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float) -> dic
             "dropped_by_receipts": sum(each.dropped for each in receipts),
             **seen.told(),
             "p99_over_quiet": seen.p99_ms / quiet.p99_ms,
-            "during_p99_over_quiet": during.p99_ms / calm.p99_ms,
-            "median_p99_over_quiet": during.median_p99_ms / calm.median_p99_ms,
+            **_ratios("", seen.all, quiet.all),
+            **_ratios("undisturbed_", seen.undisturbed, quiet.undisturbed),
         }
     return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
 
 
 @dataclass
+class _Parts:
+    """What the gateway's log says of a load: of its rollouts and of its calm."""
+
+    during: Told | None = None
+    calm: Told | None = None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON says it."""
+        return {name: part for name, part in asdict(self).items() if part}
+
+
+def _ratios(which: str, seen: _Parts, quiet: _Parts) -> dict[str, float]:
+    during, calm = seen.during, seen.calm or quiet.calm
+    assert during is not None
+    assert calm is not None
+    return {
+        f"{which}during_p99_over_quiet": during.p99_ms / calm.p99_ms,
+        f"{which}median_p99_over_quiet": during.median_p99_ms / calm.median_p99_ms,
+    }
+
+
+@dataclass
 class _Seen:
-    """A load from its begin to its end, and what the gateway's log says of spans of it; filled when it has ended."""
+    """A load from its begin to its end, and the spans of it that are looked at by themselves.
+
+    What the log says of these is there when it has ended: of all requests, and without those that others held up.
+    """
 
     load: Both
     during_spans: list[Span] = field(default_factory=list)
     calm_spans: list[Span] = field(default_factory=list)
-    during: Told | None = None
-    calm: Told | None = None
+    all: _Parts = field(default_factory=_Parts)
+    undisturbed: _Parts = field(default_factory=_Parts)
+    disturbed_s: float = 0.0
 
     @contextmanager
     def span(self, among: list[Span]) -> Iterator[None]:
@@ -128,19 +160,25 @@ class _Seen:
 
     def told(self) -> dict[str, Any]:
         """All of it, as JSON says it."""
-        parts = {"during": self.during, "calm": self.calm}
-        return {**self.load.told(), **{name: asdict(part) for name, part in parts.items() if part}}
+        apart = {"undisturbed": self.undisturbed.told(), "disturbed_s": self.disturbed_s}
+        return {**self.load.told(), **self.all.told(), **apart}
+
+    def read(self, log: Path, others: Sequence[Span]) -> None:
+        """Take what the log says, now that it is written; `others` held a processor in these spans."""
+        for parts, disturbed in ((self.all, ()), (self.undisturbed, others)):
+            parts.during = told(log, self.during_spans, disturbed=disturbed) if self.during_spans else None
+            parts.calm = told(log, self.calm_spans, disturbed=disturbed) if self.calm_spans else None
+        begin = min(span[0] for span in (*self.during_spans, *self.calm_spans))
+        self.disturbed_s = sum(span[1] - span[0] for span in others if span[0] >= begin)
 
 
 @contextmanager
-def _seen(yard: RunningYard, url: str, load: Mix) -> Iterator[_Seen]:
+def _seen(yard: RunningYard, url: str, load: Mix, others: Bystanders) -> Iterator[_Seen]:
     with under(url, BODY, load) as both:
         seen = _Seen(both)
         yield seen
     time.sleep(FLUSH_S)
-    log = yard.home.yard / "gateway" / ACCESS_LOG
-    seen.during = told(log, seen.during_spans) if seen.during_spans else None
-    seen.calm = told(log, seen.calm_spans) if seen.calm_spans else None
+    seen.read(yard.home.yard / "gateway" / ACCESS_LOG, others.spans())
 
 
 def _rollbacks(yard: RunningYard) -> dict[str, Any]:
@@ -191,9 +229,7 @@ def _totals(engines: dict[str, Any]) -> dict[str, float]:
         "rollouts": sum(each["rollouts"] for each in kinds),
         "requests": sum(each["requests"] for each in loads),
         "failed": sum(each["failed"] for each in loads),
-        "p99_over_quiet": max(each["p99_over_quiet"] for each in kinds),
-        "during_p99_over_quiet": max(each["during_p99_over_quiet"] for each in kinds),
-        "median_p99_over_quiet": max(each["median_p99_over_quiet"] for each in kinds),
+        **{name: max(each[name] for each in kinds) for name in _RATIOS},
         "rollback_warm_s": max(found["rollback"][Keep.WARM]["median_s"] for found in engines.values()),
         "deploy_s": max(found["deploy"]["median_s"] for found in engines.values()),
     }

@@ -7,7 +7,8 @@ request with its begin, so that those which began while a rollout ran can be tol
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ Span = tuple[float, float]
 """Begin and end, in seconds since 1970."""
 FLUSH_S = 1.5
 """The gateway writes what it has buffered at least this often."""
+AFTER_S = 0.004
+"""So long after a disturbance, what waited meanwhile is caught up with; the log's times are of a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,12 @@ class _Line(msgspec.Struct):
     duration_us: int | str | None = None
 
 
-def told(log: Path, spans: Sequence[Span]) -> Told:
-    """What an access log tells of these spans; call it `FLUSH_S` after the last."""
-    requests = list(_requests(log))
+def told(log: Path, spans: Sequence[Span], *, disturbed: Sequence[Span] = ()) -> Told:
+    """What an access log tells of these spans; call it `FLUSH_S` after the last.
+
+    Requests that were under way while something `disturbed` the machine, or in the moment after it, do not count.
+    """
+    requests = list(_undisturbed(_requests(log), sorted(disturbed)))
     oldest = min((begun for begun, _ in requests), default=0.0)
     kept = [span for span in spans if span[0] >= oldest]
     within = [sorted(took for begun, took in requests if begin <= begun <= end) for begin, end in kept]
@@ -56,6 +62,14 @@ def told(log: Path, spans: Sequence[Span]) -> Told:
 
 def _share(ascending: Sequence[float], percent: int) -> float:
     return ascending[len(ascending) * percent // 100]
+
+
+def _undisturbed(requests: Iterable[tuple[float, float]], disturbed: Sequence[Span]) -> Iterator[tuple[float, float]]:
+    begins = [begin for begin, _ in disturbed]
+    for begun, took in requests:
+        last = bisect_right(begins, begun + took / 1e3) - 1  # the last disturbance that began before it was answered
+        if last < 0 or disturbed[last][1] + AFTER_S < begun:
+            yield begun, took
 
 
 def _requests(log: Path) -> Iterator[tuple[float, float]]:

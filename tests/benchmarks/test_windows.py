@@ -38,3 +38,12 @@ def test_spans_that_the_log_no_longer_has_are_not_counted(tmp_path: Path) -> Non
     assert told(log, [(BEGUN + 1, BEGUN + 1.5), (BEGUN + 2.5, BEGUN + 4)]) == Told(1, 1, 2.0, 2.0, 2.0)
     with pytest.raises(RuntimeError, match="no request of these 1 spans"):
         told(log, [(BEGUN + 10, BEGUN + 11)])
+
+
+def test_requests_that_others_held_up_can_be_left_out(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    before, waiting, catching_up, after = (1.0, 100.0), (1.195, 30.0), (1.213, 9.0), (1.3, 2.0)
+    write(log, [before, waiting, catching_up, after])
+    span = (BEGUN + 1, BEGUN + 2)
+    assert told(log, [span]).requests == 4
+    assert told(log, [span], disturbed=[(BEGUN + 1.2, BEGUN + 1.21)]) == Told(1, 2, 100.0, 100.0, 100.0)

@@ -1,0 +1,107 @@
+"""When programs that have no part in a measurement held a processor. Used by `rollouts`.
+
+A machine has other things to do: an agent that looks around once a second for ten milliseconds is, on two cores, a 99th
+percentile of its own. The kernel's tracer notes when a process that was there before the measurement gets a processor
+and when it gives it back. Nothing else is traced, so to watch costs next to nothing, and the programs measured are left
+as they are. The kernel's own threads are no bystanders, for what they do may be done for us. Only root may trace.
+Source: Linux, trace/ftrace.rst and trace/events.rst: instances, set_event_pid.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.deploy.windows import Span
+
+LONG_S = 0.0005
+"""For so long at once; who only passes by holds nobody up."""
+TOGETHER_S = 0.006
+"""What is not further apart is one disturbance."""
+_INSTANCES = Path("/sys/kernel/tracing/instances")
+_KIB = 16384
+_SWITCH = re.compile(r"\[(\d+)\].* ([\d.]+): sched_switch: .*prev_pid=(\d+) .*==> .*next_pid=(\d+) ")
+
+
+@dataclass(frozen=True)
+class Bystanders:
+    """All programs that ran when the watch began, but for this one. `folder`: the tracer's; None where nobody may."""
+
+    threads: frozenset[int]
+    folder: Path | None
+
+    def spans(self) -> list[Span]:
+        """When they held a processor so far, in seconds since 1970; the oldest are gone when there were very many."""
+        if self.folder is None:
+            return []
+        zero = time.time() - time.monotonic()
+        with (self.folder / "trace").open(errors="replace") as lines:
+            return [(begin + zero, end + zero) for begin, end in together(held(lines, self.threads))]
+
+
+@contextmanager
+def watching() -> Iterator[Bystanders]:
+    """Watch whoever runs now, for as long as the block takes; to be called before what is measured is started."""
+    threads, folder = frozenset(_threads()), _INSTANCES / f"dockyard-{os.getpid()}"
+    try:
+        watched = _begin(folder, threads)
+        yield Bystanders(threads, folder if watched else None)
+    finally:
+        _remove(folder)
+
+
+def held(lines: Iterable[str], threads: frozenset[int]) -> list[Span]:
+    """Each time that one of these threads held a processor for long, by the tracer's lines; in the order of begins."""
+    found, begun = [], dict[str, float]()
+    for line in lines:
+        if (switch := _SWITCH.search(line)) is None:
+            continue
+        core, at, before, after = switch[1], float(switch[2]), int(switch[3]), int(switch[4])
+        since = begun.pop(core, None)
+        if before in threads and since is not None and at - since >= LONG_S:
+            found.append((since, at))
+        if after in threads:
+            begun[core] = at
+    return sorted(found)
+
+
+def together(spans: Iterable[Span]) -> list[Span]:
+    """Spans in order, those that are close to one another as one."""
+    found: list[Span] = []
+    for begin, end in spans:
+        if found and begin - found[-1][1] <= TOGETHER_S:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found
+
+
+def _threads() -> Iterator[int]:
+    """The threads of all programs; the kernel's own have no command line."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            with suppress(OSError):
+                if (process / "cmdline").read_bytes():
+                    yield from (int(thread.name) for thread in (process / "task").iterdir())
+
+
+def _begin(folder: Path, threads: frozenset[int]) -> bool:
+    with suppress(OSError):
+        folder.mkdir()
+        (folder / "trace_clock").write_text("mono")
+        (folder / "buffer_size_kb").write_text(str(_KIB))
+        (folder / "set_event_pid").write_text(" ".join(map(str, sorted(threads))))
+        (folder / "events/sched/sched_switch/enable").write_text("1")
+        return True
+    return False
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):
+        (folder / "events/enable").write_text("0")
+        folder.rmdir()
