@@ -146,6 +146,16 @@ def test_on_cgroup_version_2_the_container_gets_a_cgroup_namespace_and_no_swap(s
     json.dumps(config)
 
 
+def test_a_container_that_yields_has_a_tenth_of_the_weight_from_its_first_moment_on(spec: ContainerSpec) -> None:
+    host = Host(unified=False, limits_swap=True, open_files=1024)
+    usual, yielding = (
+        runtime_config(replace(spec, yielding=yields), Bundle("rootfs", "/dockyard/x"), host)
+        for yields in (False, True)
+    )
+    assert "shares" not in usual["linux"]["resources"]["cpu"]
+    assert yielding["linux"]["resources"]["cpu"]["shares"] == 102
+
+
 def test_the_cgroup_version_is_read_from_the_machine(tmp_path: Path) -> None:
     assert not host_features(tmp_path).unified
     assert not host_features(tmp_path).limits_swap

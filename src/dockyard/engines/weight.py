@@ -2,9 +2,9 @@
 
 A replica that starts imports and loads for a second or more, on the cores on which others answer requests; with a low
 weight it takes what they leave. On a host with time to spare a weight changes nothing. Both engines leave containers at
-the kernel's default, which FULL restores, so this is written to the kernel and nowhere else: an engine that remembered
-a low weight could bring it back. Who may not raise a weight cannot lower one either. Called by `launch` and by the
-yard's `fleet`.
+the kernel's default, which FULL restores, so this is written to the kernel: an engine that remembered a low weight
+could bring it back. runc is told to begin with it, for nobody else drives its containers. Who may not raise it cannot
+lower one either. Called by `launch`, `runc.bundle` and the yard's `fleet`.
 Source: Linux, admin-guide/cgroup-v2.rst, "cpu.weight"; scheduler/sched-design-CFS.rst, "cpu.shares".
 """
 
@@ -29,6 +29,11 @@ class Weight(Enum):
 _SHARES_OF_FULL = 1024
 
 
+def shares(weight: Weight) -> int:
+    """A weight as control groups of version 1, and runc's configuration, count it."""
+    return _SHARES_OF_FULL * weight.value // Weight.FULL.value
+
+
 def weigh(container: Container, weight: Weight) -> bool:
     """Give a container a weight; whether it has it now.
 
@@ -39,7 +44,7 @@ def weigh(container: Container, weight: Weight) -> bool:
         groups = groups_named_after(container)
         if "cpu" in groups:
             folder = groups["cpu"]
-            (folder / "cpu.shares").write_text(str(_SHARES_OF_FULL * weight.value // Weight.FULL.value))
+            (folder / "cpu.shares").write_text(str(shares(weight)))
         elif UNIFIED in groups:
             folder = groups[UNIFIED]
             (folder / "cpu.weight").write_text(str(weight.value))

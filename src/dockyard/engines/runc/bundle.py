@@ -15,8 +15,8 @@ from typing import Any
 from dockyard.engines.access import SECRETS_MOUNT, SOCKET_MOUNT
 from dockyard.engines.base import OOM_SCORE, OPEN_FILES, ContainerSpec, tmp_options
 from dockyard.engines.runc.seccomp import profile
+from dockyard.engines.weight import Weight, shares
 from dockyard.spec.deployment import Mount
-from dockyard.spec.resources import Resources
 
 CPU_PERIOD = 100_000
 _SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
@@ -78,7 +78,7 @@ def runtime_config(spec: ContainerSpec, bundle: Bundle, host: Host) -> dict[str,
         "linux": {
             "namespaces": [{"type": kind} for kind in _namespaces(host)],
             "cgroupsPath": bundle.cgroup,
-            "resources": _resources(spec.resources, host),
+            "resources": _resources(spec, host),
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READ_ONLY),
             "seccomp": profile(),
@@ -146,13 +146,17 @@ def _mount(destination: str, kind: str, options: list[str]) -> dict[str, Any]:
     return {"destination": destination, "type": kind, "source": kind, "options": options}
 
 
-def _resources(limits: Resources, host: Host) -> dict[str, Any]:
+def _resources(spec: ContainerSpec, host: Host) -> dict[str, Any]:
+    limits = spec.resources
     memory = {"limit": limits.memory}
     if host.limits_swap:
         memory["swap"] = limits.memory
+    processor = {"quota": round(limits.cpus * CPU_PERIOD), "period": CPU_PERIOD}
+    if spec.yielding:
+        processor["shares"] = shares(Weight.YIELDING)  # from its first moment on; who raises it again is `launch`
     return {
         "devices": [{"allow": False, "access": "rwm"}],
         "memory": memory,
-        "cpu": {"quota": round(limits.cpus * CPU_PERIOD), "period": CPU_PERIOD},
+        "cpu": processor,
         "pids": {"limit": limits.pids},
     }
