@@ -1,9 +1,10 @@
 """When programs that have no part in a measurement held a processor. Used by `rollouts`.
 
 A machine has other things to do: an agent that looks around once a second for ten milliseconds is, on two cores, a 99th
-percentile of its own. The kernel's tracer notes when a process that was there before the measurement gets a processor
-and when it gives it back. Nothing else is traced, so to watch costs next to nothing, and the programs measured are left
-as they are. The kernel's own threads are no bystanders, for what they do may be done for us. Only root may trace.
+percentile of its own. The kernel's tracer notes how long a process that was there before the measurement had a
+processor, each time that the scheduler accounts for it: at every tick and switch. Nothing else is traced, so to watch
+costs next to nothing, and the programs measured are left as they are. The kernel's own threads are no bystanders, for
+what they do may be done for us. Only root may trace.
 Source: Linux, trace/ftrace.rst and trace/events.rst: instances, set_event_pid.
 """
 
@@ -25,7 +26,7 @@ TOGETHER_S = 0.006
 """What is not further apart is one disturbance."""
 _INSTANCES = Path("/sys/kernel/tracing/instances")
 _KIB = 16384
-_SWITCH = re.compile(r"\[(\d+)\].* ([\d.]+): sched_switch: .*prev_pid=(\d+) .*==> .*next_pid=(\d+) ")
+_TOOK = re.compile(r" ([\d.]+): sched_stat_runtime: .*pid=(\d+) runtime=(\d+) \[ns\]")
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,12 @@ def watching() -> Iterator[Bystanders]:
 
 def held(lines: Iterable[str], threads: frozenset[int]) -> list[Span]:
     """Each time that one of these threads held a processor for long, by the tracer's lines; in the order of begins."""
-    found, begun = [], dict[str, float]()
+    found = []
     for line in lines:
-        if (switch := _SWITCH.search(line)) is None:
-            continue
-        core, at, before, after = switch[1], float(switch[2]), int(switch[3]), int(switch[4])
-        since = begun.pop(core, None)
-        if before in threads and since is not None and at - since >= LONG_S:
-            found.append((since, at))
-        if after in threads:
-            begun[core] = at
+        if (took := _TOOK.search(line)) is not None and int(took[2]) in threads:
+            end, length = float(took[1]), int(took[3]) / 1e9
+            if length >= LONG_S:
+                found.append((end - length, end))
     return sorted(found)
 
 
@@ -96,7 +93,7 @@ def _begin(folder: Path, threads: frozenset[int]) -> bool:
         (folder / "trace_clock").write_text("mono")
         (folder / "buffer_size_kb").write_text(str(_KIB))
         (folder / "set_event_pid").write_text(" ".join(map(str, sorted(threads))))
-        (folder / "events/sched/sched_switch/enable").write_text("1")
+        (folder / "events/sched/sched_stat_runtime/enable").write_text("1")
         return True
     return False
 

@@ -45,15 +45,15 @@ def test_who_was_there_before_is_seen_while_it_is_busy_and_who_came_later_is_not
     assert sum(span[1] - span[0] for span in spans if span[0] >= later[0] and span[1] <= later[1]) < 0.1
 
 
-def test_a_thread_holds_a_core_from_one_switch_to_the_next_on_it() -> None:
+def test_what_the_scheduler_accounts_for_is_the_time_before() -> None:
     lines = [
-        "  agent-7  [000] d..2. 10.000000: sched_switch: prev_comm=a prev_pid=0 x ==> next_comm=agent next_pid=7 y",
-        "  agent-8  [001] d..2. 10.000500: sched_switch: prev_comm=a prev_pid=5 x ==> next_comm=agent next_pid=8 y",
-        "  agent-8  [001] d..2. 10.000600: sched_switch: prev_comm=agent prev_pid=8 x ==> next_comm=a next_pid=5 y",
-        "  agent-7  [000] d..2. 10.002000: sched_switch: prev_comm=agent prev_pid=7 x ==> next_comm=a next_pid=9 y",
-        "  agent-7  [001] d..2. 10.003000: sched_switch: prev_comm=agent prev_pid=7 x ==> next_comm=a next_pid=9 y",
+        "  agent-7  [000] d.h2. 10.002000: sched_stat_runtime: comm=agent pid=7 runtime=2000000 [ns]",
+        "  agent-7  [000] d.h2. 10.003000: sched_stat_runtime: comm=agent pid=7 runtime=100000 [ns]",
+        "  other-9  [001] d.h2. 10.009000: sched_stat_runtime: comm=other pid=9 runtime=4000000 [ns]",
+        "  <idle>-0 [001] d.s2. 10.001500: sched_stat_runtime: comm=an agent pid=8 runtime=1000000 [ns]",
     ]
-    assert held(lines, frozenset({7, 8})) == [(10.0, 10.002)]
+    found = [(round(begin, 6), round(end, 6)) for begin, end in held(lines, frozenset({7, 8}))]
+    assert found == [(10.0, 10.002), (10.0005, 10.0015)]
 
 
 def test_what_is_close_is_one_disturbance() -> None:
