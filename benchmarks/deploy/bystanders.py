@@ -36,10 +36,10 @@ class Bystanders:
     threads: frozenset[int]
     folder: Path | None
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[Span] | None:
         """When they held a processor so far, in seconds since 1970; the oldest are gone when there were very many."""
         if self.folder is None:
-            return []
+            return None
         zero = time.time() - time.monotonic()
         with (self.folder / "trace").open(errors="replace") as lines:
             return [(begin + zero, end + zero) for begin, end in together(held(lines, self.threads))]

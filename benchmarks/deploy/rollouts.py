@@ -104,7 +104,7 @@ def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float, others
             **seen.told(),
             "p99_over_quiet": seen.p99_ms / quiet.p99_ms,
             **_ratios("", seen.all, quiet.all),
-            **_ratios("undisturbed_", seen.undisturbed, quiet.undisturbed),
+            **(_ratios("undisturbed_", seen.undisturbed, quiet.undisturbed) if seen.watched else {}),
         }
     return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
 
@@ -135,13 +135,15 @@ def _ratios(which: str, seen: _Parts, quiet: _Parts) -> dict[str, float]:
 class _Seen:
     """A load from its begin to its end, and the spans of it that are looked at by themselves.
 
-    What the log says of these is there when it has ended: of all requests, and without those that others held up.
+    What the log says of these is there when it has ended: of all requests, and without those that others held up, if
+    these could be watched.
     """
 
     load: Both
     during_spans: list[Span] = field(default_factory=list)
     calm_spans: list[Span] = field(default_factory=list)
     all: _Parts = field(default_factory=_Parts)
+    watched: bool = False
     undisturbed: _Parts = field(default_factory=_Parts)
     disturbed_s: float = 0.0
 
@@ -160,16 +162,22 @@ class _Seen:
 
     def told(self) -> dict[str, Any]:
         """All of it, as JSON says it."""
-        apart = {"undisturbed": self.undisturbed.told(), "disturbed_s": self.disturbed_s}
+        apart = {"undisturbed": self.undisturbed.told(), "disturbed_s": self.disturbed_s} if self.watched else {}
         return {**self.load.told(), **self.all.told(), **apart}
 
-    def read(self, log: Path, others: Sequence[Span]) -> None:
+    def read(self, log: Path, others: Sequence[Span] | None) -> None:
         """Take what the log says, now that it is written; `others` held a processor in these spans."""
-        for parts, disturbed in ((self.all, ()), (self.undisturbed, others)):
-            parts.during = told(log, self.during_spans, disturbed=disturbed) if self.during_spans else None
-            parts.calm = told(log, self.calm_spans, disturbed=disturbed) if self.calm_spans else None
-        begin = min(span[0] for span in (*self.during_spans, *self.calm_spans))
-        self.disturbed_s = sum(span[1] - span[0] for span in others if span[0] >= begin)
+        self.all = self._parts(log, ())
+        if others is not None:
+            self.watched, self.undisturbed = True, self._parts(log, others)
+            begin = min(span[0] for span in (*self.during_spans, *self.calm_spans))
+            self.disturbed_s = sum(span[1] - span[0] for span in others if span[0] >= begin)
+
+    def _parts(self, log: Path, disturbed: Sequence[Span]) -> _Parts:
+        return _Parts(
+            told(log, self.during_spans, disturbed=disturbed) if self.during_spans else None,
+            told(log, self.calm_spans, disturbed=disturbed) if self.calm_spans else None,
+        )
 
 
 @contextmanager
@@ -229,7 +237,7 @@ def _totals(engines: dict[str, Any]) -> dict[str, float]:
         "rollouts": sum(each["rollouts"] for each in kinds),
         "requests": sum(each["requests"] for each in loads),
         "failed": sum(each["failed"] for each in loads),
-        **{name: max(each[name] for each in kinds) for name in _RATIOS},
+        **{name: max(each[name] for each in kinds) for name in _RATIOS if all(name in each for each in kinds)},
         "rollback_warm_s": max(found["rollback"][Keep.WARM]["median_s"] for found in engines.values()),
         "deploy_s": max(found["deploy"]["median_s"] for found in engines.values()),
     }

@@ -41,6 +41,7 @@ def test_who_was_there_before_is_seen_while_it_is_busy_and_who_came_later_is_not
         time.sleep(0.1)
         later = busy(started())
         spans = seen.spans()
+    assert spans is not None
     assert sum(span[1] - span[0] for span in spans if begin <= span[0] and span[1] <= end) > 0.1
     assert sum(span[1] - span[0] for span in spans if span[0] >= later[0] and span[1] <= later[1]) < 0.1
 
