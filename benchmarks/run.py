@@ -39,6 +39,17 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
 }
 # Measured only when they are named: they take minutes, or 12 GB of disk.
 ON_REQUEST = ("images", "large-push", "rollouts", "kills", "peers")
+# 99th percentiles over the quiet one: figure, and its name in the totals of `rollouts`.
+ROLLOUT_TAILS = (
+    ("99th percentile, a rollout every few seconds, over the quiet one", "p99_over_quiet"),
+    ("The same, of the requests alone that began while a rollout ran", "during_p99_over_quiet"),
+    ("The same, of the rollout in the middle, each having its own 99th percentile", "median_p99_over_quiet"),
+    (
+        "Without what other programs held up: of the requests that began while a rollout ran",
+        "undisturbed_during_p99_over_quiet",
+    ),
+    ("Without what other programs held up: of the rollout in the middle", "undisturbed_median_p99_over_quiet"),
+)
 # Figure, path in the result, unit, aim ("<=" or ">=" and a number).
 FIGURES = (
     ("Build of file-type, empty caches", ("build", "median_cold_s"), "s", "<= 15"),
@@ -58,36 +69,7 @@ FIGURES = (
     ("Growth of one deployment's part, 100 to 4,000", ("plan", "rollouts", "growth"), "times", "<= 1.3"),
     ("Rollouts under load: requests", ("rollouts", "totals", "requests"), "", ">= 1000000"),
     ("Of these failed", ("rollouts", "totals", "failed"), "", "<= 0"),
-    (
-        "99th percentile, a rollout every few seconds, over the quiet one",
-        ("rollouts", "totals", "p99_over_quiet"),
-        "times",
-        "<= 2",
-    ),
-    (
-        "The same, of the requests alone that began while a rollout ran",
-        ("rollouts", "totals", "during_p99_over_quiet"),
-        "times",
-        "<= 2",
-    ),
-    (
-        "The same, of the rollout in the middle, each having its own 99th percentile",
-        ("rollouts", "totals", "median_p99_over_quiet"),
-        "times",
-        "<= 2",
-    ),
-    (
-        "Without what other programs held up: of the requests that began while a rollout ran",
-        ("rollouts", "totals", "undisturbed_during_p99_over_quiet"),
-        "times",
-        "<= 2",
-    ),
-    (
-        "Without what other programs held up: of the rollout in the middle",
-        ("rollouts", "totals", "undisturbed_median_p99_over_quiet"),
-        "times",
-        "<= 2",
-    ),
+    *((title, ("rollouts", "totals", name), "times", "<= 2") for title, name in ROLLOUT_TAILS),
     (
         "The whole 99th percentile while one rollout follows the other",
         ("rollouts", "back_to_back", "totals", "p99_over_quiet"),

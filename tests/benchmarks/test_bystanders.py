@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -14,22 +15,28 @@ from benchmarks.deploy.bystanders import held, together, watching
 BUSY = """
 import sys, time
 sys.stdin.readline()
-until = time.monotonic() + 0.2
-while time.monotonic() < until:
+before = time.process_time()
+for _ in range(5_000_000):
     pass
+print(time.process_time() - before)
 """
 
 
-def started() -> subprocess.Popen[bytes]:
-    """A program that is busy for a fifth of a second once it is told to."""
-    return subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE)
+def started() -> subprocess.Popen[str]:
+    """A program that works for a moment once it is told to, and then says how much processor time it took."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", BUSY], stdin=pipe, stdout=pipe, text=True)
 
 
-def busy(program: subprocess.Popen[bytes]) -> tuple[float, float]:
-    """Let it be busy; when that was."""
-    begin = time.time()
-    program.communicate(b"\n", timeout=20)
-    return begin, time.time()
+def busy(program: subprocess.Popen[str]) -> float:
+    """Let it work; the seconds that it took."""
+    words, _ = program.communicate("\n", timeout=60)
+    return float(words)
+
+
+def seconds(spans: Iterable[tuple[float, float]]) -> float:
+    """How long they are together."""
+    return sum(end - begin for begin, end in spans)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may trace")
@@ -37,13 +44,20 @@ def test_who_was_there_before_is_seen_while_it_is_busy_and_who_came_later_is_not
     before = started()
     time.sleep(0.3)  # it has begun to read
     with watching() as seen:
-        begin, end = busy(before)
-        time.sleep(0.1)
-        later = busy(started())
+        begin = time.time()
+        took = busy(before)
+        end = time.time()
+        later = started()
+        busy(later)
         spans = seen.spans()
+        assert seen.folder is not None
+        trace = (seen.folder / "trace").read_text(errors="replace").splitlines()
+    assert before.pid in seen.threads
+    assert later.pid not in seen.threads
+    its_own = held(trace, frozenset({before.pid}))  # others of the machine work, too
+    assert took / 2 < seconds(its_own) < took * 1.5
     assert spans is not None
-    assert sum(span[1] - span[0] for span in spans if begin <= span[0] and span[1] <= end) > 0.1
-    assert sum(span[1] - span[0] for span in spans if span[0] >= later[0] and span[1] <= later[1]) < 0.1
+    assert seconds(span for span in spans if begin < span[1] and span[0] < end) > took / 2
 
 
 def test_what_the_scheduler_accounts_for_is_the_time_before() -> None:

@@ -188,7 +188,8 @@ def test_a_yard_that_starts_before_docker_does_adopts_its_replicas_once_docker_i
             yard.kill()
             docker.stop(signal.SIGKILL)
             yard.start()
-            assert "docker does not answer now" in (yard.home.yard / "up.log").read_text()
+            log = yard.home.yard / "up.log"
+            until(lambda: "docker does not answer now" in log.read_text(), "nobody is told at the start")
             served = load.answered
             until(lambda: load.answered > served + 20, "nobody answers without yard and daemon")
 

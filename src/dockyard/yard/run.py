@@ -32,6 +32,7 @@ from dockyard.yard.parts import Parts
 from dockyard.yard.pruning import Pruning, Retention
 from dockyard.yard.receipts import Receipts
 from dockyard.yard.reconcile import Reconciler
+from dockyard.yard.records import ReplicaRecord
 from dockyard.yard.service import Service
 from dockyard.yard.state import Phase
 from dockyard.yard.store import FILE_NAME, Store
@@ -94,7 +95,7 @@ async def opened(
         judge = Judge(host, store, audit, policy, trusted)
         parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
         pruning = Pruning(store, host.images, retention, partial(free, host.engines))
-        stack.push_async_callback(_wake, host, store, host_stops)
+        stack.push_async_callback(_wake, host, store, host_stops)  # once the reconciler freezes nothing any more
         work = asyncio.create_task(_work(reconciler, looking, audit, pruning), name="yard")
         stack.push_async_callback(_stopped, work, reconciler)
         addresses = await stack.enter_async_context(
@@ -146,10 +147,13 @@ async def _wake(host: Host, store: Store, host_stops: Callable[[], bool]) -> Non
     """Thaw all replicas if the host is shut down: frozen, they would not end, and it would wait for them."""
     if not await asyncio.to_thread(host_stops):
         return
-    for record in store.replicas():
-        if record.phase in {Phase.FREEZING, Phase.FROZEN}:
-            with suppress(DockyardError):
-                await host.engine(record.engine).thaw(record.id)
+    asleep = (each for each in store.replicas() if each.phase in {Phase.FREEZING, Phase.FROZEN})
+    await asyncio.gather(*(_thaw(host, each) for each in asleep))
+
+
+async def _thaw(host: Host, replica: ReplicaRecord) -> None:
+    with suppress(DockyardError):  # it has ended, or its engine is ending too
+        await host.engine(replica.engine).thaw(replica.id)
 
 
 async def _stopped(work: asyncio.Task[None], reconciler: Reconciler) -> None:
