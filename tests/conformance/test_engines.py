@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dockyard.engines.detect import find
 from dockyard.engines.docker.engine import DockerEngine
 from dockyard.engines.launch import launch, launch_alone
 from dockyard.engines.once import Finished, run_once
-from dockyard.engines.own import send_signal
+from dockyard.engines.own import groups_named_after, send_signal
 from dockyard.engines.recovery import recover
 from dockyard.engines.runc.engine import RuncEngine
 from dockyard.engines.secrets import ROOT as SECRETS
@@ -138,6 +139,43 @@ async def lines_of(engine: Engine, container: Container, **wanted: object) -> li
         return [line async for line in engine.logs(container.id, **wanted)]
 
 
+def is_idle(container: Container) -> bool:
+    """Whether it gets next to nothing; on kernels that know no idle groups, whether it has a tenth."""
+    known = any((folder / "cpu.idle").exists() for folder in groups_named_after(container).values())
+    weight = weight_of(container)
+    return weight is not None and weight < (0.01 if known else 0.2)
+
+
+def has_a_tenth(container: Container) -> bool:
+    """Whether it has a tenth of the usual weight."""
+    return 0.09 < (weight_of(container) or 0.0) < 0.11
+
+
+async def until(condition: Callable[[], bool], deadline: float = 30.0) -> None:
+    async with asyncio.timeout(deadline):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def one_that_is_never_ready(
+    yard: Yard, enough: asyncio.Event, deadline: float = 1200.0
+) -> AsyncIterator[Container]:
+    """The container of a launch that yields, which goes on until the end of the block."""
+    spec = yard.spec("slow", "serve", "never-ready")
+    with Listener.bind(yard.runtime / "replica") as listener:
+        launching = asyncio.create_task(launch(yard.engine, spec, listener, deadline=deadline, yielding=enough))
+        try:
+            async with asyncio.timeout(30):
+                while not (found := [each for each in await yard.engine.list() if each.name == spec.name and each.pid]):
+                    await asyncio.sleep(0.02)
+            yield found[0]
+        finally:
+            launching.cancel()
+            with suppress(asyncio.CancelledError):
+                await launching
+
+
 class TestHardening:
     async def test_the_process_is_the_unprivileged_user_without_any_capability(self, yard: Yard) -> None:
         facts = await yard.facts("report")
@@ -237,11 +275,14 @@ class TestServing:
 class TestWeight:
     """How much of the processor a container gets beside others, as the kernel says."""
 
-    async def test_it_is_full_and_can_be_lowered_and_raised_even_when_frozen(self, yard: Yard) -> None:
+    @pytest.mark.parametrize(("low", "has_it"), [(Weight.YIELDING, has_a_tenth), (Weight.IDLE, is_idle)])
+    async def test_it_is_full_and_can_be_lowered_and_raised_even_when_frozen(
+        self, yard: Yard, low: Weight, has_it: Callable[[Container], bool]
+    ) -> None:
         container = await yard.engine.start(yard.spec("waits", "wait"))
         assert weight_of(container) == 1.0
-        assert weigh(container, Weight.YIELDING)
-        assert (weight_of(container) or 1.0) < 0.2
+        assert weigh(container, low)
+        assert has_it(container)
         await yard.engine.freeze(container.id)
         assert weigh(container, Weight.FULL)
         assert weight_of(container) == 1.0
@@ -264,29 +305,54 @@ class TestWeight:
             assert container.pid is not None
             assert os.sched_getscheduler(container.pid) == os.SCHED_OTHER
 
-    async def test_how_its_threads_are_scheduled_goes_with_its_weight(self, yard: Yard) -> None:
+    async def test_one_that_is_idle_can_have_any_weight_and_be_idle_again(self, yard: Yard) -> None:
+        container = await yard.engine.start(yard.spec("waits", "wait"))
+        for weight, has_it in ((Weight.YIELDING, has_a_tenth), (Weight.IDLE, is_idle)):
+            assert weigh(container, Weight.IDLE)
+            assert weigh(container, weight)
+            assert has_it(container)
+        assert weigh(container, Weight.FULL)
+        assert weight_of(container) == 1.0
+
+    @pytest.mark.parametrize("low", [Weight.YIELDING, Weight.IDLE])
+    async def test_how_its_threads_are_scheduled_goes_with_its_weight(self, yard: Yard, low: Weight) -> None:
         container = await yard.engine.start(yard.spec("waits", "wait"))
         assert container.pid is not None
         told = slice_of(container.pid) > 0
-        assert weigh(container, Weight.YIELDING)
+        assert weigh(container, low)
         assert os.sched_getscheduler(container.pid) == os.SCHED_IDLE
         assert weigh(container, Weight.FULL)
         assert os.sched_getscheduler(container.pid) == os.SCHED_OTHER
         assert slice_of(container.pid) == (SHORT_NS if told else 0)
 
-    async def test_one_that_takes_long_to_start_does_not_yield_for_ever(self, yard: Yard) -> None:
-        spec = yard.spec("slow", "serve", "never-ready")
-        with Listener.bind(yard.runtime / "replica") as listener:
-            launching = asyncio.create_task(launch(yard.engine, spec, listener, deadline=20, yielding=asyncio.Event()))
-            lowered, now = False, list[float | None]()
-            async with asyncio.timeout(19):
-                while not (lowered and now == [1.0]):
-                    now = [weight_of(each) for each in await yard.engine.list() if each.name == spec.name]
-                    lowered |= any(weight is not None and weight < 0.2 for weight in now)
-                    await asyncio.sleep(0.05)
-            launching.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await launching
+    async def test_one_that_starts_is_idle_at_first_and_has_its_full_weight_once_that_is_enough(
+        self, yard: Yard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dockyard.engines.launch.IDLE_S", 300.0)
+        enough = asyncio.Event()
+        async with one_that_is_never_ready(yard, enough) as container:
+            await until(lambda: is_idle(container))
+            enough.set()
+            await until(lambda: weight_of(container) == 1.0)
+
+    async def test_one_that_starts_is_idle_for_a_bounded_time_and_has_a_tenth_of_the_weight_then(
+        self, yard: Yard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dockyard.engines.launch.IDLE_S", 0.2)
+        enough = asyncio.Event()
+        async with one_that_is_never_ready(yard, enough) as container:
+            await until(lambda: has_a_tenth(container))
+            enough.set()
+            await until(lambda: weight_of(container) == 1.0)
+
+    @pytest.mark.parametrize("bound", [0.5, 300.0])
+    async def test_one_that_takes_long_to_start_does_not_yield_for_ever(
+        self, yard: Yard, bound: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dockyard.engines.launch.IDLE_S", bound)
+        async with one_that_is_never_ready(yard, asyncio.Event(), deadline=20) as container:
+            await until(lambda: (weight_of(container) or 1.0) < 0.2)
+            await until(lambda: weight_of(container) == 1.0)
 
 
 class TestFailedStarts:

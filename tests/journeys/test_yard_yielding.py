@@ -81,6 +81,17 @@ def weights(yard: RunningYard, phase: str) -> list[float | None]:
     return [weight_of(each) for each in containers(yard, phase)]
 
 
+def low(yard: RunningYard, phase: str) -> bool:
+    """Whether there are any, and all have little weight or none."""
+    found = weights(yard, phase)
+    return bool(found) and all(each is not None and each < 0.2 for each in found)
+
+
+def a_tenth(yard: RunningYard, phase: str) -> bool:
+    """Whether there is one that has a tenth of the usual weight."""
+    return any(each is not None and 0.09 < each < 0.11 for each in weights(yard, phase))
+
+
 def pids(yard: RunningYard, phase: str) -> list[int | None]:
     """Their processes."""
     return [each.pid for each in containers(yard, phase)]
@@ -106,7 +117,8 @@ def test_a_replica_yields_while_it_starts_beside_others_and_has_its_full_weight_
     wanted = behind_a_gate(tmp_path)
     with ThreadPoolExecutor(1) as pool:
         receipt = pool.submit(yard.deploy, wanted)
-        until(lambda: [low for low in weights(yard, "starting") if low and low < 0.2], "it does not yield")
+        until(lambda: low(yard, "starting"), "it does not yield")
+        until(lambda: a_tenth(yard, "starting"), "it is idle for ever")
         assert weights(yard, "ready") == [1.0]
         (tmp_path / "open").touch()
         assert receipt.result(60).succeeded
@@ -118,24 +130,27 @@ def test_a_replica_that_starts_does_not_yield_any_more_when_the_last_that_served
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         receipt = pool.submit(yard.deploy, behind_a_gate(tmp_path))
-        until(lambda: [low for low in weights(yard, "starting") if low and low < 0.2], "it does not yield")
+        until(lambda: low(yard, "starting"), "it does not yield")
         (serves,), (starts,) = containers(yard, "ready"), containers(yard, "starting")
         assert serves.pid is not None
         assert starts.pid is not None
-        assert os.sched_getscheduler(starts.pid) == os.SCHED_IDLE
+        until(lambda: os.sched_getscheduler(starts.pid or 0) == os.SCHED_IDLE, "its threads do not give way")
         os.kill(serves.pid, signal.SIGKILL)
         until(lambda: weight_of(starts) == 1.0, "it yields to nobody")
-        assert os.sched_getscheduler(starts.pid) == os.SCHED_OTHER
+        until(lambda: os.sched_getscheduler(starts.pid or 0) == os.SCHED_OTHER, "its threads still give way")
         (tmp_path / "open").touch()
         assert receipt.result(60).succeeded
 
 
-def test_a_yard_that_comes_back_raises_what_the_one_before_left_low(yard: RunningYard) -> None:
+@pytest.mark.parametrize("left", [Weight.YIELDING, Weight.IDLE])
+def test_a_yard_that_comes_back_raises_what_the_one_before_left_low(yard: RunningYard, left: Weight) -> None:
     (container,) = containers(yard, "ready")
+    assert container.pid is not None
     yard.kill()
-    assert weigh(container, Weight.YIELDING)
+    assert weigh(container, left)
     yard.start()
     until(lambda: weight_of(container) == 1.0, "it is not raised")
+    until(lambda: os.sched_getscheduler(container.pid or 0) == os.SCHED_OTHER, "its threads still give way")
     assert pids(yard, "ready") == [container.pid]
 
 

@@ -28,6 +28,8 @@ LOG_LINES = 20
 IMAGE_DIGEST = "BERTH_IMAGE_DIGEST"  # no image can hold its own, so whoever starts one says it
 YIELDING_SHARE = 0.25
 """Of a start's deadline: for how long it may yield to others."""
+IDLE_S = 2.0
+"""For how long of that it is idle: a usual start takes less, and on a full host an idle one gets nowhere."""
 _LAST_WORDS = 2.0
 _PROBE_DEADLINE = 2.0
 _PROBE_EVERY = 0.1
@@ -64,8 +66,8 @@ async def launch(
     On `listener`, which stays open and the caller's, whatever happens: connections that came before wait for this
     container. Without one, `spec.tcp_port` names where a foreign server listens: it is ready once it answers
     `ready_path` with 200. `yielding`: until it is ready, this is set, or a quarter of the deadline has passed, it takes
-    the processor time that its siblings leave. StartError, with the end of the log, when it ends or is not ready after
-    `deadline` seconds; what `start` raises.
+    the processor time that its siblings leave, and gets next to nothing of a full host for its first two seconds.
+    StartError, with the end of the log, when it ends or is not ready after `deadline` seconds; what `start` raises.
     """
     if listener is not None:
         return await _launch_on(engine, spec, listener, Owner.LISTENER, deadline, yielding=yielding)
@@ -117,19 +119,22 @@ async def _proven(
 @contextmanager
 def _yielding(container: Container, patience: float, enough: asyncio.Event) -> Iterator[None]:
     """A low weight in the block, until it is `enough` or patience ends: on a host that is busy it must start too."""
-    weigh(container, Weight.YIELDING)
-    ending = asyncio.ensure_future(_in_full(container, patience, enough))
+    rising = asyncio.ensure_future(_rise(container, patience, enough))
     try:
         yield
     finally:
-        ending.cancel()
+        rising.cancel()
         weigh(container, Weight.FULL)
 
 
-async def _in_full(container: Container, patience: float, enough: asyncio.Event) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(patience):
-            await enough.wait()
+async def _rise(container: Container, patience: float, enough: asyncio.Event) -> None:
+    idle = min(IDLE_S, patience)
+    for weight, seconds in ((Weight.IDLE, idle), (Weight.YIELDING, patience - idle)):
+        weigh(container, weight)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await enough.wait()
+                break
     weigh(container, Weight.FULL)
 
 

@@ -1,17 +1,21 @@
 """How much processor time a container gets where it is scarce, beside its siblings: in full, or yielding to them.
 
 A replica that starts imports and loads for a second or more, on the cores on which others answer requests; with a low
-weight it takes what they leave. On a host with time to spare a weight changes nothing. Both engines leave containers at
-the kernel's default, which FULL restores, so this is written to the kernel: an engine that remembered a low weight
-could bring it back. runc is told to begin with it, for nobody else drives its containers. Who may not raise it cannot
-lower one either. Called by `launch`, `runc.bundle` and the yard's `fleet`.
-Source: Linux, admin-guide/cgroup-v2.rst, "cpu.weight"; scheduler/sched-design-CFS.rst, "cpu.shares".
+weight it takes what they leave. A low weight alone lets those that wake up wait for it all the same; an idle group is
+preempted at once, and gets next to nothing on a full host. On a host with time to spare neither changes anything. Both
+engines leave containers at the kernel's default, which FULL restores, so this is written to the kernel: an engine that
+remembered a low weight could bring it back. runc is told to begin with it, for nobody else drives its containers. Who
+may not raise it cannot lower one either. Called by `launch`, `runc.bundle` and the yard's `fleet`.
+Source: Linux, admin-guide/cgroup-v2.rst, "cpu.weight"; scheduler/sched-design-CFS.rst, "cpu.shares"; kernel/sched/
+fair.c, `sched_group_set_idle` and `check_preempt_wakeup_fair`: `cpu.idle` in both versions, since Linux 5.15.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from dockyard.cgroups import UNIFIED, read
 from dockyard.engines.base import Container
@@ -20,18 +24,45 @@ from dockyard.scheduling import give_way, put_first
 
 
 class Weight(Enum):
-    """A container's weight beside its siblings: a tenth of the usual one is little, and never nothing."""
+    """A container's weight beside its siblings: a tenth of the usual one is little, and never nothing; IDLE may be."""
 
     FULL = 100
     YIELDING = 10
+    IDLE = 0
 
 
 _SHARES_OF_FULL = 1024
 
 
+@dataclass(frozen=True)
+class Group:
+    """A control group of either version: its folder, the file that holds its weight, and what that says when full."""
+
+    folder: Path
+    file: str
+    full: int
+
+    def put(self, weight: Weight) -> None:
+        """Write a weight; where the kernel knows no idle groups, IDLE is YIELDING. An OSError makes nothing idle.
+
+        An idle group takes no weight, and one that is idle no more has the full one.
+        """
+        idle = self.folder / "cpu.idle"
+        known = idle.exists()
+        if known:
+            idle.write_text("0")
+        (self.folder / self.file).write_text(str(_counted(weight, self.full)))
+        if known and weight is Weight.IDLE:
+            idle.write_text("1")
+
+    def share(self) -> float:
+        """Its weight as a share of the full one; for an idle group the kernel tells next to nothing, or nothing."""
+        return int(read(self.folder / self.file)) / self.full
+
+
 def shares(weight: Weight) -> int:
     """A weight as control groups of version 1, and runc's configuration, count it."""
-    return _SHARES_OF_FULL * weight.value // Weight.FULL.value
+    return _counted(weight, _SHARES_OF_FULL)
 
 
 def weigh(container: Container, weight: Weight) -> bool:
@@ -41,17 +72,13 @@ def weigh(container: Container, weight: Weight) -> bool:
     has no group of its own on this host, or only root may do this.
     """
     with suppress(OSError):
-        groups = groups_named_after(container)
-        if "cpu" in groups:
-            folder = groups["cpu"]
-            (folder / "cpu.shares").write_text(str(shares(weight)))
-        elif UNIFIED in groups:
-            folder = groups[UNIFIED]
-            (folder / "cpu.weight").write_text(str(weight.value))
-        else:
+        group = _group(container)
+        if group is None:
             return False
+        processes = [int(each) for each in read(group.folder / "cgroup.procs").split()]
+        group.put(weight)  # the last that may fail, so an error makes nothing idle
         schedule = put_first if weight is Weight.FULL else give_way
-        schedule(map(int, read(folder / "cgroup.procs").split()))
+        schedule(processes)
         return True
     return False
 
@@ -59,9 +86,19 @@ def weigh(container: Container, weight: Weight) -> bool:
 def weight_of(container: Container) -> float | None:
     """Its weight as a share of the full one; None when it has no group of its own, or is gone."""
     with suppress(OSError, ValueError):
-        groups = groups_named_after(container)
-        if "cpu" in groups:
-            return int(read(groups["cpu"] / "cpu.shares")) / _SHARES_OF_FULL
-        if UNIFIED in groups:
-            return int(read(groups[UNIFIED] / "cpu.weight")) / Weight.FULL.value
+        group = _group(container)
+        return group.share() if group else None
+    return None
+
+
+def _counted(weight: Weight, full: int) -> int:
+    return full * max(weight.value, Weight.YIELDING.value) // Weight.FULL.value
+
+
+def _group(container: Container) -> Group | None:
+    groups = groups_named_after(container)
+    if "cpu" in groups:
+        return Group(groups["cpu"], "cpu.shares", _SHARES_OF_FULL)
+    if UNIFIED in groups:
+        return Group(groups[UNIFIED], "cpu.weight", Weight.FULL.value)
     return None
