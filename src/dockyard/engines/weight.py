@@ -5,7 +5,7 @@ weight it takes what they leave. A low weight alone lets those that wake up wait
 preempted at once, and gets next to nothing on a full host. On a host with time to spare neither changes anything. Both
 engines leave containers at the kernel's default, which FULL restores, so this is written to the kernel: an engine that
 remembered a low weight could bring it back. runc is told to begin with it, for nobody else drives its containers. Who
-may not raise it cannot lower one either. Called by `launch`, `runc.bundle` and the yard's `fleet`.
+may not raise it cannot lower one either. Called by `launch`, `runc.bundle` and the yard's `fleet` and `adopt`.
 Source: Linux, admin-guide/cgroup-v2.rst, "cpu.weight"; scheduler/sched-design-CFS.rst, "cpu.shares"; kernel/sched/
 fair.c, `sched_group_set_idle` and `check_preempt_wakeup_fair`: `cpu.idle` in both versions, since Linux 5.15.
 """

@@ -13,6 +13,7 @@ from dockyard.engines.base import Container, Engine
 from dockyard.engines.probe import probe
 from dockyard.engines.recovery import recover
 from dockyard.engines.sockets import Listener
+from dockyard.engines.weight import Weight, weigh
 from dockyard.errors import ContainerNotFoundError, EngineError, YardError
 from dockyard.yard.fleet import Fleet, runs
 from dockyard.yard.labels import read_labels
@@ -81,6 +82,7 @@ async def _serves(container: Container, record: ReplicaRecord, store: Store) -> 
     """Whether a replica whose start nobody saw to its end has become ready all the same."""
     if container.address is None:
         return False
+    weigh(container, Weight.FULL)  # the yard that started it may have left it idle, and then it would not answer
     probes = store.revision(record.deployment, record.revision).settings.probes
     if not (await probe(container.address, probes.ready_path, READY_DEADLINE_S)).ok:
         return False
