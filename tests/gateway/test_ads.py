@@ -154,7 +154,14 @@ def services(draw: st.DrawFn, name: str) -> Service:
     }
     weights = {revision: draw(st.integers(0, 100)) for revision in revisions if draw(st.booleans())}
     preview = draw(st.sampled_from(sorted(revisions))) if revisions and draw(st.booleans()) else None
-    return Service(name=name, weights=weights, endpoints=endpoints, preview=preview, model=draw(st.text(max_size=5)))
+    return Service(
+        name=name,
+        weights=weights,
+        endpoints=endpoints,
+        preview=preview,
+        model=draw(st.text(max_size=5)),
+        pooled=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -171,13 +178,19 @@ def test_every_consistent_snapshot_routes_only_to_what_is_there(chosen: Snapshot
     routes = [route for found in lists for route in found]
     reached = {cluster.name for route in routes for cluster in route.route.weighted_clusters.clusters}
     assert reached <= resources.clusters.keys()
-    weighted = {f"{each.name}.{revision}" for each in chosen.services for revision in each.shares}
-    assert reached >= weighted
+    assert reached >= {name for each in chosen.services for name in _live(each)}
     domains = [domain for host in resources.routes.virtual_hosts for domain in host.domains]
     assert len(domains) == len(set(domains))
     for found in lists:
         assert found[-1].match.prefix == "/"  # every request has an answer
         assert not found[-1].match.headers
+
+
+def _live(service: Service) -> set[str]:
+    """The clusters that have the live traffic: several revisions' own, or the pool."""
+    if service.pooled and len(service.shares) > 1:
+        return {f"{service.name}.pool"}
+    return {f"{service.name}.{revision}" for revision in service.shares}
 
 
 def _lists(host: VirtualHost) -> list[list[Route]]:
@@ -210,6 +223,16 @@ def test_a_snapshots_version_and_file_say_the_same_whatever_its_order(chosen: Sn
 def test_what_served_before_or_serves_after_serves_in_between(before: Snapshot, after: Snapshot) -> None:
     between = _serving(after.widened(before))
     assert between >= _serving(before) | _serving(after)
+    for name, pool in _pools(after.widened(before)).items():
+        assert pool >= _pools(before).get(name, set())
+
+
+def _pools(chosen: Snapshot) -> dict[str, set[str]]:
+    """Who gets requests in each pool."""
+    return {
+        service.name: {one.id for endpoints in service.pool.values() for one in endpoints if not one.draining}
+        for service in chosen.services
+    }
 
 
 def _serving(chosen: Snapshot) -> set[tuple[str, int, str]]:

@@ -136,6 +136,22 @@ async def test_weights_share_the_traffic_between_revisions(gateway: EnvoyGateway
     assert 20 < len(new.seen) < 90, len(new.seen)  # 50 expected; outside by chance once in ten million
 
 
+async def test_a_pool_of_revisions_says_which_of_them_answered_and_keeps_the_preview_out(
+    gateway: EnvoyGateway, short_path: Path
+) -> None:
+    async with replicas(short_path, "old", "new", "hidden") as (old, new, hidden):
+        endpoints = {1: (old.endpoint,), 2: (new.endpoint,), 3: (hidden.endpoint,)}
+        iris = Service(name="iris", weights={1: 1, 2: 1, 3: 0}, endpoints=endpoints, preview=3, pooled=True)
+        await gateway.apply(snapshot(iris))
+        answers = [await ask(gateway.address, "/predictions/iris") for _ in range(60)]
+        preview = await ask(gateway.address, "/predictions/iris", x_dockyard_preview="iris")
+    revisions = {"old": "1", "new": "2"}
+    assert {answer.json["replica"] for answer in answers} == set(revisions)
+    for answer in answers:
+        assert answer.headers["x-dockyard-revision"] == revisions[answer.json["replica"]]
+    assert (preview.json["replica"], preview.headers["x-dockyard-revision"]) == ("hidden", "3")
+
+
 async def test_the_request_id_of_the_caller_is_kept_and_one_is_made_where_none_came(
     gateway: EnvoyGateway, short_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from dockyard.gateway.envoy import EnvoyGateway
 from dockyard.gateway.listener import ACCESS_LOG, ACCESS_LOG_FIELDS
 from dockyard.gateway.snapshot import Endpoint, Service, UnixAddress
 from dockyard.spec.status import AccessLine
+from dockyard.yard.readings import of_gateway
+from dockyard.yard.sampler import gateway_figures
 from tests.gateway.support import Replica, ask, load, raw, replicas, running, service, settings, snapshot, until
 
 PATH = "/v2/models/iris/infer"
@@ -51,6 +54,96 @@ async def test_replacing_every_replica_under_load_fails_no_request(gateway: Envo
                 await old.stop()
                 kept = {number + 1: (new.endpoint,)}
                 await gateway.apply(snapshot(Service(name="iris", weights={number + 1: 1}, endpoints=kept)))
+    assert seen.failed == 0, seen
+    assert all(each.seen for each in made)
+
+
+async def test_a_pool_of_revisions_gives_each_request_to_whoever_has_the_fewest(
+    gateway: EnvoyGateway, short_path: Path
+) -> None:
+    """One replica of the old revision is stuck; dealt by chance, half of the requests would wait behind it."""
+    async with replicas(short_path, "old", "new") as (old, new):
+        endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
+        await gateway.apply(snapshot(Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)))
+        for each in (old, new):
+            each.go.clear()
+        first = [asyncio.create_task(ask(gateway.address, PATH)) for _ in range(2)]
+        await until(lambda: len(old.seen) == len(new.seen) == 1, "two that come together are one at each")
+        new.go.set()
+        await until(lambda: sum(each.done() for each in first) == 1, "the other is at the stuck one")
+        answers = [await ask(gateway.address, PATH) for _ in range(30)]
+        assert {answer.json["replica"] for answer in answers} == {"new"}
+        old.go.set()
+        assert [(await each).status for each in first] == [200] * 2
+
+
+async def test_what_a_pool_served_is_counted_apart_and_the_log_knows_which_revision_it_was(
+    gateway: EnvoyGateway, short_path: Path
+) -> None:
+    async with replicas(short_path, "old", "new") as (old, new):
+        endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
+        both = Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)
+        await gateway.apply(snapshot(both))
+        for _ in range(20):
+            assert (await ask(gateway.address, PATH)).status == 200
+        await gateway.apply(snapshot(msgspec.structs.replace(both, weights={2: 1})))
+        for _ in range(3):
+            assert (await ask(gateway.address, PATH)).json["replica"] == "new"
+        found = of_gateway(gateway_figures(await gateway.metrics()))
+        lines = await _log(short_path, 23)
+    assert {name.label: reading.requests for name, reading in found.items() if reading.requests} == {"pool": 20, "2": 3}
+    logged = Counter((line["revision"], line["replica"]) for line in lines)
+    assert logged == {("1", "old"): len(old.seen), ("2", "new"): len(new.seen)}
+
+
+async def test_requests_that_a_pool_has_in_flight_outlast_it_and_are_counted(
+    gateway: EnvoyGateway, short_path: Path
+) -> None:
+    """One in each of the two replicas while the new revision takes over, then the old one and with it the pool go."""
+    async with replicas(short_path, "old", "new") as (old, new):
+        endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
+        both = Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)
+        await gateway.apply(snapshot(both))
+        for each in (old, new):
+            each.go.clear()
+        waiting = [asyncio.create_task(ask(gateway.address, PATH)) for _ in range(2)]
+        await until(lambda: len(old.seen) + len(new.seen) == 2, "the requests arrived")
+        assert (len(old.seen), len(new.seen)) == (1, 1)
+        drained = {1: (old.drained,), 2: (new.endpoint,)}
+        await gateway.apply(snapshot(msgspec.structs.replace(both, weights={2: 1}, endpoints=drained)))
+        waiting.append(asyncio.create_task(ask(gateway.address, PATH)))
+        await until(lambda: len(new.seen) == 2, "a request of the new revision's own")
+        counts = await gateway.counts()
+        assert (counts["old"].in_flight, counts["new"].in_flight) == (1, 2)
+        assert await gateway.drained(["old"], 0.2) == {"old": 1}
+        old.go.set()
+        assert await gateway.drained(["old"], 10) == {}
+        alone = msgspec.structs.replace(both, weights={2: 1}, endpoints={2: (new.endpoint,)})
+        await gateway.apply(snapshot(alone))
+        await asyncio.sleep(0.3)  # what Envoy would break off when it forgets the pool, it has broken off by then
+        new.go.set()
+        assert [(await each).status for each in waiting] == [200] * 3
+
+
+async def test_a_rollout_through_a_pool_under_load_fails_no_request(gateway: EnvoyGateway, short_path: Path) -> None:
+    """Two replicas of each revision, replaced one by one as a rolling rollout does, three times."""
+    made_of = [f"r{number}{letter}" for number in range(4) for letter in "ab"]
+    async with replicas(short_path, *made_of) as made:
+        pairs = list(zip(made[::2], made[1::2], strict=True))
+
+        async def turn(weights: dict[int, int], endpoints: dict[int, tuple[Endpoint, ...]]) -> None:
+            await gateway.apply(snapshot(Service(name="iris", weights=weights, endpoints=endpoints, pooled=True)))
+            await asyncio.sleep(0.05)
+
+        await turn({0: 1}, {0: (pairs[0][0].endpoint, pairs[0][1].endpoint)})
+        async with load(gateway.address, PATH) as seen:
+            for number, ((a, b), (c, d)) in enumerate(pairwise(pairs)):
+                await turn({number: 1, number + 1: 1}, {number: (a.drained, b.endpoint), number + 1: (c.endpoint,)})
+                await turn({number + 1: 1}, {number: (a.drained, b.drained), number + 1: (c.endpoint, d.endpoint)})
+                assert await gateway.drained([a.name, b.name], 10) == {}
+                await a.stop()
+                await b.stop()
+                await turn({number + 1: 1}, {number + 1: (c.endpoint, d.endpoint)})
     assert seen.failed == 0, seen
     assert all(each.seen for each in made)
 

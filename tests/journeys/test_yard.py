@@ -108,7 +108,7 @@ def test_an_update_and_its_rollback_lose_no_request(site: Site, kind: StrategyKi
     assert load.answered > 20
     assert set(load.answers) == {"3.5"}
     assert (updated.source, updated.target, updated.dropped) == (1, 2, 0)
-    assert updated.requests_old + updated.requests_new > 0
+    assert updated.requests_old + updated.requests_shared + updated.requests_new > 0
     status = site.status()
     assert (status.active, status.ready, status.state) == (1, 2, "healthy")
     history = site.yard.client(lambda client: client.history(site.name))

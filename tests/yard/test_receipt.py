@@ -40,9 +40,19 @@ def test_old_and_new_during_a_rollout_and_the_old_one_before_it() -> None:
     assert (found.before.requests, found.before.errors) == (100, 0)
     assert (found.old.requests, found.old.errors, found.old.in_flight) == (510, 10, 0)
     assert (found.new.requests, found.new.errors, found.new.in_flight) == (300, 0, 2)
-    assert found.new.p50 == pytest.approx(0.003, abs=0.0005)
-    assert found.old.p99 == pytest.approx(0.0377, abs=0.01)
+    assert found.new.quantile(0.5) == pytest.approx(0.003, abs=0.0005)
+    assert found.old.quantile(0.99) == pytest.approx(0.0377, abs=0.01)
     assert found.old.whole
+
+
+def test_what_both_revisions_served_as_one_is_told_apart() -> None:
+    found = receipt("iris", 1, 2, page(r1=(9, 0, 0)), page(r1=(10, 0, 0), pool=(50, 2, 1), r2=(5, 0, 0)))
+    assert (found.old and found.old.requests, found.new.requests) == (1, 5)
+    assert (found.shared.requests, found.shared.errors, found.shared.in_flight) == (52, 2, 1)
+    both = found.new.joined(found.shared)
+    assert (both.requests, both.errors) == (57, 2)
+    assert both.quantile(0.5) == pytest.approx(0.003, abs=0.0005)
+    assert (both.quantile(0.99) or 0) > 0.025, "the slow ones are those of the pool"
 
 
 def test_without_an_earlier_page_before_is_all_that_the_gateway_remembers() -> None:
@@ -89,4 +99,4 @@ def test_a_real_gateway_s_pages_give_the_figures(short_path: Path) -> None:
     assert found.old is not None
     assert (found.before.requests, found.old.requests, found.new.requests) == (3, 4, 5)
     assert (found.old.errors, found.new.errors) == (0, 0)
-    assert 0 < (found.new.p50 or 0) <= (found.new.p99 or 0) < 10
+    assert 0 < (found.new.quantile(0.5) or 0) <= (found.new.quantile(0.99) or 0) < 10

@@ -127,6 +127,24 @@ async def test_a_revision_s_first_requests_are_seen(series: Series) -> None:
     assert (series.latest()[IRIS][Metric.REQUESTS] or 0) > 0
 
 
+async def test_what_a_pool_served_counts_for_its_deployment_and_for_no_revision(series: Series) -> None:
+    texts = iter([cluster(10), cluster(10) + cluster(8).replace('"3"', '"pool"')])
+
+    async def replicas() -> Sequence[Target]:
+        return [Target("iris", 3, "a", Phase.READY)]
+
+    async def gateway() -> str:
+        return next(texts)
+
+    looking = sampler(series, replicas, gateway)
+    await looking.tick()
+    await looking.tick()
+    latest = series.latest()
+    assert (latest[IRIS][Metric.REQUESTS] or 0) > 0
+    assert latest[Subject("iris", 3)][Metric.REQUESTS] == 0
+    assert latest[IRIS][Metric.READY] == 1
+
+
 async def test_a_look_that_failed_counts_with_the_next_one(tmp_path: Path) -> None:
     now = 100.0
     texts: list[str] = [cluster(0), "", cluster(40)]

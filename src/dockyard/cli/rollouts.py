@@ -92,8 +92,10 @@ def show_receipt(receipt: Receipt, problem: Problem | None = None) -> None:
     out = console()
     out.print(_headline(receipt))
     old = f"{receipt.requests_old:,} on revision {receipt.source}, " if receipt.source is not None else ""
+    shared = f"{receipt.requests_shared:,} on either, " if receipt.requests_shared else ""
     dropped = Text(f"{receipt.dropped:,} dropped", style="red" if receipt.dropped else "")
-    requests = Text(f"  requests  {old}{receipt.requests_new:,} on revision {receipt.target}, ").append_text(dropped)
+    new = f"{receipt.requests_new:,} on revision {receipt.target}, "
+    requests = Text(f"  requests  {old}{shared}{new}").append_text(dropped)
     if receipt.in_flight_at_switch:
         requests.append(f", {receipt.in_flight_at_switch:,} in flight at the switch")
     out.print(requests)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Admin:
             statuses = msgspec.json.decode(answer, type=_Clusters).cluster_statuses
         except msgspec.MsgspecError as error:
             raise self._failed(f"it answers with something else: {error}") from error
-        return dict(_counted(statuses))
+        return _counted(statuses)
 
     async def metrics(self) -> str:
         """Everything it counted that is not zero for want of use, as Prometheus reads it."""
@@ -108,16 +108,18 @@ class _Clusters(msgspec.Struct):
     cluster_statuses: tuple[_Cluster, ...] = ()
 
 
-def _counted(clusters: tuple[_Cluster, ...]) -> Iterator[tuple[str, Counts]]:
+def _counted(clusters: tuple[_Cluster, ...]) -> Mapping[str, Counts]:
+    """An endpoint may be in two clusters, its revision's and the pool, which count apart."""
+    counted: dict[str, Counts] = {}
     for host in (host for cluster in clusters for host in cluster.host_statuses if host.hostname):
         found = {stat.name: int(stat.value) for stat in host.stats}
-        yield (
-            host.hostname,
-            Counts(
-                in_flight=found.get("rq_active", 0),
-                total=found.get("rq_total", 0),
-                errors=found.get("rq_error", 0),
-                unreachable=found.get("cx_connect_fail", 0),
-                ejected=bool(host.health_status.get("failed_outlier_check")),
-            ),
+        counts = Counts(
+            in_flight=found.get("rq_active", 0),
+            total=found.get("rq_total", 0),
+            errors=found.get("rq_error", 0),
+            unreachable=found.get("cx_connect_fail", 0),
+            ejected=bool(host.health_status.get("failed_outlier_check")),
         )
+        known = counted.get(host.hostname)
+        counted[host.hostname] = known.joined(counts) if known else counts
+    return counted

@@ -68,6 +68,16 @@ class Counts:
     unreachable: int
     ejected: bool
 
+    def joined(self, other: Counts) -> Counts:
+        """What both counted of one endpoint."""
+        return Counts(
+            self.in_flight + other.in_flight,
+            self.total + other.total,
+            self.errors + other.errors,
+            self.unreachable + other.unreachable,
+            self.ejected or other.ejected,
+        )
+
 
 class Gateway(Protocol):
     """Routes requests to replicas. It goes on doing so when its owner is gone, and is adopted by the next one."""

@@ -18,7 +18,7 @@ from envoy.extensions.resource_monitors.fixed_heap.v3.fixed_heap_pb2 import Fixe
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from dockyard.gateway.base import GatewaySettings
-from dockyard.gateway.clusters import HTTP_OPTIONS
+from dockyard.gateway.clusters import HTTP_OPTIONS, POOL
 from dockyard.gateway.listener import listener_of
 from dockyard.gateway.messages import ADS, extension, packed, seconds
 from dockyard.gateway.resources import Resources, resources_of
@@ -97,10 +97,10 @@ def _common(settings: GatewaySettings) -> dict[str, Any]:
 
 
 def _tags() -> list[dict[str, str]]:
-    """Labels of the metrics, read off the clusters' alternative names, NAME_REVISION: what group 1 finds goes away."""
+    """Labels of the metrics, read off the clusters' names, NAME_REVISION or NAME_pool: what group 1 finds goes away."""
     return [
-        {"tag_name": "deployment", "regex": r"^cluster\.(([a-z0-9-]+)_\d+\.)"},
-        {"tag_name": "revision", "regex": r"^cluster\.([a-z0-9-]+_(\d+)\.)"},
+        {"tag_name": "deployment", "regex": rf"^cluster\.(([a-z0-9-]+)_(?:\d+|{POOL})\.)"},
+        {"tag_name": "revision", "regex": rf"^cluster\.([a-z0-9-]+_(\d+|{POOL})\.)"},
     ]
 
 

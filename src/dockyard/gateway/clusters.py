@@ -1,4 +1,4 @@
-"""Services -> Envoy's clusters and their endpoints: one cluster for each revision, named NAME.REVISION.
+"""Services -> Envoy's clusters and their endpoints: one for each revision, NAME.REVISION, and NAME.pool for several.
 
 Pure. Here is decided how a replica is chosen, when it is left out, and what is never exceeded. Called by `resources`.
 """
@@ -18,6 +18,7 @@ from dockyard.gateway.messages import ADS, extension, metadata, packed, seconds
 from dockyard.gateway.snapshot import Endpoint, Service, TcpAddress, UnixAddress
 
 CONNECT_TIMEOUT_S = 5.0
+POOL = "pool"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -26,16 +27,20 @@ def cluster_name(service: Service, revision: int) -> str:
     return f"{service.name}.{revision}"
 
 
+def pool_name(service: Service) -> str:
+    """What Envoy calls the replicas of several revisions that serve as one."""
+    return f"{service.name}.{POOL}"
+
+
 def clusters_of(service: Service, limits: Limits) -> Iterator[Cluster]:
-    """One for each revision that has endpoints to speak of; where they are, Envoy asks separately."""
-    for revision in sorted(service.endpoints):
+    """One for each revision that has endpoints to speak of, and the pool; where they are, Envoy asks separately."""
+    for name in _members(service):
         yield Cluster(
-            name=cluster_name(service, revision),
-            alt_stat_name=f"{service.name}_{revision}",
+            name=name,
+            alt_stat_name=name.replace(".", "_"),
             type="EDS",
             eds_cluster_config={"eds_config": ADS},
             connect_timeout=seconds(CONNECT_TIMEOUT_S),
-            metadata=metadata({"deployment": service.name, "revision": str(revision)}),
             typed_extension_protocol_options={HTTP_OPTIONS: packed(_upstream_protocol(service))},
             load_balancing_policy={"policies": [{"typed_extension_config": _least_request()}]},
             common_lb_config={"healthy_panic_threshold": {"value": 0}},
@@ -46,19 +51,23 @@ def clusters_of(service: Service, limits: Limits) -> Iterator[Cluster]:
 
 def assignments_of(service: Service) -> Iterator[ClusterLoadAssignment]:
     """The endpoints of each cluster; a cluster without any has an empty list, so that nobody waits for one."""
-    for revision, endpoints in sorted(service.endpoints.items()):
-        yield ClusterLoadAssignment(
-            cluster_name=cluster_name(service, revision),
-            endpoints=[{"lb_endpoints": [_endpoint(each) for each in endpoints]}] if endpoints else [],
-        )
+    for name, members in _members(service).items():
+        found = [_endpoint(endpoint, revision) for revision, each in members.items() for endpoint in each]
+        yield ClusterLoadAssignment(cluster_name=name, endpoints=[{"lb_endpoints": found}] if found else [])
 
 
-def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
+def _members(service: Service) -> dict[str, dict[int, tuple[Endpoint, ...]]]:
+    """The clusters by name, and whose endpoints each has, by revision."""
+    each = {cluster_name(service, number): {number: found} for number, found in sorted(service.endpoints.items())}
+    return each | ({pool_name(service): pool} if (pool := service.pool) else {})
+
+
+def _endpoint(endpoint: Endpoint, revision: int) -> dict[str, Any]:
     """Its id is its host name: so it appears in Envoy's own reports. No request carries it."""
     return {
         "endpoint": {"address": _address(endpoint.address), "hostname": endpoint.id},
         "health_status": "DRAINING" if endpoint.draining else "HEALTHY",
-        "metadata": metadata({"replica": endpoint.id}),
+        "metadata": metadata({"replica": endpoint.id, "revision": str(revision)}),
     }
 
 

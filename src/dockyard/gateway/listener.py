@@ -30,7 +30,7 @@ ACCESS_LOG_FIELDS = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
     "request_id": "%REQ(X-REQUEST-ID)%",
     "deployment": f"%METADATA(ROUTE:{NAMESPACE}:deployment)%",
-    "revision": f"%METADATA(CLUSTER:{NAMESPACE}:revision)%",
+    "revision": f"%METADATA(UPSTREAM_HOST:{NAMESPACE}:revision)%",
     "replica": f"%METADATA(UPSTREAM_HOST:{NAMESPACE}:replica)%",
     "method": "%REQ(:METHOD)%",
     "host": "%REQ(:AUTHORITY)%",

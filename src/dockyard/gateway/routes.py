@@ -18,8 +18,8 @@ from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import Pre
 from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 
-from dockyard.gateway.clusters import cluster_name
-from dockyard.gateway.messages import extension, header, metadata, seconds
+from dockyard.gateway.clusters import cluster_name, pool_name
+from dockyard.gateway.messages import NAMESPACE, extension, header, metadata, seconds
 from dockyard.gateway.snapshot import Service, Snapshot
 
 ROUTES = "dockyard"
@@ -144,32 +144,32 @@ def _live(service: Service) -> Route:
     """Where the deployment's traffic goes, as a route without a match."""
     if not service.shares:
         return _direct({}, 503, _NO_REVISION, retry_after=True)
-    return _to(service, service.shares)
+    if len(service.shares) > 1 and service.pool:
+        return _to(service, {pool_name(service): 1})
+    return _to(service, {cluster_name(service, revision): weight for revision, weight in service.shares.items()})
 
 
 def _preview(service: Service) -> Route:
     assert service.preview is not None
-    return _to(service, {service.preview: 1})
+    return _to(service, {cluster_name(service, service.preview): 1})
 
 
-def _to(service: Service, shares: dict[int, int]) -> Route:
+def _to(service: Service, shares: dict[str, int]) -> Route:
+    """A route to clusters, by name, with the weight of each."""
+    clusters = [{"name": name, "weight": {"value": weight}} for name, weight in shares.items()]
     action: dict[str, Any] = {
-        "weighted_clusters": {
-            "clusters": [
-                {
-                    "name": cluster_name(service, revision),
-                    "weight": {"value": weight},
-                    "response_headers_to_add": [header(REVISION_HEADER, str(revision))],
-                }
-                for revision, weight in shares.items()
-            ]
-        },
+        "weighted_clusters": {"clusters": clusters},
         "timeout": seconds(service.timeout_s),
         "idle_timeout": seconds(service.timeout_s),
     }
     # Paths are rewritten, messages are not: there the replica has to know the name that the caller writes.
     known_as = [header(DEPLOYMENT_HEADER, service.name)] if service.model not in {"", service.name} else []
-    return Route(route=action, metadata=metadata({"deployment": service.name}), request_headers_to_add=known_as)
+    return Route(
+        route=action,
+        metadata=metadata({"deployment": service.name}),
+        request_headers_to_add=known_as,
+        response_headers_to_add=[header(REVISION_HEADER, f"%METADATA(UPSTREAM_HOST:{NAMESPACE}:revision)%")],
+    )
 
 
 def _direct(match: dict[str, Any], status: int, text: str, *, retry_after: bool = False) -> Route:

@@ -54,6 +54,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     `endpoints`: the replicas of every revision that has a weight, is the preview, or still drains.
     `hosts`: names beyond NAME.<domain>; `*.` may stand in front. `timeout_s`: of one request, from its last byte in to
     its last byte out. `model`: what the model is called inside the image, when that is not the deployment's name.
+    `pooled`: while several revisions have a share, the next request goes to whichever of all their replicas has the
+    fewest, so that the weights only tell what comes of it; otherwise chance deals it to a revision, by weight.
     `preview`: the revision that answers under the preview host and header. `http2`: its server takes HTTP/2 and gRPC
     on the same socket, as berth does; without, everything is asked over HTTP/1.1.
     """
@@ -66,11 +68,30 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     preview: int | None = None
     http2: bool = True
+    pooled: bool = False
 
     @property
     def shares(self) -> dict[int, int]:
         """The revisions that get any traffic, with their weights, in the order of their numbers."""
         return {revision: weight for revision, weight in sorted(self.weights.items()) if weight}
+
+    @property
+    def pool(self) -> dict[int, tuple[Endpoint, ...]]:
+        """The replicas of all revisions but the preview, which serve as one; without a share, they drain there.
+
+        Empty without a second revision. It is there before two share the traffic, and stays until the last request of
+        that time is answered.
+        """
+        shares, hidden = self.shares, {self.preview} - self.shares.keys()
+        pool = {number: found for number, found in sorted(self.endpoints.items()) if number not in hidden}
+        if not self.pooled or len(pool) < 2:
+            return {}
+        return {number: found if number in shares else tuple(map(drained, found)) for number, found in pool.items()}
+
+
+def drained(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, getting no new requests."""
+    return msgspec.structs.replace(endpoint, draining=True)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +154,12 @@ def _widened(service: Service, before: Service | None) -> Service:
         fresh = {each.id: each for each in new}
         kept = {name: each for name, each in served.items() if name not in fresh or fresh[name].draining}
         endpoints[revision] = tuple((fresh | kept).values())
-    return msgspec.structs.replace(service, endpoints=endpoints)
+    return msgspec.structs.replace(
+        service,
+        weights={**service.weights, **before.shares},
+        endpoints=endpoints,
+        pooled=service.pooled or before.pooled,
+    )
 
 
 def _ordered(service: Service) -> Service:

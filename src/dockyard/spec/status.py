@@ -91,6 +91,8 @@ class Receipt(Noun, frozen=True, kw_only=True):
     why: str = ""
     requests_old: int = 0
     requests_new: int = 0
+    requests_shared: int = 0
+    """While both served as one; which of them answered each is in the access log."""
     in_flight_at_switch: int = 0
     dropped: int = 0
     hold_s: float = 0.0

@@ -128,7 +128,7 @@ def _of_gateway(page: Exposition) -> Iterator[tuple[Mapping[str, str], Expositio
             found[revision].append(sample)
     kinds = {plain_name(name): kind for name, kind in page.kinds.items()}
     for revision, samples in found.items():
-        labels = {"deployment": revision.deployment, "revision": str(revision.revision)} if revision else {}
+        labels = {"deployment": revision.deployment, "revision": revision.label} if revision else {}
         yield labels, Exposition(tuple(samples), kinds, page.helps)
 
 

@@ -24,7 +24,7 @@ Row = NDArray[np.float64]
 
 
 class Subject(NamedTuple):
-    """What a row is about: a deployment (revision 0), a revision of it, or a replica."""
+    """What a row is about: a deployment (revision 0), a revision of it, its pool (-1) or a replica."""
 
     deployment: str
     revision: int = 0

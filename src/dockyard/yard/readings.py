@@ -1,7 +1,7 @@
 """What the gateway and a replica have counted so far, taken out of their pages at /metrics.
 
-The gateway counts for each revision (its cluster), berth for itself; both become a `Reading`, and two readings of one
-subject become a `Point`. Pure; called by `sampler` and `receipt`.
+The gateway counts for each revision (its cluster), and apart what several served as one (the pool); berth counts for
+itself. Each becomes a `Reading`, and two readings of one subject a `Point`. Pure; called by `sampler` and `receipt`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from dockyard.yard.latency import Buckets
 _CLUSTER = "envoy_cluster_name"
 _DOTTED = re.compile(r"envoy_cluster_([0-9]+)_(\w+)")
 _NUMBER = re.compile(r"[0-9]{1,9}")
+POOL = "pool"
+"""What the gateway calls, in place of a revision, several that serve as one."""
+POOLED = -1
+"""The same as a number."""
 _CLUSTER_NAME = re.compile(r"([a-z0-9-]+)[./_]([0-9]{1,9})")
 
 _COMPLETED = "envoy_cluster_upstream_rq_xx"
@@ -37,10 +41,15 @@ BERTH = frozenset(
 
 
 class RevisionName(NamedTuple):
-    """One revision of one deployment."""
+    """One revision of one deployment, or its pool."""
 
     deployment: str
     revision: int
+
+    @property
+    def label(self) -> str:
+        """The revision as metrics name it."""
+        return POOL if self.revision == POOLED else str(self.revision)
 
 
 @dataclass(frozen=True)
@@ -71,11 +80,12 @@ def plain(sample: Sample) -> tuple[Sample, RevisionName | None]:
         deployment, number = cluster, dotted[1]
     elif not deployment and (found := _CLUSTER_NAME.fullmatch(cluster)):
         deployment, number = found.groups()
-    if not deployment or not _NUMBER.fullmatch(number):
+    if not deployment or not (number == POOL or _NUMBER.fullmatch(number)):
         return sample, None
     for name in (_CLUSTER, "deployment", "revision"):
         labels.pop(name, None)
-    return Sample(plain_name(sample.name), labels, sample.value), RevisionName(deployment, int(number))
+    revision = POOLED if number == POOL else int(number)
+    return Sample(plain_name(sample.name), labels, sample.value), RevisionName(deployment, revision)
 
 
 def plain_name(name: str) -> str:
@@ -85,7 +95,7 @@ def plain_name(name: str) -> str:
 
 
 def of_gateway(page: Exposition) -> Mapping[RevisionName, Reading]:
-    """What the gateway has counted for each revision that it knows."""
+    """What the gateway has counted for each revision that it knows, and for each pool."""
     found: dict[RevisionName, list[Sample]] = defaultdict(list)
     for raw in filter(_credible, page.samples):
         sample, revision = plain(raw)

@@ -6,36 +6,55 @@ difference of counters. Pure; pages are those of `sampler.gateway_figures`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from dockyard.yard.exposition import Exposition
 from dockyard.yard.latency import quantile, since, spread
-from dockyard.yard.readings import Reading, RevisionName, of_gateway
+from dockyard.yard.readings import POOLED, Reading, RevisionName, of_gateway
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One revision between two moments. Latency in seconds, None without requests.
+    """One revision between two moments, or what several served as one.
 
-    `whole` is False when the gateway began to count anew in between, so that only what came after that is in it.
+    `latency`: how many requests fell into each bucket, as `latency.spread` counts; empty without any. `whole` is False
+    when the gateway began to count anew in between, so that only what came after that is in it.
     """
 
     requests: int = 0
     errors: int = 0
     in_flight: int = 0
     """At the second moment."""
-    p50: float | None = None
-    p99: float | None = None
+    latency: tuple[int, ...] = ()
     whole: bool = True
+
+    def quantile(self, share: float) -> float | None:
+        """The latency in seconds that this share (0 to 1) of the requests kept; None without requests."""
+        return quantile(self.latency, share)
+
+    def joined(self, other: Figures) -> Figures:
+        """Both together."""
+        return Figures(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.in_flight + other.in_flight,
+            tuple(one + another for one, another in zip_longest(self.latency, other.latency, fillvalue=0)),
+            self.whole and other.whole,
+        )
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A rollout in figures: the old revision before it, and both while it went on. `old` is None for a first one."""
+    """A rollout in figures: the old revision before it, and while it went on that, the new one, and both as one.
+
+    `old` is None for a first revision.
+    """
 
     before: Figures | None
     old: Figures | None
     new: Figures
+    shared: Figures = field(default_factory=Figures)
 
 
 def receipt(
@@ -60,6 +79,7 @@ def receipt(
         before=between(first, readings[0].get(old)),
         old=between(readings[0].get(old), readings[1].get(old)),
         new=between(readings[0].get(new), readings[1].get(new)),
+        shared=between(*(each.get(RevisionName(deployment, POOLED)) for each in readings)),
     )
 
 
@@ -76,7 +96,6 @@ def between(first: Reading | None, second: Reading | None) -> Figures:
         requests=round(end.requests - base.requests),
         errors=round(max(0.0, end.errors - base.errors)),
         in_flight=round(end.in_flight),
-        p50=quantile(counts, 0.5),
-        p99=quantile(counts, 0.99),
+        latency=tuple(counts) if any(counts) else (),
         whole=not anew,
     )

@@ -120,15 +120,17 @@ def _receipt(store: Store, rollout: RolloutRecord, following: Following, end: Ex
         return base
     figures = receipt(rollout.deployment, rollout.source, rollout.target, following.start, end)
     old, new, before = figures.old or Figures(), figures.new, figures.before or Figures()
+    after = new.joined(figures.shared)
     return msgspec.structs.replace(
         base,
         requests_old=old.requests,
         requests_new=new.requests,
-        dropped=old.errors + new.errors,
-        p50_before_ms=_times(before.p50),
-        p50_after_ms=_times(new.p50),
-        p99_before_ms=_times(before.p99),
-        p99_after_ms=_times(new.p99),
+        requests_shared=figures.shared.requests,
+        dropped=old.errors + after.errors,
+        p50_before_ms=_times(before.quantile(0.5)),
+        p50_after_ms=_times(after.quantile(0.5)),
+        p99_before_ms=_times(before.quantile(0.99)),
+        p99_after_ms=_times(after.quantile(0.99)),
     )
 
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-import msgspec
-
 from dockyard.engines.base import TcpAddress
 from dockyard.engines.labels import HTTP_SOCKET
-from dockyard.gateway.snapshot import Endpoint, Service, Snapshot, UnixAddress
+from dockyard.gateway.snapshot import Endpoint, Service, Snapshot, UnixAddress, drained
 from dockyard.gateway.snapshot import TcpAddress as GatewayTcp
 from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord, RevisionRecord
 from dockyard.yard.state import Traffic
@@ -53,17 +51,14 @@ def _service(deployment: DeploymentSnapshot, traffic: Traffic, tcp_of: TcpOf, mo
         endpoints={
             number: (
                 *endpoints(number, traffic.endpoints.get(number, ())),
-                *map(_draining, endpoints(number, traffic.draining.get(number, ()))),
+                *map(drained, endpoints(number, traffic.draining.get(number, ()))),
             )
             for number in sorted({*traffic.endpoints, *traffic.draining})
         },
         preview=traffic.preview,
         http2=not is_foreign(deployment, shown),
+        pooled=True,
     )
-
-
-def _draining(endpoint: Endpoint) -> Endpoint:
-    return msgspec.structs.replace(endpoint, draining=True)
 
 
 def is_foreign(deployment: DeploymentSnapshot, revision: int) -> bool:
