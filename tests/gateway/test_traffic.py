@@ -23,7 +23,7 @@ from dockyard.gateway.snapshot import Endpoint, Service, UnixAddress
 from dockyard.spec.status import AccessLine
 from dockyard.yard.readings import of_gateway
 from dockyard.yard.sampler import gateway_figures
-from tests.gateway.support import Replica, ask, load, raw, replicas, running, service, settings, snapshot, until
+from tests.gateway.support import Answer, Replica, ask, load, raw, replicas, running, service, settings, snapshot, until
 
 PATH = "/v2/models/iris/infer"
 
@@ -65,16 +65,25 @@ async def test_a_pool_of_revisions_gives_each_request_to_whoever_has_the_fewest(
     async with replicas(short_path, "old", "new") as (old, new):
         endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
         await gateway.apply(snapshot(Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)))
-        for each in (old, new):
-            each.go.clear()
-        first = [asyncio.create_task(ask(gateway.address, PATH)) for _ in range(2)]
-        await until(lambda: len(old.seen) == len(new.seen) == 1, "two that come together are one at each")
+        first = await _one_waits_at_each(gateway, old, new)
         new.go.set()
         await until(lambda: sum(each.done() for each in first) == 1, "the other is at the stuck one")
         answers = [await ask(gateway.address, PATH) for _ in range(30)]
         assert {answer.json["replica"] for answer in answers} == {"new"}
         old.go.set()
         assert [(await each).status for each in first] == [200] * 2
+
+
+async def _one_waits_at_each(gateway: EnvoyGateway, *both: Replica) -> list[asyncio.Task[Answer]]:
+    """Requests that are in flight, as many as there are replicas: whoever has one does not get the next."""
+    waiting = []
+    for replica in both:
+        replica.go.clear()
+    for number in range(1, 1 + len(both)):
+        waiting.append(asyncio.create_task(ask(gateway.address, PATH)))
+        await until(lambda number=number: sum(len(each.seen) for each in both) == number, "the request arrived")
+    assert [len(each.seen) for each in both] == [1] * len(both)
+    return waiting
 
 
 async def test_what_a_pool_served_is_counted_apart_and_the_log_knows_which_revision_it_was(
@@ -104,11 +113,7 @@ async def test_requests_that_a_pool_has_in_flight_outlast_it_and_are_counted(
         endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
         both = Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)
         await gateway.apply(snapshot(both))
-        for each in (old, new):
-            each.go.clear()
-        waiting = [asyncio.create_task(ask(gateway.address, PATH)) for _ in range(2)]
-        await until(lambda: len(old.seen) + len(new.seen) == 2, "the requests arrived")
-        assert (len(old.seen), len(new.seen)) == (1, 1)
+        waiting = await _one_waits_at_each(gateway, old, new)
         drained = {1: (old.drained,), 2: (new.endpoint,)}
         await gateway.apply(snapshot(msgspec.structs.replace(both, weights={2: 1}, endpoints=drained)))
         waiting.append(asyncio.create_task(ask(gateway.address, PATH)))
