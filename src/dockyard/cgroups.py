@@ -23,11 +23,11 @@ def groups_of(pid: int) -> Mapping[str, Path]:
     What lies outside of what this host mounts, or is the root, is left out: nobody may change that for one container.
     """
     ours = _paths("self")
-    mounts = _mounts()
+    mounted = mounts()
     return {
-        name: mounts[name] / path.lstrip("/")
+        name: mounted[name] / path.lstrip("/")
         for name, path in _paths(str(pid)).items()
-        if name in mounts and path not in {"/", ours.get(name)} and ".." not in path
+        if name in mounted and path not in {"/", ours.get(name)} and ".." not in path
     }
 
 
@@ -50,7 +50,7 @@ def _paths(pid: str) -> dict[str, str]:
 
 
 @cache
-def _mounts() -> Mapping[str, Path]:
+def mounts() -> Mapping[str, Path]:
     """Where each controller is mounted on this host."""
     found = {}
     for line in read(_PROC / "self/mounts").splitlines():

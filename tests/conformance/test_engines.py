@@ -325,10 +325,17 @@ class TestWeight:
         assert os.sched_getscheduler(container.pid) == os.SCHED_OTHER
         assert slice_of(container.pid) == (SHORT_NS if told else 0)
 
+    async def test_one_that_yields_does_so_before_its_engine_says_that_it_runs(
+        self, yard: Yard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dockyard.engines.weight.IDLE_S", 300.0)
+        container = await yard.engine.start(replace(yard.spec("waits", "wait"), yielding=True))
+        assert (weight_of(container) or 1.0) < 0.2  # nobody else has told it so yet
+
     async def test_one_that_starts_is_idle_at_first_and_has_its_full_weight_once_that_is_enough(
         self, yard: Yard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dockyard.engines.launch.IDLE_S", 300.0)
+        monkeypatch.setattr("dockyard.engines.weight.IDLE_S", 300.0)
         enough = asyncio.Event()
         async with one_that_is_never_ready(yard, enough) as container:
             await until(lambda: is_idle(container))
@@ -338,7 +345,7 @@ class TestWeight:
     async def test_one_that_starts_is_idle_for_a_bounded_time_and_has_a_tenth_of_the_weight_then(
         self, yard: Yard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dockyard.engines.launch.IDLE_S", 0.2)
+        monkeypatch.setattr("dockyard.engines.weight.IDLE_S", 0.2)
         enough = asyncio.Event()
         async with one_that_is_never_ready(yard, enough) as container:
             await until(lambda: has_a_tenth(container))
@@ -349,7 +356,7 @@ class TestWeight:
     async def test_one_that_takes_long_to_start_does_not_yield_for_ever(
         self, yard: Yard, bound: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dockyard.engines.launch.IDLE_S", bound)
+        monkeypatch.setattr("dockyard.engines.weight.IDLE_S", bound)
         async with one_that_is_never_ready(yard, asyncio.Event(), deadline=20) as container:
             await until(lambda: (weight_of(container) or 1.0) < 0.2)
             await until(lambda: weight_of(container) == 1.0)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dockyard.engines.base import Container, ContainerSpec, Engine, Owner, Socke
 from dockyard.engines.probe import probe
 from dockyard.engines.removal import remove_surely
 from dockyard.engines.sockets import Activation, Listener
-from dockyard.engines.weight import Weight, weigh
+from dockyard.engines.weight import Weight, rise, weigh
 from dockyard.errors import DockyardError, EngineError, StartError
 
 READY_DEADLINE = 120.0
@@ -28,8 +29,6 @@ LOG_LINES = 20
 IMAGE_DIGEST = "BERTH_IMAGE_DIGEST"  # no image can hold its own, so whoever starts one says it
 YIELDING_SHARE = 0.25
 """Of a start's deadline: for how long it may yield to others."""
-IDLE_S = 2.0
-"""For how long of that it is idle: a usual start takes less, and on a full host an idle one gets nowhere."""
 _LAST_WORDS = 2.0
 _PROBE_DEADLINE = 2.0
 _PROBE_EVERY = 0.1
@@ -76,7 +75,7 @@ async def launch(
             f"container {spec.name} has neither a listener nor a port, so nobody could ask it anything",
             remedy="Give a listener to an image of Dockyard's, and the port of its server to any other image.",
         )
-    container = await engine.start(spec)
+    container = await engine.start(replace(spec, yielding=yielding is not None))
     getting_ready = _answering(engine, container, ready_path)
     return await _proven(engine, container, getting_ready, deadline, yielding=yielding)
 
@@ -119,23 +118,12 @@ async def _proven(
 @contextmanager
 def _yielding(container: Container, patience: float, enough: asyncio.Event) -> Iterator[None]:
     """A low weight in the block, until it is `enough` or patience ends: on a host that is busy it must start too."""
-    rising = asyncio.ensure_future(_rise(container, patience, enough))
+    rising = asyncio.ensure_future(rise(partial(weigh, container), patience, enough))
     try:
         yield
     finally:
         rising.cancel()
         weigh(container, Weight.FULL)
-
-
-async def _rise(container: Container, patience: float, enough: asyncio.Event) -> None:
-    idle = min(IDLE_S, patience)
-    for weight, seconds in ((Weight.IDLE, idle), (Weight.YIELDING, patience - idle)):
-        weigh(container, weight)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await enough.wait()
-                break
-    weigh(container, Weight.FULL)
 
 
 async def _until_ready(

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dockyard.cgroups import groups_of
+from dockyard.cgroups import UNIFIED, groups_of, mounts
 from dockyard.engines.base import Container
+
+_PLACES = ("{}", "docker/{}", "system.slice/docker-{}.scope")
+"""Where Docker makes a container's control group: as `cgroup-parent` = "/", by default, under systemd."""
 
 
 def groups_named_after(container: Container) -> Mapping[str, Path]:
@@ -21,6 +24,16 @@ def groups_named_after(container: Container) -> Mapping[str, Path]:
     if container.pid is None:
         return {}
     return {name: folder for name, folder in groups_of(container.pid).items() if container.id in str(folder)}
+
+
+def groups_made_for(container_id: str) -> Mapping[str, Path]:
+    """Its groups that weights are written to, where Docker makes them; empty until it has, or where it does otherwise.
+
+    They are there long before Docker says that the container runs, and which process is its first.
+    """
+    mounted = {name: folder for name, folder in mounts().items() if name in {"cpu", UNIFIED}}
+    places = [(name, folder / place.format(container_id)) for name, folder in mounted.items() for place in _PLACES]
+    return {name: folder for name, folder in places if folder.is_dir()}
 
 
 def send_signal(container: Container, number: signal.Signals) -> bool:

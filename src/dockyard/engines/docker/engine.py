@@ -7,7 +7,7 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from dockyard.engines.docker.streams import AttachedContainer
 from dockyard.engines.lines import Lines
 from dockyard.engines.own import send_signal
 from dockyard.engines.removal import finish, remove_surely
+from dockyard.engines.weight import yielding_from_its_first_moment
 from dockyard.errors import ContainerNotFoundError, EngineError, StartError
 from dockyard.oci.image import Image
 from dockyard.oci.layout import Layout
@@ -172,7 +173,8 @@ class DockerEngine:
     async def _start(self, spec: ContainerSpec) -> Container:
         created = await self._create(spec, attached=False)
         try:
-            await self._run(created, spec)
+            with yielding_from_its_first_moment(created.id) if spec.yielding else nullcontext():
+                await self._run(created, spec)
             return await self.inspect(created.id)
         except BaseException:
             await remove_surely(self, created.id)
