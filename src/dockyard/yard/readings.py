@@ -22,7 +22,7 @@ POOL = "pool"
 """What the gateway calls, in place of a revision, several that serve as one."""
 POOLED = -1
 """The same as a number."""
-_CLUSTER_NAME = re.compile(r"([a-z0-9-]+)[./_]([0-9]{1,9})")
+_CLUSTER_NAME = re.compile(rf"([a-z0-9-]+)[./_]([0-9]{{1,9}}|{POOL})")
 
 _COMPLETED = "envoy_cluster_upstream_rq_xx"
 _ACTIVE = ("envoy_cluster_upstream_rq_active", "envoy_cluster_upstream_rq_pending_active")
