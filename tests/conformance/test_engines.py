@@ -146,6 +146,12 @@ def is_idle(container: Container) -> bool:
     return weight is not None and weight < (0.01 if known else 0.2)
 
 
+def is_low(container: Container) -> bool:
+    """Whether it is idle or has a tenth of the usual weight."""
+    weight = weight_of(container)
+    return weight is not None and weight < 0.2
+
+
 def has_a_tenth(container: Container) -> bool:
     """Whether it has a tenth of the usual weight."""
     return 0.09 < (weight_of(container) or 0.0) < 0.11
@@ -330,7 +336,7 @@ class TestWeight:
     ) -> None:
         monkeypatch.setattr("dockyard.engines.weight.IDLE_S", 300.0)
         container = await yard.engine.start(replace(yard.spec("waits", "wait"), yielding=True))
-        assert (weight_of(container) or 1.0) < 0.2  # nobody else has told it so yet
+        assert is_low(container)  # nobody else has told it so yet
 
     async def test_one_that_starts_is_idle_at_first_and_has_its_full_weight_once_that_is_enough(
         self, yard: Yard, monkeypatch: pytest.MonkeyPatch
@@ -358,7 +364,7 @@ class TestWeight:
     ) -> None:
         monkeypatch.setattr("dockyard.engines.weight.IDLE_S", bound)
         async with one_that_is_never_ready(yard, asyncio.Event(), deadline=20) as container:
-            await until(lambda: (weight_of(container) or 1.0) < 0.2)
+            await until(lambda: is_low(container))
             await until(lambda: weight_of(container) == 1.0)
 
 

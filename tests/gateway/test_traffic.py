@@ -105,10 +105,10 @@ async def test_what_a_pool_served_is_counted_apart_and_the_log_knows_which_revis
     assert logged == {("1", "old"): len(old.seen), ("2", "new"): len(new.seen)}
 
 
-async def test_requests_that_a_pool_has_in_flight_outlast_it_and_are_counted(
+async def test_requests_in_flight_through_a_pool_are_counted_until_they_end(
     gateway: EnvoyGateway, short_path: Path
 ) -> None:
-    """One in each of the two replicas while the new revision takes over, then the old one and with it the pool go."""
+    """One in each of the two replicas while the new revision takes over, and then the old one goes."""
     async with replicas(short_path, "old", "new") as (old, new):
         endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
         both = Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)
@@ -125,7 +125,8 @@ async def test_requests_that_a_pool_has_in_flight_outlast_it_and_are_counted(
         assert await gateway.drained(["old"], 10) == {}
         alone = msgspec.structs.replace(both, weights={2: 1}, endpoints={2: (new.endpoint,)})
         await gateway.apply(snapshot(alone))
-        await asyncio.sleep(0.3)  # what Envoy would break off when it forgets the pool, it has broken off by then
+        await asyncio.sleep(0.3)  # what Envoy would break off when the old revision goes, it has broken off by then
+        assert (await gateway.counts())["new"].in_flight == 2
         new.go.set()
         assert [(await each).status for each in waiting] == [200] * 3
 

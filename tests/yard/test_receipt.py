@@ -55,7 +55,7 @@ def test_what_both_revisions_served_as_one_is_told_apart() -> None:
     assert (both.quantile(0.99) or 0) > 0.025, "the slow ones are those of the pool"
 
 
-def test_a_pool_of_a_gateway_that_an_older_yard_started_is_known_by_its_cluster_s_name() -> None:
+def test_a_pool_without_labels_is_known_by_its_cluster_s_name() -> None:
     counted = 'envoy_cluster_upstream_rq_xx{envoy_response_code_class="2",envoy_cluster_name="iris_pool"} 7'
     assert receipt("iris", 1, 2, page(), gateway_figures(counted)).shared.requests == 7
 

@@ -27,13 +27,14 @@ def groups_named_after(container: Container) -> Mapping[str, Path]:
 
 
 def groups_made_for(container_id: str) -> Mapping[str, Path]:
-    """Its groups that weights are written to, where Docker makes them; empty until it has, or where it does otherwise.
+    """Its group that weights are written to, where Docker makes it; empty until it has, or where it does otherwise.
 
-    They are there long before Docker says that the container runs, and which process is its first.
+    It is there long before Docker says that the container runs, and which process is its first.
     """
-    mounted = {name: folder for name, folder in mounts().items() if name in {"cpu", UNIFIED}}
-    places = [(name, folder / place.format(container_id)) for name, folder in mounted.items() for place in _PLACES]
-    return {name: folder for name, folder in places if folder.is_dir()}
+    name = "cpu" if "cpu" in mounts() else UNIFIED
+    folders = [mounts()[name] / place.format(container_id) for place in _PLACES if name in mounts()]
+    made = next((folder for folder in folders if folder.is_dir()), None)
+    return {name: made} if made else {}
 
 
 def send_signal(container: Container, number: signal.Signals) -> bool:

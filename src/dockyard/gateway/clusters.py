@@ -1,4 +1,4 @@
-"""Services -> Envoy's clusters and their endpoints: one for each revision, NAME.REVISION, and NAME.pool for several.
+"""Services -> Envoy's clusters and their endpoints: one for each revision, NAME.REVISION, and NAME.pool for all.
 
 Pure. Here is decided how a replica is chosen, when it is left out, and what is never exceeded. Called by `resources`.
 """

@@ -79,14 +79,17 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     def pool(self) -> dict[int, tuple[Endpoint, ...]]:
         """The replicas of all revisions but the preview, which serve as one; without a share, they drain there.
 
-        Empty without a second revision. It is there before two share the traffic, and stays until the last request of
-        that time is answered.
+        It is there also while one revision has all the traffic: what was in flight when that began is counted, and what
+        was counted is not forgotten between two rollouts.
         """
-        shares, hidden = self.shares, {self.preview} - self.shares.keys()
-        pool = {number: found for number, found in sorted(self.endpoints.items()) if number not in hidden}
-        if not self.pooled or len(pool) < 2:
+        if not self.pooled:
             return {}
-        return {number: found if number in shares else tuple(map(drained, found)) for number, found in pool.items()}
+        shares, hidden = self.shares, {self.preview} - self.shares.keys()
+        return {
+            number: found if number in shares else tuple(map(drained, found))
+            for number, found in sorted(self.endpoints.items())
+            if number not in hidden
+        }
 
 
 def drained(endpoint: Endpoint) -> Endpoint:

@@ -68,7 +68,10 @@ class Replica(Noun, frozen=True, kw_only=True):
 
 
 class Share(Noun, frozen=True, kw_only=True):
-    """What part of a deployment's requests a revision gets, in percent."""
+    """What part of the replicas that serve a deployment are a revision's, in percent.
+
+    Of its requests that is about the part that the revision gets: each goes to whichever replica has the fewest.
+    """
 
     revision: int
     weight: int
@@ -92,7 +95,7 @@ class Receipt(Noun, frozen=True, kw_only=True):
     requests_old: int = 0
     requests_new: int = 0
     requests_shared: int = 0
-    """While both served as one; which of them answered each is in the access log."""
+    """While both served as one; which of them answered each is in the access log. Their latencies count as after."""
     in_flight_at_switch: int = 0
     dropped: int = 0
     hold_s: float = 0.0

@@ -210,11 +210,12 @@ class _Found:
 def _read(gateway: str, targets: Iterable[Target], texts: Mapping[Subject, str]) -> _Found:
     """Read all pages. Runs in a thread: the gateway's alone may be megabytes.
 
-    Of a revision that had no request yet the gateway says nothing, which means that it counted nothing.
+    Of a revision, or a pool, that had no request yet the gateway says nothing, which means that it counted nothing.
     """
     revisions = None
     if gateway:
-        revisions = {Subject(each.deployment, each.revision): Reading() for each in targets}
+        numbers = {(each.deployment, number) for each in targets for number in (each.revision, readings.POOLED)}
+        revisions = {Subject(*name): Reading() for name in numbers}
         for name, reading in readings.of_gateway(gateway_figures(gateway)).items():
             revisions[Subject(*name)] = reading
     own = {subject: readings.of_replica(read(text, wanted=readings.BERTH)) for subject, text in texts.items()}
