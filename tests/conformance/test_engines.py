@@ -282,14 +282,14 @@ class TestWeight:
     """How much of the processor a container gets beside others, as the kernel says."""
 
     @pytest.mark.parametrize(("low", "has_it"), [(Weight.YIELDING, has_a_tenth), (Weight.IDLE, is_idle)])
-    async def test_it_is_full_and_can_be_lowered_and_raised_even_when_frozen(
+    async def test_it_is_full_and_can_be_lowered_and_raised_when_frozen(
         self, yard: Yard, low: Weight, has_it: Callable[[Container], bool]
     ) -> None:
         container = await yard.engine.start(yard.spec("waits", "wait"))
         assert weight_of(container) == 1.0
+        await yard.engine.freeze(container.id)
         assert weigh(container, low)
         assert has_it(container)
-        await yard.engine.freeze(container.id)
         assert weigh(container, Weight.FULL)
         assert weight_of(container) == 1.0
         assert (await yard.engine.inspect(container.id)).state is State.FROZEN

@@ -92,7 +92,7 @@ async def test_several_changes_at_once_are_made_one_after_the_other(gateway: Env
 
 async def test_a_thousand_deployments_are_accepted(gateway: EnvoyGateway, short_path: Path) -> None:
     async with replicas(short_path, "a") as (a,):
-        many = [service(f"model-{number}") for number in range(999)]
+        many = [service(f"model-{number}", pooled=True) for number in range(999)]
         await gateway.apply(snapshot(*many, service("iris", a)))
         assert (await ask(gateway.address, PATH)).status == 200
         assert (await ask(gateway.address, "/predictions/model-998")).status == 503
