@@ -45,12 +45,13 @@ class AsyncExecutor:
         if not self._thread.is_alive():
             return "the model's event loop has ended"
         now = time.monotonic()
-        if self._asked is None:
-            self._asked = now
+        asked = self._asked  # the loop may answer at any moment, also while we are here
+        if asked is None:
+            asked = self._asked = now
             self._running.call_soon_threadsafe(self._answer)
         running = list(self._since.values())
         stuck = now - max(running) if len(running) >= self.capacity else 0.0
-        seconds = max(now - self._asked, stuck)
+        seconds = max(now - asked, stuck)
         return hung(seconds) if self._patience and seconds > self._patience else ""
 
     def _answer(self) -> None:

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from berth.async_executor import AsyncExecutor
 from tests.berth.support import Answer, Berth, predictor, serving
 
 DEADLINE_S = 15.0
@@ -128,6 +130,12 @@ def test_an_event_loop_of_a_model_that_is_held_up_is_dead_and_one_that_waits_is_
         for thread in threads:
             thread.join()
         wait_for(lambda: server.get(LIVE), 200)
+
+
+def test_an_event_loop_may_answer_in_the_middle_of_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = AsyncExecutor(1, patience=1.5)
+    monkeypatch.setattr(executor, "_running", SimpleNamespace(call_soon_threadsafe=lambda answer: answer()))
+    assert executor.why_dead == ""
 
 
 def test_a_stream_hangs_by_its_items_and_not_by_its_caller(tmp_path: Path) -> None:
