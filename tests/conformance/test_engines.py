@@ -338,23 +338,14 @@ class TestWeight:
         container = await yard.engine.start(replace(yard.spec("waits", "wait"), yielding=True))
         assert is_low(container)  # nobody else has told it so yet
 
-    async def test_one_that_starts_is_idle_at_first_and_has_its_full_weight_once_that_is_enough(
-        self, yard: Yard, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("bound", "has_it"), [(300.0, is_idle), (0.2, has_a_tenth)])
+    async def test_one_that_starts_is_idle_then_has_a_tenth_and_its_full_weight_once_that_is_enough(
+        self, yard: Yard, bound: float, has_it: Callable[[Container], bool], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dockyard.engines.weight.IDLE_S", 300.0)
+        monkeypatch.setattr("dockyard.engines.weight.IDLE_S", bound)
         enough = asyncio.Event()
         async with one_that_is_never_ready(yard, enough) as container:
-            await until(lambda: is_idle(container))
-            enough.set()
-            await until(lambda: weight_of(container) == 1.0)
-
-    async def test_one_that_starts_is_idle_for_a_bounded_time_and_has_a_tenth_of_the_weight_then(
-        self, yard: Yard, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("dockyard.engines.weight.IDLE_S", 0.2)
-        enough = asyncio.Event()
-        async with one_that_is_never_ready(yard, enough) as container:
-            await until(lambda: has_a_tenth(container))
+            await until(lambda: has_it(container))
             enough.set()
             await until(lambda: weight_of(container) == 1.0)
 

@@ -63,8 +63,7 @@ async def test_a_pool_of_revisions_gives_each_request_to_whoever_has_the_fewest(
 ) -> None:
     """One replica of the old revision is stuck; dealt by chance, half of the requests would wait behind it."""
     async with replicas(short_path, "old", "new") as (old, new):
-        endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
-        await gateway.apply(snapshot(Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)))
+        await gateway.apply(snapshot(_pool(old, new)))
         first = await _one_waits_at_each(gateway, old, new)
         new.go.set()
         await until(lambda: sum(each.done() for each in first) == 1, "the other is at the stuck one")
@@ -72,6 +71,12 @@ async def test_a_pool_of_revisions_gives_each_request_to_whoever_has_the_fewest(
         assert {answer.json["replica"] for answer in answers} == {"new"}
         old.go.set()
         assert [(await each).status for each in first] == [200] * 2
+
+
+def _pool(old: Replica, new: Replica) -> Service:
+    """Two revisions of one replica each that serve as one."""
+    endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
+    return Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)
 
 
 async def _one_waits_at_each(gateway: EnvoyGateway, *both: Replica) -> list[asyncio.Task[Answer]]:
@@ -90,8 +95,7 @@ async def test_what_a_pool_served_is_counted_apart_and_the_log_knows_which_revis
     gateway: EnvoyGateway, short_path: Path
 ) -> None:
     async with replicas(short_path, "old", "new") as (old, new):
-        endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
-        both = Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)
+        both = _pool(old, new)
         await gateway.apply(snapshot(both))
         for _ in range(20):
             assert (await ask(gateway.address, PATH)).status == 200
@@ -110,8 +114,7 @@ async def test_requests_in_flight_through_a_pool_are_counted_until_they_end(
 ) -> None:
     """One in each of the two replicas while the new revision takes over, and then the old one goes."""
     async with replicas(short_path, "old", "new") as (old, new):
-        endpoints = {1: (old.endpoint,), 2: (new.endpoint,)}
-        both = Service(name="iris", weights={1: 1, 2: 1}, endpoints=endpoints, pooled=True)
+        both = _pool(old, new)
         await gateway.apply(snapshot(both))
         waiting = await _one_waits_at_each(gateway, old, new)
         drained = {1: (old.drained,), 2: (new.endpoint,)}

@@ -112,8 +112,9 @@ async def test_a_replica_that_sleeps_is_not_woken(series: Series, short_path: Pa
     assert asked == 0
 
 
-async def test_a_revision_s_first_requests_are_seen(series: Series) -> None:
-    texts = iter(["# nothing yet\n", cluster(10)])
+async def looks(series: Series, *gateway_says: str) -> None:
+    """A look at one ready replica for each of these pages of the gateway."""
+    texts = iter(gateway_says)
 
     async def replicas() -> Sequence[Target]:
         return [Target("iris", 3, "a", Phase.READY)]
@@ -122,23 +123,17 @@ async def test_a_revision_s_first_requests_are_seen(series: Series) -> None:
         return next(texts)
 
     looking = sampler(series, replicas, gateway)
-    await looking.tick()
-    await looking.tick()
+    for _ in gateway_says:
+        await looking.tick()
+
+
+async def test_a_revision_s_first_requests_are_seen(series: Series) -> None:
+    await looks(series, "# nothing yet\n", cluster(10))
     assert (series.latest()[IRIS][Metric.REQUESTS] or 0) > 0
 
 
 async def test_what_a_pool_served_counts_for_its_deployment_and_for_no_revision(series: Series) -> None:
-    texts = iter([cluster(10), cluster(10) + cluster(8).replace('"3"', '"pool"')])
-
-    async def replicas() -> Sequence[Target]:
-        return [Target("iris", 3, "a", Phase.READY)]
-
-    async def gateway() -> str:
-        return next(texts)
-
-    looking = sampler(series, replicas, gateway)
-    await looking.tick()
-    await looking.tick()
+    await looks(series, cluster(10), cluster(10) + cluster(8).replace('"3"', '"pool"'))
     latest = series.latest()
     assert (latest[IRIS][Metric.REQUESTS] or 0) > 0
     assert latest[Subject("iris", 3)][Metric.REQUESTS] == 0

@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ async def _proven(
 @contextmanager
 def _yielding(container: Container, patience: float, enough: asyncio.Event) -> Iterator[None]:
     """A low weight in the block, until it is `enough` or patience ends: on a host that is busy it must start too."""
-    rising = asyncio.ensure_future(rise(partial(weigh, container), patience, enough))
+    rising = asyncio.ensure_future(rise(container, patience, enough))
     try:
         yield
     finally:

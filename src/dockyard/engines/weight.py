@@ -14,11 +14,10 @@ fair.c, `sched_group_set_idle` and `check_preempt_wakeup_fair`: `cpu.idle` in bo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 
 from dockyard.cgroups import UNIFIED, read
@@ -39,7 +38,6 @@ IDLE_S = 2.0
 """For how long one is idle: a usual start takes less, and on a full host an idle one gets nowhere."""
 _SHARES_OF_FULL = 1024
 _LOOK_S = 0.005
-_ANY_PATIENCE = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -85,16 +83,16 @@ def weigh(container: Container, weight: Weight) -> bool:
     return False
 
 
-async def rise(weigh_it: Callable[[Weight], object], patience: float, enough: asyncio.Event) -> None:
+async def rise(container: Container, patience: float, enough: asyncio.Event) -> None:
     """Idle at first, then with a tenth of the weight, and with all of it once it is `enough` or patience ends."""
     idle = min(IDLE_S, patience)
     for weight, seconds in ((Weight.IDLE, idle), (Weight.YIELDING, patience - idle)):
-        weigh_it(weight)
+        weigh(container, weight)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await enough.wait()
                 break
-    weigh_it(Weight.FULL)
+    weigh(container, Weight.FULL)
 
 
 @contextmanager
@@ -114,7 +112,9 @@ async def _yield(container_id: str) -> None:
     with suppress(OSError):
         while (group := _among(groups_made_for(container_id))) is None:  # noqa: ASYNC110 nobody tells us
             await asyncio.sleep(_LOOK_S)
-        await rise(partial(_weigh, group), _ANY_PATIENCE, asyncio.Event())
+        _weigh(group, Weight.IDLE)
+        await asyncio.sleep(IDLE_S)
+        _weigh(group, Weight.YIELDING)
 
 
 def _weigh(group: Group, weight: Weight) -> bool:
