@@ -4,7 +4,8 @@ A machine has other things to do: an agent that looks around once a second for t
 percentile of its own. The kernel's tracer notes how long a process that was there before the measurement had a
 processor, each time that the scheduler accounts for it: at every tick and switch. Nothing else is traced, so to watch
 costs next to nothing, and the programs measured are left as they are. The kernel's own threads are no bystanders, for
-what they do may be done for us. Only root may trace.
+what they do may be done for us. Only root may trace, and not in every container. The tracer's files are mounted at a
+place of the watch's own for as long as it takes, since many a machine has them nowhere.
 Source: Linux, trace/ftrace.rst and trace/events.rst: instances, set_event_pid.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +27,6 @@ LONG_S = 0.0005
 """For so long at once; who only passes by holds nobody up."""
 TOGETHER_S = 0.006
 """What is not further apart is one disturbance."""
-_INSTANCES = Path("/sys/kernel/tracing/instances")
 _KIB = 16384
 _TOOK = re.compile(r" ([\d.]+): sched_stat_runtime: .*pid=(\d+) runtime=(\d+) \[ns\]")
 
@@ -48,12 +50,14 @@ class Bystanders:
 @contextmanager
 def watching() -> Iterator[Bystanders]:
     """Watch whoever runs now, for as long as the block takes; to be called before what is measured is started."""
-    threads, folder = frozenset(_threads()), _INSTANCES / f"dockyard-{os.getpid()}"
-    try:
-        watched = _begin(folder, threads)
-        yield Bystanders(threads, folder if watched else None)
-    finally:
-        _remove(folder)
+    threads = frozenset(_threads())
+    with _tracer() as files:
+        folder = files / "instances" / f"dockyard-{os.getpid()}"
+        try:
+            watched = _begin(folder, threads)
+            yield Bystanders(threads, folder if watched else None)
+        finally:
+            _remove(folder)
 
 
 def held(lines: Iterable[str], threads: frozenset[int]) -> list[Span]:
@@ -85,6 +89,24 @@ def _threads() -> Iterator[int]:
             with suppress(OSError):
                 if (process / "cmdline").read_bytes():
                     yield from (int(thread.name) for thread in (process / "task").iterdir())
+
+
+@contextmanager
+def _tracer() -> Iterator[Path]:
+    """Where the tracer's files are meanwhile; an empty folder where nobody may mount them."""
+    files = Path(tempfile.mkdtemp(prefix="dockyard-tracer-"))
+    mounted = _did("mount", "-t", "tracefs", "nodev", str(files))
+    try:
+        yield files
+    finally:
+        if not mounted or _did("umount", str(files)):
+            files.rmdir()
+
+
+def _did(*command: str) -> bool:
+    with suppress(OSError):
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    return False
 
 
 def _begin(folder: Path, threads: frozenset[int]) -> bool:
