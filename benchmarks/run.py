@@ -68,7 +68,8 @@ FIGURES = (
     ("The same in the middle of rollouts", ("plan", "rollouts", "median_ms", "1000"), "ms", "<= 200"),
     ("Growth of one deployment's part, 100 to 4,000", ("plan", "rollouts", "growth"), "times", "<= 1.3"),
     ("Rollouts under load: requests", ("rollouts", "totals", "requests"), "", ">= 1000000"),
-    ("Of these failed", ("rollouts", "totals", "failed"), "", "<= 0"),
+    ("Their rate, for the kind of rollout with the least", ("rollouts", "totals", "least_rate"), "requests/s", ""),
+    ("Requests of rollouts that failed", ("rollouts", "totals", "failed"), "", "<= 0"),
     *((title, ("rollouts", "totals", name), "times", "<= 2") for title, name in ROLLOUT_TAILS),
     (
         "The whole 99th percentile while one rollout follows the other",

@@ -1,10 +1,13 @@
 """Rollouts, one after the other, under load: requests that failed, latency during them, and how long each took.
 
 `python -m benchmarks.deploy.rollouts --rollouts 25` prints one JSON object. A yard, a Docker Engine and an Envoy are
-started for the measurement. The load is wrk at a constant rate that the machine carries with room, most on connections
-that are kept and some on connections that are made anew for every request; the quiet figures are of the same load.
-`--load saturating` asks as fast as answers come: on few cores that tells what the machine has, not what rollouts cost.
-After each rollout there is a pause, with the same load; `--pause 0` shows what rollouts cost without the calm between.
+started for the measurement. The load is wrk at a constant rate, a quarter of what the machine answers when it is asked
+as fast as answers come. That is measured before each kind of rollout, for on a shared host it is three times as much on
+one day as on another. Most requests are on connections that are kept and some on connections that are made anew for
+every request; the quiet figures are of the same load, right before. `--load saturating` asks as fast as answers come:
+on few cores that tells what the machine has, not what rollouts cost. After each rollout there is a pause, with the same
+load, so long that a hundred rollouts see over a million requests; `--pause 0` shows what rollouts cost without the calm
+between.
 Latencies are told twice: by wrk of all the time, calm included, and by the gateway's log of the requests alone that
 began while a rollout ran (`during`). These are compared with those that began in the last second of the pauses between
 them (`calm`), so that a host that has neighbours does the same to both; without pauses, with a quiet time before.
@@ -29,7 +32,7 @@ from typing import Any
 
 from benchmarks.deploy.bystanders import Bystanders, watching
 from benchmarks.deploy.windows import FLUSH_S, Span, Told, told
-from benchmarks.deploy.wrk import SATURATING, STEADY, Both, Mix, loaded, under
+from benchmarks.deploy.wrk import SATURATING, Both, Mix, loaded, steady, under
 from dockyard.gateway.listener import ACCESS_LOG
 from dockyard.spec.deployment import Deployment, Keep, Strategy, StrategyKind
 from dockyard.spec.home import Home
@@ -41,20 +44,27 @@ from tests.support.yards import RunningYard, running_yard
 NAME = "adder"
 BODY = '{"left": 1.0, "right": 2.0}'
 REPLICAS = 2
+CARRIED_S = 4.0
 QUIET_S = 12
 CALM_S = 1.0
 """About as long as a rollout."""
 PAUSE_S = 4.5
-"""After each rollout, under the same load: a hundred rollouts then see over a million requests. The calm at its end
-begins when the revision before is gone."""
-LOADS = {"steady": STEADY, "saturating": SATURATING}
+"""After each rollout, under the same load, at least. The calm at its end begins when the revision before is gone."""
+REQUESTS = 10_500
+"""In a rollout and the pause after it, at least: a hundred of them see over a million."""
+ROOM = 4
+"""The load is this part of what the machine answers: what starts beside it then finds time that nobody wants."""
+LOADS = ("steady", "saturating")
 ENGINES = ("runc", "docker")
 
 
 def measure(
-    rollouts: int, load: str = "steady", engines: Sequence[str] = ENGINES, pause: float = PAUSE_S
+    rollouts: int, load: str = "steady", engines: Sequence[str] = ENGINES, pause: float | None = None
 ) -> dict[str, Any]:
-    """So many rollouts of each kind on each engine, under load, with a pause (seconds) after each."""
+    """So many rollouts of each kind on each engine, under load, with a pause (seconds) after each.
+
+    Without one given, it is as long as it takes for `REQUESTS`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dyb-"))
     try:
         home = Home(folder)
@@ -64,42 +74,50 @@ def measure(
             found = {}
             for engine in engines:
                 with running_yard(home, {"DOCKER_HOST": f"unix://{docker.socket}"}, "--engine", engine) as yard:
-                    found[engine] = _on_engine(yard, rollouts, LOADS[load], pause, others)
-            return {"load": load, "pause_s": pause, **asdict(LOADS[load]), "rollouts": found, "totals": _totals(found)}
+                    found[engine] = _on_engine(yard, rollouts, load, pause, others)
+            return {"load": load, "rollouts": found, "totals": _totals(found)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _on_engine(yard: RunningYard, rollouts: int, load: Mix, pause: float, others: Bystanders) -> dict[str, Any]:
+def _on_engine(yard: RunningYard, rollouts: int, load: str, pause: float | None, others: Bystanders) -> dict[str, Any]:
     assert yard.deploy(wanted("0", StrategyKind.ROLLING)).succeeded
     url = f"http://127.0.0.1:{yard.port}/models/{NAME}/predict"
-    loaded(url, BODY, 2.0, load)  # warm
-    with _seen(yard, url, load, others) as quiet:
+    found: dict[str, Any] = {}
+    for kind in StrategyKind:
+        carried = loaded(url, BODY, CARRIED_S, SATURATING).requests / CARRIED_S
+        mix = SATURATING if load == "saturating" else steady(carried / ROOM)
+        between = max(PAUSE_S, REQUESTS / (mix.rate or carried) - CALM_S) if pause is None else pause
+        measured = _of_kind(yard, kind, rollouts, _Load(url, mix, others), between)
+        found[kind] = {"carried_per_s": carried, **asdict(mix), "pause_s": between, **measured}
+    return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
+
+
+def _of_kind(yard: RunningYard, kind: StrategyKind, rollouts: int, load: _Load, pause: float) -> dict[str, Any]:
+    with load.seen(yard) as quiet:
         for _ in range(QUIET_S):
             with quiet.span(quiet.calm_spans):
                 time.sleep(CALM_S)
-    found: dict[str, Any] = {"quiet": quiet.told()}
-    for kind in StrategyKind:
-        receipts: list[Receipt] = []
-        with _seen(yard, url, load, others) as seen:
-            for number in range(rollouts):
-                with seen.span(seen.during_spans):
-                    receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
-                time.sleep(max(0.0, pause - CALM_S))
-                if pause > CALM_S:
-                    with seen.span(seen.calm_spans):
-                        time.sleep(CALM_S)
-        found[kind] = {
-            "rollouts": len(receipts),
-            "succeeded": sum(each.succeeded for each in receipts),
-            "median_s": _median(receipts),
-            "dropped_by_receipts": sum(each.dropped for each in receipts),
-            **seen.told(),
-            "p99_over_quiet": seen.p99_ms / quiet.p99_ms,
-            **_ratios("", seen.all, quiet.all),
-            **(_ratios("undisturbed_", seen.undisturbed, quiet.undisturbed) if seen.watched else {}),
-        }
-    return found | {"rollback": _rollbacks(yard), "deploy": _deploys(yard)}
+    receipts: list[Receipt] = []
+    with load.seen(yard) as seen:
+        for number in range(rollouts):
+            with seen.span(seen.during_spans):
+                receipts.append(yard.deploy(wanted(f"{kind}-{number}", kind)))
+            time.sleep(max(0.0, pause - CALM_S))
+            if pause > CALM_S:
+                with seen.span(seen.calm_spans):
+                    time.sleep(CALM_S)
+    return {
+        "rollouts": len(receipts),
+        "succeeded": sum(each.succeeded for each in receipts),
+        "median_s": _median(receipts),
+        "dropped_by_receipts": sum(each.dropped for each in receipts),
+        "quiet": quiet.told(),
+        **seen.told(),
+        "p99_over_quiet": seen.p99_ms / quiet.p99_ms,
+        **_ratios("", seen.all, quiet.all),
+        **(_ratios("undisturbed_", seen.undisturbed, quiet.undisturbed) if seen.watched else {}),
+    }
 
 
 @dataclass
@@ -173,13 +191,22 @@ class _Seen:
         )
 
 
-@contextmanager
-def _seen(yard: RunningYard, url: str, load: Mix, others: Bystanders) -> Iterator[_Seen]:
-    with under(url, BODY, load) as both:
-        seen = _Seen(both)
-        yield seen
-    time.sleep(FLUSH_S)
-    seen.read(yard.home.yard / "gateway" / ACCESS_LOG, others.spans())
+@dataclass(frozen=True)
+class _Load:
+    """What a deployment is asked, and how often. `others`: who else may hold a processor."""
+
+    url: str
+    mix: Mix
+    others: Bystanders
+
+    @contextmanager
+    def seen(self, yard: RunningYard) -> Iterator[_Seen]:
+        """As long as the block takes; what it saw is known after that."""
+        with under(self.url, BODY, self.mix) as both:
+            seen = _Seen(both)
+            yield seen
+        time.sleep(FLUSH_S)
+        seen.read(yard.home.yard / "gateway" / ACCESS_LOG, self.others.spans())
 
 
 def _rollbacks(yard: RunningYard) -> dict[str, Any]:
@@ -228,6 +255,7 @@ def _totals(engines: dict[str, Any]) -> dict[str, float]:
     loads = [each[load] for each in kinds for load in ("kept", "fresh")]
     return {
         "rollouts": sum(each["rollouts"] for each in kinds),
+        "least_rate": min(each["kept_rate"] + each["fresh_rate"] for each in kinds),
         "requests": sum(each["requests"] for each in loads),
         "failed": sum(each["failed"] for each in loads),
         **{name: max(each[name] for each in kinds) for name in kinds[0] if name.endswith("over_quiet")},
@@ -240,13 +268,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=25, help="of each kind, on each engine; default: 25")
-    parser.add_argument("--load", choices=LOADS, default="steady", help="a constant rate (default), or all that goes")
+    parser.add_argument(
+        "--load", choices=LOADS, default="steady", help="a constant rate with room (default), or all that goes"
+    )
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="default: both")
     parser.add_argument(
         "--pause",
         type=float,
-        default=PAUSE_S,
-        help="seconds after each rollout, one of calm among them; default: %(default)s",
+        help=f"seconds after each rollout, one of calm among them; default: {PAUSE_S}, or until {REQUESTS} requests",
     )
     options = parser.parse_args()
     print(json.dumps(measure(**vars(options)), indent=1))

@@ -133,11 +133,23 @@ class Mix:
     kept_rate: float = 0
     fresh_rate: float = 0
 
+    @property
+    def rate(self) -> float:
+        """Of both parts."""
+        return self.kept_rate + self.fresh_rate
 
-STEADY = Mix(kept=64, fresh=16, kept_rate=2000, fresh_rate=150)
-"""What two cores carry with room to spare."""
+
 SATURATING = Mix(kept=16, fresh=4)
 """As much as the machine gives: what starts beside it takes from it."""
+
+
+FRESH = 0.07
+"""The share of a steady load's requests that have a connection of their own."""
+
+
+def steady(rate: float) -> Mix:
+    """So many requests a second, over connections of both kinds."""
+    return Mix(kept=64, fresh=16, kept_rate=rate * (1 - FRESH), fresh_rate=rate * FRESH)
 
 
 @dataclass
@@ -152,6 +164,11 @@ class Both:
         assert self.kept is not None
         assert self.fresh is not None
         return {"kept": asdict(self.kept), "fresh": asdict(self.fresh)}
+
+    @property
+    def requests(self) -> int:
+        """Requests that were answered."""
+        return sum(each.requests for each in (self.kept, self.fresh) if each)
 
     @property
     def failed(self) -> int:
