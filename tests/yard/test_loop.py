@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from dockyard.engines.base import Engine
 from dockyard.errors import YardConflictError
+from dockyard.gateway.base import Gateway
 from dockyard.gateway.snapshot import Endpoint, Service, Snapshot, UnixAddress
 from dockyard.oci.digest import digest_of
+from dockyard.oci.layout import Layout
 from dockyard.spec.deployment import Deployment, Server
+from dockyard.yard.host import Host
 from dockyard.yard.lock import alone, holder
 from dockyard.yard.observe import Routed, world_of
+from dockyard.yard.reconcile import Reconciler
 from dockyard.yard.records import (
     DeploymentRecord,
     DeploymentSnapshot,
@@ -21,6 +28,7 @@ from dockyard.yard.records import (
 )
 from dockyard.yard.repeated import EVERY_S, KNOWN, Repeated
 from dockyard.yard.state import Phase, RevisionState, Traffic
+from dockyard.yard.store import Store
 from dockyard.yard.traffic import snapshot_of
 
 
@@ -112,3 +120,33 @@ def test_the_lock_of_a_yard_names_its_holder_and_keeps_others_out(tmp_path: Path
         with pytest.raises(YardConflictError, match="runs in"), alone(tmp_path):
             pass
     assert holder(tmp_path) is None
+
+
+class Nothing:
+    """An engine on which nothing runs, and a gateway that takes whatever it is told: only the loop is looked at."""
+
+    name = "nothing"
+
+    async def list(self) -> list[Any]:
+        return []
+
+    async def apply(self, wanted: Snapshot) -> None:
+        assert wanted.services == ()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_the_loop_ends_when_it_is_told_so_just_when_something_has_changed(
+    store: Store, tmp_path: Path, turns: int
+) -> None:
+    """So many turns of the event loop lie between the two."""
+    nothing = Nothing()
+    host = Host({"nothing": cast(Engine, nothing)}, "nothing", Layout(tmp_path / "images"), tmp_path, 1 << 30)
+    reconciler = Reconciler(host, store, cast(Gateway, nothing), cast(Any, None))
+    running = asyncio.create_task(reconciler.run())
+    await asyncio.sleep(0.2)  # it waits for a change, or for five seconds
+    reconciler.wake()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait({running}, timeout=2)
+    assert running.cancelled()

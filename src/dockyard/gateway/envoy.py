@@ -330,7 +330,8 @@ async def _end(process: Process) -> None:
     """SIGTERM, and SIGKILL to one that does not heed it."""
     process.send(signal.SIGTERM)
     try:
-        await asyncio.wait_for(process.ended(), _STOP_DEADLINE_S)
+        async with asyncio.timeout(_STOP_DEADLINE_S):
+            await process.ended()
     except TimeoutError:
         process.send(signal.SIGKILL)
         await process.ended()

@@ -80,7 +80,8 @@ class Reconciler:
                 self._changed.clear()
                 pause = await self._safe_round()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._changed.wait()
 
     async def close(self) -> None:
         """Let go of everything; containers and the gateway go on."""

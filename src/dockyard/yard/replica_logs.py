@@ -58,8 +58,12 @@ async def followed_lines(
                     if record.id in there:
                         reader.join(tail)
                     readers[record.id] = asyncio.create_task(reader.run())
+            line = None
             with suppress(TimeoutError):
-                yield await asyncio.wait_for(lines.get(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    line = await lines.get()
+            if line is not None:
+                yield line
     finally:
         for task in readers.values():
             task.cancel()

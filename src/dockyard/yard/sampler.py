@@ -157,7 +157,8 @@ class Sampler:
     async def tick(self) -> None:
         """Look once."""
         self.counts.ticks += 1
-        targets = await asyncio.wait_for(self._sources.replicas(), DEADLINE)
+        async with asyncio.timeout(DEADLINE):
+            targets = await self._sources.replicas()
         asked = {each.subject: each.page for each in rotated(targets, self.counts.ticks) if each.phase in _ASKED}
         alive = {each.subject: each.pid for each in targets if each.pid is not None and each.phase in _ALIVE}
         gateway, texts, used = await asyncio.gather(
@@ -175,7 +176,8 @@ class Sampler:
     async def _gateway(self) -> str:
         """The gateway's text; empty when it does not come."""
         try:
-            return await asyncio.wait_for(self._sources.gateway(), DEADLINE)
+            async with asyncio.timeout(DEADLINE):
+                return await self._sources.gateway()
         except Exception as error:  # whatever the gateway's client raises, the replicas are still worth looking at
             self.counts.unanswered += 1
             _log.warning("the gateway did not tell its metrics: %s", error)
