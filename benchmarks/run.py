@@ -30,15 +30,13 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "gateway": lambda runs: gateway.measure(runs=runs),
     "images": lambda runs: images.measure(runs=runs),
     "large-push": lambda _: large_push.measure(),
-    "rollouts": lambda runs: {
-        **rollouts.measure(rollouts=5 * runs),
-        "back_to_back": rollouts.measure(rollouts=2 * runs, pause=0.0),
-    },
+    "rollouts": lambda runs: rollouts.measure(rollouts=5 * runs),
+    "back-to-back": lambda runs: rollouts.measure(rollouts=2 * runs, pause=0.0),
     "kills": lambda runs: kills.measure(times=4 * runs),
     "peers": lambda runs: peers.measure(deploys=runs),
 }
 # Measured only when they are named: they take minutes, or 12 GB of disk.
-ON_REQUEST = ("images", "large-push", "rollouts", "kills", "peers")
+ON_REQUEST = ("images", "large-push", "rollouts", "back-to-back", "kills", "peers")
 # 99th percentiles over the quiet one: figure, and its name in the totals of `rollouts`.
 ROLLOUT_TAILS = (
     ("99th percentile, a rollout every few seconds, over the quiet one", "p99_over_quiet"),
@@ -73,7 +71,7 @@ FIGURES = (
     *((title, ("rollouts", "totals", name), "times", "<= 2") for title, name in ROLLOUT_TAILS),
     (
         "The whole 99th percentile while one rollout follows the other",
-        ("rollouts", "back_to_back", "totals", "p99_over_quiet"),
+        ("back-to-back", "totals", "p99_over_quiet"),
         "times",
         "<= 2",
     ),
