@@ -27,6 +27,7 @@ class CuttingProxy:
     moved: dict[str, int] = field(default_factory=lambda: {"up": 0, "down": 0})
     cut: int = 0
     _threads: list[threading.Thread] = field(default_factory=list)
+    _open: set[socket.socket] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def serve(self, listener: socket.socket) -> None:
@@ -40,17 +41,26 @@ class CuttingProxy:
             self._threads.append(thread)
 
     def close(self) -> None:
-        """Wait for the connections to end."""
+        """End the connections: clients and servers keep theirs for the next request."""
+        with self._lock:
+            kept = list(self._open)
+        for end in kept:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(20)
 
     def _connection(self, client: socket.socket) -> None:
         with client, socket.create_connection(self.target, timeout=30) as server:
             client.settimeout(30)
+            with self._lock:
+                self._open |= {client, server}
             down = threading.Thread(target=self._pass, args=(server, client, "down"))
             down.start()
             self._pass(client, server, "up")
             down.join()
+            with self._lock:
+                self._open -= {client, server}
 
     def _pass(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
         with contextlib.suppress(OSError):
