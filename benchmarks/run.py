@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
 }
 # Measured only when they are named: they take minutes, or 12 GB of disk.
 ON_REQUEST = ("images", "large-push", "rollouts", "back-to-back", "kills", "peers")
+# Programs beyond those of the tests; Debian's packages are called like them.
+NEEDS = {"gateway": ("nginx",), "peers": ("nginx", "docker-compose")}
 # 99th percentiles over the quiet one: figure, and its name in the totals of `rollouts`.
 ROLLOUT_TAILS = (
     ("99th percentile, a rollout every few seconds, over the quiet one", "p99_over_quiet"),
@@ -152,10 +155,13 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
+    chosen = options.names or [name for name in BENCHMARKS if name not in ON_REQUEST]
+    if missing := {each for name in chosen for each in NEEDS.get(name, ()) if shutil.which(each) is None}:
+        parser.error(f"these are needed, and not installed (Debian: apt-get install): {' '.join(sorted(missing))}")
     result: dict[str, Any] = {"machine": machine(), "commit": commit(), "runs": options.runs}
     stem = f"{datetime.now(UTC):%Y-%m-%d}-{result['commit'][:12]}"
     result = _measured_before(RESULTS / f"{stem}.json", result) | result
-    for name in options.names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
+    for name in chosen:
         print(f"measuring {name} ...", flush=True)
         result[name] = BENCHMARKS[name](options.runs)
         _write(stem, result)

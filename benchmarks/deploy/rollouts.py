@@ -45,6 +45,7 @@ NAME = "adder"
 BODY = '{"left": 1.0, "right": 2.0}'
 REPLICAS = 2
 CARRIED_S = 4.0
+"""For so long the deployment is asked as fast as answers come; it is warm after that."""
 QUIET_S = 12
 CALM_S = 1.0
 """About as long as a rollout."""

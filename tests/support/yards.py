@@ -152,7 +152,10 @@ def running_yard(home: Home, environment: Mapping[str, str], *options: str) -> I
         yield yard
     finally:
         done = yard.line("down", "--grace", "1")
-        if yard.process is not None:
+        if yard.process is not None and done.returncode:
+            yard.kill()  # one that does not stop; what it runs ends all the same, and the reason is told below
+            yard.line("down", "--grace", "1")
+        elif yard.process is not None:
             yard.process.wait(10)
         shutil.rmtree(home.yard, ignore_errors=True)
         assert done.returncode == 0, done.stderr
