@@ -71,6 +71,7 @@ FIGURES = (
     ("Rollouts under load: requests", ("rollouts", "totals", "requests"), "", ">= 1000000"),
     ("Their rate, for the kind of rollout with the least", ("rollouts", "totals", "least_rate"), "requests/s", ""),
     ("Requests of rollouts that failed", ("rollouts", "totals", "failed"), "", "<= 0"),
+    ("Processor time that other machines of the host took meanwhile", ("rollouts", "totals", "stolen_s"), "s", ""),
     *((title, ("rollouts", "totals", name), "times", "<= 2") for title, name in ROLLOUT_TAILS),
     (
         "The whole 99th percentile while one rollout follows the other",

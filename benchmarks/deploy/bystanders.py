@@ -1,11 +1,12 @@
-"""When programs that have no part in a measurement held a processor. Used by `rollouts`.
+"""When programs that have no part in a measurement held a processor, here or on the host. Used by `rollouts`.
 
 A machine has other things to do: an agent that looks around once a second for ten milliseconds is, on two cores, a 99th
 percentile of its own. The kernel's tracer notes how long a process that was there before the measurement had a
 processor, each time that the scheduler accounts for it: at every tick and switch. Nothing else is traced, so to watch
 costs next to nothing, and the programs measured are left as they are. The kernel's own threads are no bystanders, for
 what they do may be done for us. Only root may trace, and not in every container. The tracer's files are mounted at a
-place of the watch's own for as long as it takes, since many a machine has them nowhere.
+place of the watch's own for as long as it takes, since many a machine has them nowhere. Programs of other virtual
+machines on the same host are bystanders too; all that is known of them is the time that they took (`steal`).
 Source: Linux, trace/ftrace.rst and trace/events.rst: instances, set_event_pid.
 """
 
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.deploy import steal
 from benchmarks.deploy.windows import Span
 
 LONG_S = 0.0005
@@ -33,10 +35,13 @@ _TOOK = re.compile(r" ([\d.]+): sched_stat_runtime: .*pid=(\d+) runtime=(\d+) \[
 
 @dataclass(frozen=True)
 class Bystanders:
-    """All programs that ran when the watch began, but for this one. `folder`: the tracer's; None where nobody may."""
+    """All programs that ran when the watch began, but for this one. `folder`: the tracer's; None where nobody may.
+    `host`: the other machines of this one's host.
+    """
 
     threads: frozenset[int]
     folder: Path | None
+    host: steal.Steal
 
     def spans(self) -> list[Span] | None:
         """When they held a processor so far, in seconds since 1970; the oldest are gone when there were very many."""
@@ -44,7 +49,8 @@ class Bystanders:
             return None
         zero = time.time() - time.monotonic()
         with (self.folder / "trace").open(errors="replace") as lines:
-            return [(begin + zero, end + zero) for begin, end in together(held(lines, self.threads))]
+            ours = [(begin + zero, end + zero) for begin, end in held(lines, self.threads)]
+        return together(sorted([*ours, *self.host.spans()]))
 
 
 @contextmanager
@@ -55,7 +61,8 @@ def watching() -> Iterator[Bystanders]:
         folder = files / "instances" / f"dockyard-{os.getpid()}"
         try:
             watched = _begin(folder, threads)
-            yield Bystanders(threads, folder if watched else None)
+            with steal.watching() as host:
+                yield Bystanders(threads, folder if watched else None, host)
         finally:
             _remove(folder)
 

@@ -11,7 +11,8 @@ between.
 Latencies are told twice: by wrk of all the time, calm included, and by the gateway's log of the requests alone that
 began while a rollout ran (`during`). These are compared with those that began in the last second of the pauses between
 them (`calm`), so that a host that has neighbours does the same to both; without pauses, with a quiet time before.
-And once more without the requests that other programs of this machine held up (`undisturbed`, `bystanders`).
+And once more without the requests that other programs held up, of this machine or of its host's other machines
+(`undisturbed`, `bystanders`); `stolen_s` is the processor time that the latter took meanwhile.
 Docker is set up as `docs/operations/install.md` advises (decision 58): its containers have their control groups side by
 side, as under systemd, and its daemons have the time that nothing else wants.
 """
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.deploy.bystanders import Bystanders, watching
+from benchmarks.deploy.steal import stolen_s
 from benchmarks.deploy.windows import FLUSH_S, Span, Told, told
 from benchmarks.deploy.wrk import SATURATING, Both, Mix, loaded, steady, under
 from dockyard.gateway.listener import ACCESS_LOG
@@ -158,6 +160,7 @@ class _Seen:
     watched: bool = False
     undisturbed: _Parts = field(default_factory=_Parts)
     disturbed_s: float = 0.0
+    stolen_s: float = 0.0
 
     @contextmanager
     def span(self, among: list[Span]) -> Iterator[None]:
@@ -175,7 +178,7 @@ class _Seen:
     def told(self) -> dict[str, Any]:
         """All of it, as JSON says it."""
         apart = {"undisturbed": self.undisturbed.told(), "disturbed_s": self.disturbed_s} if self.watched else {}
-        return {**self.load.told(), **self.all.told(), **apart}
+        return {**self.load.told(), **self.all.told(), "stolen_s": self.stolen_s, **apart}
 
     def read(self, log: Path, others: Sequence[Span] | None) -> None:
         """Take what the log says, now that it is written; `others` held a processor in these spans."""
@@ -203,9 +206,11 @@ class _Load:
     @contextmanager
     def seen(self, yard: RunningYard) -> Iterator[_Seen]:
         """As long as the block takes; what it saw is known after that."""
+        before = stolen_s()
         with under(self.url, BODY, self.mix) as both:
             seen = _Seen(both)
             yield seen
+        seen.stolen_s = stolen_s() - before
         time.sleep(FLUSH_S)
         seen.read(yard.home.yard / "gateway" / ACCESS_LOG, self.others.spans())
 
@@ -259,6 +264,7 @@ def _totals(engines: dict[str, Any]) -> dict[str, float]:
         "least_rate": min(each["kept_rate"] + each["fresh_rate"] for each in kinds),
         "requests": sum(each["requests"] for each in loads),
         "failed": sum(each["failed"] for each in loads),
+        "stolen_s": sum(each["stolen_s"] for each in kinds),
         **{name: max(each[name] for each in kinds) for name in kinds[0] if name.endswith("over_quiet")},
         "rollback_warm_s": max(found["rollback"][Keep.WARM]["median_s"] for found in engines.values()),
         "deploy_s": max(found["deploy"]["median_s"] for found in engines.values()),
