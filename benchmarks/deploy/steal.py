@@ -1,7 +1,7 @@
 """When the host of a virtual machine gave its processors to others: steal time. Used by `bystanders`.
 
 A virtual machine does not see who else runs on its host, but is told how long its processors were ready to run and did
-not. On shared hosts that comes in minutes in which a third is missing, after hours with nothing. The figure is in
+not. On a shared host that may be nothing for most of the time, and a third of it for some seconds. The figure is in
 hundredths of a second and adds up what is shorter, so a moment of some milliseconds may show later or not at all.
 Source: Linux, filesystems/proc.rst, /proc/stat.
 """
