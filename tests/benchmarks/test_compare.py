@@ -15,6 +15,7 @@ from benchmarks.serving import compare, processes, report, trial
 from benchmarks.serving.asking import Answer, own_json, v2_binary, v2_grpc, v2_json
 from benchmarks.serving.models import Model
 from benchmarks.serving.peers import ROOT, Peer, discover
+from tests.support.processes import command_lines, lives
 
 CORES = sorted(os.sched_getaffinity(0))
 CONSTANT = """
@@ -98,16 +99,10 @@ def test_processes_that_left_the_session_are_counted_and_ended(tmp_path: Path) -
 
 
 def _gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
+    while lives(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return False
+    return not lives(pid)
 
 
 @pytest.mark.slow
@@ -127,8 +122,10 @@ def test_servers_end_with_the_harness(tmp_path: Path) -> None:
 def _children(parent: int, word: str) -> list[int]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        own = [item.pid for item in processes.everyone() if item.parent == parent]
-        if found := [pid for pid in own if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]:
+        own = {item.pid for item in processes.everyone() if item.parent == parent}
+        if found := [
+            pid for pid, words in command_lines() if pid in own and any(word.encode() in each for each in words)
+        ]:
             return found
         time.sleep(0.05)
     return []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.berth.support import DEADLINE_S, Answer, Berth, serving
+from tests.support.processes import children
 
 
 @pytest.fixture(scope="module", params=["0", "1"], ids=["thread", "worker"])
@@ -93,10 +94,6 @@ def test_a_model_that_is_loaded_anew_begins_with_nothing_remembered(tmp_path: Pa
 
 
 # Health.
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for(server: Berth, path: str, status: int) -> Answer:

@@ -38,6 +38,7 @@ from berth.workers.remote import RemotePredictor, RemoteTensors
 from berth.workers.shared_memory import INLINE, Arena, Inbox, Outbox, create
 from berth.workers.template import Template
 from berth.workers.worker import State
+from tests.support.processes import children, command_lines, lives
 
 DEADLINE_S = 30.0
 Floats = Annotated[np.ndarray, berth.Tensor("float32", (-1,))]  # type: ignore[type-arg]
@@ -728,13 +729,8 @@ def test_what_a_worker_started_ends_with_it(template: Template) -> None:
     run(scenario)
 
 
-def _children_named(text: str) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes() == f"sleep\0{text}\0".encode():
-                found.append(path.parent.name)
-    return found
+def _children_named(text: str) -> list[int]:
+    return [pid for pid, words in command_lines() if words == [b"sleep", text.encode()]]
 
 
 def test_without_its_template_the_pool_is_dead_and_says_so() -> None:
@@ -768,10 +764,10 @@ def test_nothing_is_left_open_or_unburied_after_closing() -> None:
         async with running(template, add) as pool:
             await pool.outcomes(1, KILLED, 3)
             assert len(_open_files()) > len(before)
-            assert _processes_under(template.pid)
+            assert children(template.pid)
 
     run(scenario)
-    assert _processes_under(template.pid) == []
+    assert children(template.pid) == []
     template.close()
     gc.collect()
     assert _open_files() == before
@@ -781,10 +777,6 @@ def test_nothing_is_left_open_or_unburied_after_closing() -> None:
 
 def _open_files() -> list[str]:
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
-
-
-def _processes_under(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_workers_do_not_keep_the_servers_listener_open() -> None:
@@ -833,16 +825,9 @@ def test_workers_end_when_the_server_ends(number: int) -> None:
         server.send_signal(number)
         server.wait(DEADLINE_S)
     deadline = time.monotonic() + 5
-    while (left := [pid for pid in pids if _lives(pid)]) and time.monotonic() < deadline:
+    while (left := [pid for pid in pids if lives(pid)]) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 def test_the_loop_stays_quick_while_every_worker_computes_python(template: Template) -> None:

@@ -27,6 +27,7 @@ from dockyard.dev.watcher import Watched, Watcher
 from dockyard.oci.layout import Layout
 from dockyard.spec.home import Home
 from dockyard.spec.load import load_project
+from tests.support.processes import children, lives
 from tests.support.projects import MANIFEST, PREDICTOR, CommandLine, build_in, write_adder
 from tests.support.wheels import write_wheel
 
@@ -55,10 +56,6 @@ class Watching:
         while name not in (told := self.told())["changed"]:
             pass
         return told
-
-    def children(self) -> list[int]:
-        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [int(pid) for file in found for pid in file.read_text().split()]
 
 
 @contextmanager
@@ -210,13 +207,13 @@ def test_it_leaves_no_process_and_few_images(dockyard: CommandLine, tmp_path: Pa
     folder = write_adder(tmp_path / "project", MANIFEST.replace('"adder"', '"tidy"'))
     with watching(dockyard, folder, "--json", "-t", "tidy:1") as run:
         digests = [run.told()["digest"]]
-        wait_until(run.children)
-        waiting = run.children()
+        wait_until(lambda: children(run.process.pid))
+        waiting = children(run.process.pid)
         for number in range(12):
             (folder / "predictor.py").write_text(f"{PREDICTOR}\nVALUE = {number}\n")
             digests.append(run.told_of("predictor.py")["digest"])
-        waiting += run.children()
-    wait_until(lambda: not any(Path("/proc", str(pid), "exe").exists() for pid in waiting))
+        waiting += children(run.process.pid)
+    wait_until(lambda: not any(map(lives, waiting)))
     store = Layout.open(dockyard.home.images)
     assert store.resolve("tidy:1").digest == digests[-1]
     assert not store.blobs.has(digests[0])

@@ -33,7 +33,7 @@ from dockyard.oci.media import LAYER_OF_CODEC
 from dockyard.spec.deployment import Mount
 from dockyard.spec.resources import Resources
 from tests.conftest import TinyImage
-from tests.support.monitors import monitor_of
+from tests.support.processes import lives, monitor_of
 from tests.support.tiny_image import CONFIG, make_image
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root")
@@ -292,13 +292,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert int(status.split("VmRSS:")[1].split()[0]) < 20_000
         await engine.stop(container.id, 5)
 
-        def gone() -> bool:
-            try:
-                return b") Z " in Path(f"/proc/{monitor}/stat").read_bytes()
-            except FileNotFoundError:
-                return True
-
-        await until(gone)
+        await until(lambda: not lives(monitor))
 
     async def test_ids_from_outside_cannot_leave_the_folder(self, engine: RuncEngine) -> None:
         for hostile in ("..", "../layers", "/etc", ""):

@@ -27,7 +27,7 @@ from dockyard.spec.home import Home
 from tests.support.certificates import loopback_certificate
 from tests.support.disks import fill, small_disk
 from tests.support.load import Load, free_port
-from tests.support.monitors import monitor_of
+from tests.support.processes import monitor_of
 from tests.support.projects import CommandLine, build_in, write_adder
 from tests.support.tiny_image import CONFIG, base_layers, make_image
 from tests.support.yards import RunningYard, alive, running_yard, until
