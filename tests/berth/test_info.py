@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.berth.support import Answer, Berth, predictor, read_answers, run, serving
+from tests.berth.support import Answer, Berth, predictor, read_answers, run, serving, use_up_log
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 HEADERS = ("Model-Name", "Model-Version", "Image-Digest", "Preference-Applied")
@@ -74,7 +74,8 @@ def test_answers_of_the_express_lane_are_asked_for_the_general_way(weights: Path
 
     settings = {"FORMAT": "onnx", "WEIGHTS": str(weights / "double.onnx"), "MODEL_NAME": "m"}
     with serving(**settings) as server, server.connect() as connection:
-        for _ in range(1500):
+        use_up_log(connection, request(""))
+        for _ in range(100):
             connection.sendall(request(""))
             assert said(read_answers(connection, 1)[0]) == [None] * 4
         for _ in range(3):

@@ -20,6 +20,7 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from berth.log import ACCESSES_PER_TICK
 from berth.tracing import read_trace_context
 from tests.berth.grpc_support import raw_request
 from tests.berth.http2_client import (
@@ -34,7 +35,7 @@ from tests.berth.http2_client import (
     increment,
     message_for,
 )
-from tests.berth.support import Answer, Berth, predictor, read_answers, serving
+from tests.berth.support import Answer, Berth, predictor, read_answers, serving, use_up_log
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -337,23 +338,29 @@ def test_traced_requests_take_the_express_lane_each_with_its_own_trace(
     traces = [f"{number:032x}" for number in range(1, 101)]
     body = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
 
-    def ask(connection: Any, header: str) -> Answer:
+    def request(header: str) -> bytes:
         head = f"POST /v2/models/model/infer HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
+        return head.encode() + body
+
+    def ask(connection: Any, header: str) -> Answer:
+        connection.sendall(request(header))
         return read_answers(connection, 1)[0]
 
     with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx")) as server, server.connect() as connection:
-        for _ in range(1500):
-            assert ask(connection, f"traceparent: {UNSAMPLED}\r\n").status == 200
+        for _ in range(3):
+            use_up_log(connection, request(f"traceparent: {UNSAMPLED}\r\n"))
+            for _ in range(100):
+                assert ask(connection, f"traceparent: {UNSAMPLED}\r\n").status == 200
         expressed = number(server, "berth_express_requests_total")
         assert expressed > 0
         for trace in traces:
             answer = ask(connection, f"traceparent: 00-{trace}-{PARENT}-01\r\ntracestate: a={trace}\r\n")
             assert answer.status == 200
             assert "predict;dur=" in answer.headers["Server-Timing"]
-            spent = time.monotonic() + 0.3  # the log's budget is renewed meanwhile, and used up again
-            while trace == traces[50] and time.monotonic() < spent:
-                ask(connection, f"traceparent: {UNSAMPLED}\r\n")
+            if trace == traces[20]:
+                time.sleep(0.6)  # the log's budget is renewed meanwhile
+            if trace == traces[60]:
+                use_up_log(connection, request(f"traceparent: {UNSAMPLED}\r\n"))
         wait_for_exported(server, 100)
         assert number(server, "berth_express_requests_total") > expressed
     roots = [span for span in collector.spans() if span.kind == Span.SPAN_KIND_SERVER]
@@ -372,10 +379,11 @@ def test_a_trace_that_begins_here_begins_in_the_express_lane_too(collector: Coll
     with serving(FORMAT="onnx", WEIGHTS=str(weights / "double.onnx")) as server, server.connect() as connection:
         asked = 0
         while asked < 1800 and number(server, "berth_express_requests_total") < 100:
-            for _ in range(600):
+            use_up_log(connection, request)
+            for _ in range(100):
                 connection.sendall(request)
                 assert read_answers(connection, 1)[0].status == 200
-            asked += 600
+            asked += ACCESSES_PER_TICK + 100
             time.sleep(0.5)  # more at once would be more than the exporter keeps
         assert number(server, "berth_express_requests_total") > 0
         wait_for_exported(server, asked)
