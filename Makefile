@@ -25,7 +25,7 @@ demo: .setup/python .setup/system-demo ## train, build, run and ask the breast-c
 	@$(BIN)/python scripts/demo.py
 
 test: .setup/python .setup/system-test .setup/node ## every test, with a real Docker Engine and runc
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: .setup/python ## style, types, layers
 	@$(BIN)/ruff check .

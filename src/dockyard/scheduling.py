@@ -5,9 +5,10 @@ for the end of that one's slice, or for the next tick of the clock. What gives w
 processor on which nothing else runs counts as idle then, and whoever wakes up elsewhere goes there. Without that, one
 that starts has a processor for itself, however little it weighs, while all that answer share the others until the
 kernel balances their load. Shares of a processor stay a matter of weights. Kernels before 6.12 know nothing of slices,
-and nothing happens there. Called by `gateway.process` and `engines.weight`.
+and nothing happens there. The kernel does not look for such a processor where all of them together are busy, so those
+threads that every request passes are told where to run. Called by `gateway.process` and `engines.weight`.
 Source: sched(7), sched_setattr(2); Linux, kernel/sched/syscalls.c: `sched_runtime` is the slice of a thread of the
-usual policies, from 0.1 to 100 ms; kernel/sched/fair.c, `sched_idle_cpu`.
+usual policies, from 0.1 to 100 ms; kernel/sched/fair.c, `sched_idle_cpu`, `select_idle_cpu` (SIS_UTIL).
 """
 
 from __future__ import annotations
@@ -51,6 +52,24 @@ def put_first(processes: Iterable[int]) -> None:
 def give_way(processes: Iterable[int]) -> None:
     """Let all threads of these processes, and those that they start, give way to what answers; as far as we may."""
     _to_threads(processes, _last)
+
+
+def spread_out(process: int, prefix: str) -> int:
+    """Keep each thread of a process whose name begins so on a processor of its own; how many such threads there are.
+
+    As far as we may, and only where there are as many as processors that the process may use.
+    """
+    found = []
+    with suppress(OSError):
+        processors = sorted(os.sched_getaffinity(process))
+        for thread in (_PROC / str(process) / "task").iterdir():
+            with suppress(OSError):
+                if (thread / "comm").read_text().startswith(prefix):
+                    found.append(int(thread.name))
+        if len(found) == len(processors):
+            for thread_id, processor in zip(sorted(found), processors, strict=True):
+                os.sched_setaffinity(thread_id, {processor})
+    return len(found)
 
 
 def slice_of(thread: int) -> int:

@@ -15,7 +15,7 @@ from benchmarks.serving import compare, processes, report, trial
 from benchmarks.serving.asking import Answer, own_json, v2_binary, v2_grpc, v2_json
 from benchmarks.serving.models import Model
 from benchmarks.serving.peers import ROOT, Peer, discover
-from tests.support.processes import command_lines, lives
+from tests.support.processes import children, command_lines, lives
 
 CORES = sorted(os.sched_getaffinity(0))
 CONSTANT = """
@@ -112,20 +112,18 @@ def test_servers_end_with_the_harness(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.serving.compare", *words, *cores]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as harness:
-        servers = _children(harness.pid, "berth")
+        servers = _children(harness.pid, b"berth")
         harness.terminate()
         harness.wait(60)
     assert servers
     assert all(_gone(pid) for pid in servers)
 
 
-def _children(parent: int, word: str) -> list[int]:
+def _children(parent: int, word: bytes) -> list[int]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        own = {item.pid for item in processes.everyone() if item.parent == parent}
-        if found := [
-            pid for pid, words in command_lines() if pid in own and any(word.encode() in each for each in words)
-        ]:
+        own = children(parent)
+        if found := [pid for pid, words in command_lines() if pid in own and any(word in each for each in words)]:
             return found
         time.sleep(0.05)
     return []

@@ -223,6 +223,29 @@ async def test_it_runs_in_a_session_of_its_own_with_as_many_files_as_it_may(gate
     assert soft == hard
 
 
+async def test_each_thread_that_carries_requests_has_a_core_of_its_own(short_path: Path) -> None:
+    async with running(replace(settings(short_path), workers=0)) as gateway:
+        each = [{core} for core in sorted(os.sched_getaffinity(0))]
+        assert _cores(gateway.pid) == each
+        before = gateway.pid
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: gateway.pid != before and _cores(gateway.pid) == each, "the next one has, too")
+
+
+async def test_fewer_threads_than_cores_go_where_there_is_room(gateway: EnvoyGateway) -> None:
+    assert _cores(gateway.pid) == [os.sched_getaffinity(0)]
+
+
+def _cores(pid: int) -> list[set[int]]:
+    """Where each thread that carries requests may run, in the order in which they began."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            if (task / "comm").read_text().startswith("wrk:worker_"):
+                found.append(int(task.name))
+    return [os.sched_getaffinity(thread) for thread in sorted(found)]
+
+
 async def test_stopping_ends_the_process_and_frees_the_port(short_path: Path) -> None:
     chosen = settings(short_path)
     async with replicas(short_path, "a") as (a,), running(chosen) as gateway:

@@ -44,7 +44,7 @@ class Limits:
 class GatewaySettings:
     """Where the gateway listens and keeps its files. `folder` is its own, absolute and short (unix sockets are in it).
 
-    `workers`: threads that carry requests; 0: one for each core.
+    `workers`: threads that carry requests; 0: one for each core, where it stays.
     """
 
     folder: Path

@@ -45,6 +45,7 @@ _LOCK_PATIENCE_S = 1.0
 _SAMPLE_S = 0.05
 _CALM_SAMPLES = 2
 _PORT_TRIES = 20
+_SPREAD_TRIES = 20
 _ENVOY_LOG_BYTES = 16 << 20
 _LOG = logging.getLogger(__name__)
 
@@ -224,6 +225,14 @@ class EnvoyGateway:
             for task in (ended, settled):
                 task.cancel()
             await asyncio.gather(ended, settled, return_exceptions=True)
+        await self._spread()
+
+    async def _spread(self) -> None:
+        """Its threads begin a moment after it has accepted its configuration."""
+        for _ in range(_SPREAD_TRIES):
+            if self._process.spread(self._settings.workers):
+                return
+            await asyncio.sleep(_SAMPLE_S)
 
     async def _supervise(self) -> None:
         """Start it again when it ends: at once, and after growing pauses when it ends again and again."""

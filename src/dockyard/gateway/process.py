@@ -28,6 +28,8 @@ LOG = "envoy.log"
 _SPAWN_DEADLINE_S = 5.0
 NICENESS = -10
 """Nine times the usual share beside others (sched(7)), where the processor is scarce."""
+_WORKER = "wrk:worker_"
+"""So Envoy's threads that carry requests are called."""
 _RECORD = "envoy.json"
 _BASE_ID = "base-id"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Envoy keeps its own
@@ -90,6 +92,10 @@ class Process:
             self.record = msgspec.structs.replace(self.record, base_id=int((folder / _BASE_ID).read_text()))
         replace_file(folder / _RECORD, msgspec.json.encode(self.record), folder)
 
+    def spread(self, workers: int) -> bool:
+        """Keep each thread that carries requests on a core of its own; whether all of them have begun."""
+        return scheduling.spread_out(self.record.pid, _WORKER) >= _threads(workers)
+
     def fits(self, digest: str) -> bool:
         """Whether it is the Envoy that would be started now, with the same configuration."""
         return self.record.program == _program() and self.record.config == digest
@@ -130,7 +136,12 @@ def _command(config: Path, workers: int) -> Sequence[str]:
     logs = ["--log-level", "warning", "--log-format-escaped", "--file-flush-interval-msec", "1000"]
     # A successor's predecessor finishes its requests for as long; new connections are the successor's at once.
     handover = ["--drain-time-s", "30", "--drain-strategy", "immediate", "--parent-shutdown-time-s", "300"]
-    return [*words, *logs, *handover, "--concurrency", str(workers or os.cpu_count() or 1)]
+    return [*words, *logs, *handover, "--concurrency", str(_threads(workers))]
+
+
+def _threads(workers: int) -> int:
+    """How many threads carry requests; 0: one for each core that may be used."""
+    return workers or len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager
