@@ -24,6 +24,7 @@ setup: .setup/python ## the virtual environment, in .venv
 demo: .setup/python .setup/system-demo ## train, build, run and ask the breast-cancer model
 	@$(BIN)/python scripts/demo.py
 
+# Three files at once: on two cores tests wait as well as compute.
 test: .setup/python .setup/system-test .setup/node ## every test, with a real Docker Engine and runc
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 

@@ -236,14 +236,29 @@ async def test_fewer_threads_than_cores_go_where_there_is_room(gateway: EnvoyGat
     assert _cores(gateway.pid) == [os.sched_getaffinity(0)]
 
 
+async def test_those_of_an_adopted_one_are_put_in_their_places(short_path: Path) -> None:
+    chosen = replace(settings(short_path), workers=0)
+    async with running(chosen) as former:
+        for thread in _carriers(former.pid):
+            os.sched_setaffinity(thread, os.sched_getaffinity(0))
+        await former.close()
+        async with running(chosen) as gateway:
+            assert gateway.pid == former.pid
+            assert _cores(gateway.pid) == [{core} for core in sorted(os.sched_getaffinity(0))]
+
+
 def _cores(pid: int) -> list[set[int]]:
     """Where each thread that carries requests may run, in the order in which they began."""
+    return [os.sched_getaffinity(thread) for thread in _carriers(pid)]
+
+
+def _carriers(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError):
             if (task / "comm").read_text().startswith("wrk:worker_"):
                 found.append(int(task.name))
-    return [os.sched_getaffinity(thread) for thread in sorted(found)]
+    return sorted(found)
 
 
 async def test_stopping_ends_the_process_and_frees_the_port(short_path: Path) -> None:
