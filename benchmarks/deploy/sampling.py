@@ -66,7 +66,7 @@ def _berth_page() -> str:
         for _ in range(20):
             berth.post("/predict", {})
         text = asyncio.run(fetch(Page(Path(berth.socket_path)), deadline=10))
-        assert text is not None
+        assert isinstance(text, str)
         return text
 
 
@@ -232,7 +232,7 @@ def _series(folder: Path) -> dict[str, Any]:
         "bytes_of_a_minute_rolled_up": round(sizes[60]),
         "day_mb": round(len(subjects) * (60 * sizes[2] + 1440 * sizes[60]) / 1e6, 1),
         "query_10_minutes_ms": round(
-            _milliseconds(lambda: series.query(subjects[1], Metric.P99, start, end, 2), times=20), 1
+            _milliseconds(lambda: series.query(subjects[1], [Metric.P99], start, end, 2), times=20), 1
         ),
     }
     series.close()

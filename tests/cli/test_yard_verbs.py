@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
@@ -302,6 +303,15 @@ def test_history(line: Line) -> None:
     assert json.loads(line("history", "iris", "--json").stdout)[0]["why"] == "first"
 
 
+def test_history_says_how_many_older_ones_it_does_not_show(line: Line) -> None:
+    one = line.yard.names["iris"].revisions[0]
+    many = tuple(msgspec.structs.replace(one, number=number) for number in range(23, 0, -1))
+    line.yard.names["iris"] = status(revisions=many)
+    assert "3 older not shown: `dockyard history iris --limit 23`" in line("history", "iris").stdout
+    assert "not shown" not in line("history", "iris", "--limit", "23").stdout
+    assert [each["number"] for each in json.loads(line("history", "iris", "-n", "2", "--json").stdout)] == [23, 22]
+
+
 def test_events_with_their_details(line: Line) -> None:
     line.yard.event_list = [
         Event(number=1, at=NOW, kind="replica.ready", what="ready after 0.4 s", deployment="iris", replica="iris-1"),
@@ -358,15 +368,17 @@ def test_logs_of_a_deployment(line: Line) -> None:
 
 def test_deleting_asks_first_and_waits(line: Line) -> None:
     assert line("delete", "iris", fails=True).exception is not None
+    assert line("delete", "iris", "--json", fails=True).exception is not None
     assert "iris" in line.yard.names
     assert "iris deleted" in line("delete", "iris", "--yes").stdout
     assert line.yard.names == {}
 
 
 def test_tokens(line: Line) -> None:
-    made = line("token", "create", "ci", "--scope", "operator", "--expires", "12h")
+    made = line("token", "create", "ci", "--scope", "operator", "--expires", "12h", "--why", "for the CI")
     assert made.stdout == "dyt_secret\n"
-    assert line.yard.asked[-1][1][0].expires_s == 12 * 3600
+    request, cause = line.yard.asked[-1][1]
+    assert (request.expires_s, cause.why) == (12 * 3600, "for the CI")
     assert json.loads(line("token", "create", "ci", "--expires", "never", "--json").stdout)["secret"] == "dyt_secret"
     assert line.yard.asked[-1][1][0].expires_s is None
     shown = line("token", "list").stdout

@@ -23,6 +23,7 @@ from dockyard.errors import (
     DockyardError,
     ForbiddenError,
     PolicyError,
+    StoreError,
     UnauthenticatedError,
     UnknownInYardError,
     YardBusyError,
@@ -66,6 +67,8 @@ async def test_nouns_arrive_as_the_yard_told_them(yard: MemoryYard, short_path: 
         assert await client.deployments() == (yard.names["iris"],)
         assert await client.history("iris") == yard.names["iris"].revisions
         assert await client.top() == await yard.top()
+        assert await client.load_history("iris", since_s=7200, step_s=60) == await yard.load_history("iris", 7200, 60)
+        assert yard.asked_of_history == (7200, 60)
         assert [one async for one in client.rollout("iris")] == yard.updates
         assert (await client.info()).scope is Scope.ADMIN
         assert await client.metrics() == await yard.metrics()
@@ -91,6 +94,49 @@ async def test_tokens_audit_and_backup(yard: MemoryYard, short_path: Path) -> No
         assert (await client.audit(-5, 7))[0].why == "-5 7"
         assert b"".join([part async for part in client.export_audit()]).endswith(b"the end\n")
         assert b"".join([part async for part in client.backup(images=False)]).endswith(b'{"images": false}')
+
+
+async def test_a_backup_may_take_longer_to_prepare_than_a_yard_may_be_silent(
+    yard: MemoryYard, short_path: Path
+) -> None:
+    yard.slow_s = 1.0
+    async with client_of(yard, short_path, Patience(silence=0.3)) as client:
+        assert len(b"".join([part async for part in client.backup()])) > 100_000
+
+
+async def test_a_backup_that_is_never_prepared_is_given_up(yard: MemoryYard, short_path: Path) -> None:
+    yard.slow_s = 1.0
+    async with client_of(yard, short_path, Patience(preparing=0.3)) as client:
+        with pytest.raises(YardGoneError, match=r"for 0\.3 s"):
+            await anext(client.backup())
+
+
+async def test_a_backup_that_fails_late_says_why(yard: MemoryYard, short_path: Path) -> None:
+    yard.slow_s, yard.failing = 0.5, StoreError("the disk is full", remedy="Free some space.")
+    async with client_of(yard, short_path) as client:
+        with pytest.raises(StoreError, match="the disk is full"):
+            await anext(client.backup())
+
+
+async def test_a_file_that_stops_coming_is_given_up(short_path: Path) -> None:
+    over = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nDockyard-Api: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        over.set()
+
+    server = await asyncio.start_unix_server(silent, short_path / "api.sock")
+    address = YardAddress(f"unix://{short_path / 'api.sock'}")
+    async with server:
+        async with Client(address, Patience(silence=0.2)) as client, aclosing(client.backup()) as parts:
+            assert await anext(parts) == b"x"
+            with pytest.raises(YardGoneError, match=r"for 0\.2 s"):
+                await anext(parts)
+        await asyncio.wait_for(over.wait(), 5)
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in _STATUSES], ids=lambda kind: kind.__name__)

@@ -1,13 +1,27 @@
-"""The page on metrics names every series of the yard's own, every metric of the time series, and the true bounds."""
+"""The page on metrics names every series of the yard's own, every metric of the time series, and the true bounds;
+Prometheus can read the yard as it says."""
 
 from __future__ import annotations
 
+import shlex
+import ssl
 from pathlib import Path
+from typing import Any
 
-from dockyard.yard import exposition, metrics, page, points, sampler, series, series_file
+import aiohttp
+import click
+import pytest
+
+from dockyard.cli import commands
+from dockyard.spec.load_history import LoadStep
+from dockyard.yard import exposition, measuring, metrics, page, points, sampler, series, series_file
+from dockyard.yard.api import serving
+from dockyard.yard.api_listen import tcp_listener
 from dockyard.yard.exposition import read
 from dockyard.yard.state import Phase, Step
-from tests.docs.pages import DOCS, rows, unquoted
+from tests.docs.pages import DOCS, blocks, rows, unquoted
+from tests.support.certificates import loopback_certificate
+from tests.support.memory_yard import MemoryYard
 
 PAGE = DOCS / "reference" / "metrics.md"
 
@@ -48,6 +62,14 @@ def test_every_metric_of_the_time_series_is_there() -> None:
     assert [unquoted(row[0]) for row in rows(PAGE, "The time series")] == [metric.value for metric in points.Metric]
 
 
+def test_every_field_of_the_load_over_time_is_there_and_its_bounds_are_those_of_the_code() -> None:
+    text = PAGE.read_text()
+    assert [name for name in (*LoadStep.__struct_fields__, "step_s", "steps") if f"`{name}`" not in text] == []
+    assert f"10 to {series.KEPT_S}." in text
+    assert f"at most {measuring.MOST_STEPS} steps" in text
+    assert f"at most {measuring.MOST_POINTS:,}." in text
+
+
 def test_the_bounds_are_those_of_the_code() -> None:
     text = PAGE.read_text().replace("\n", " ")
     for bound in (
@@ -61,3 +83,49 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"`{series_file.DAMAGED}`",
     ):
         assert bound in text, bound
+
+
+def block(mark: str) -> str:
+    (found,) = (one.text for one in blocks(PAGE) if one.mark == f"for prometheus: {mark}")
+    return found
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The parameters of a `dockyard` command, if there is such a one with these options."""
+    _, verb, *words = shlex.split(text.partition(">")[0])
+    command = commands.get_command(click.Context(commands), verb)
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), words.pop(0))
+    assert command is not None
+    return command.make_context(verb, words).params
+
+
+async def test_prometheus_reads_the_page_as_its_configuration_says(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="it comes with schemathesis")
+    (job,) = yaml.safe_load(block("prometheus.yml"))["scrape_configs"]
+    certificate = loopback_certificate(tmp_path)
+    (tmp_path / "dockyard.token").write_text(f"token-{parsed(block('the token'))['scope']}\n")
+    up = parsed(
+        block("the yard")
+        .replace("0.0.0.0:7443", "127.0.0.1:0")
+        .replace("/etc/dockyard/tls.pem", str(certificate.file))
+        .replace("/etc/dockyard/tls.key", str(certificate.key))
+    )
+    ours = {"/etc/prometheus/dockyard.token": tmp_path / "dockyard.token"}
+    ours["/etc/prometheus/dockyard-ca.pem"] = certificate.file
+    authorization, trusted = job["authorization"], ours[job["tls_config"]["ca_file"]]
+    secret = ours[authorization["credentials_file"]].read_text().strip()  # as Prometheus does
+    headers = {"Authorization": f"{authorization['type']} {secret}"}
+    yard = MemoryYard()
+    async with (
+        serving(yard, [tcp_listener(up["listen"], up["tls_cert"], up["tls_key"])]) as (url,),
+        aiohttp.ClientSession() as session,
+    ):
+        page = f"{job['scheme']}://{url.partition('://')[2]}{job['metrics_path']}"
+        context = ssl.create_default_context(cafile=str(trusted))
+        async with session.get(page, headers=headers, ssl=context) as answer:
+            assert (answer.status, await answer.read()) == (200, await yard.metrics())
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        async with session.get(page, ssl=context) as answer:
+            assert answer.status == 401
+    assert [target.rpartition(":")[2] for target in job["static_configs"][0]["targets"]] == ["7443"]

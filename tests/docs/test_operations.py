@@ -137,6 +137,8 @@ def test_a_backup_is_restored_as_the_page_says(operator: Operator, short_path: P
     with running_yard(other, NOWHERE) as second:
         until(lambda: second.status("iris").ready == 1, "the restored deployment does not start", 60)
         assert second.ask(PREDICT, BODY) == (200, 3.5)
+        assert operator.yard.ask(PREDICT, BODY) == (200, 3.5), "who practises must not harm the yard that serves"
+    assert operator.yard.ask(PREDICT, BODY) == (200, 3.5)
 
 
 def test_a_lost_state_comes_back_from_the_engine(operator: Operator) -> None:
@@ -148,7 +150,10 @@ def test_a_lost_state_comes_back_from_the_engine(operator: Operator) -> None:
             file.unlink()
         refused = yard.line("up", "--port", str(yard.port))
         assert "restore --from-engine" in refused.stderr
-        assert "known again: iris" in operator.follow("backup-and-recovery", "from the engine")
+        silent = yard.line("restore", "--from-engine")
+        assert "Docker may have replicas of this yard" in silent.stderr
+        assert not (yard.home.yard / "yard.db").exists(), "nothing was changed"
+        assert "known again: iris" in operator.follow("backup-and-recovery", "from the engine, without docker")
         yard.start()
         until(lambda: yard.status("iris").ready == 1, "the replica is not adopted")
     assert load.failures == []
@@ -235,6 +240,29 @@ def test_a_lost_audit_key_is_made_anew_and_noted(operator: Operator) -> None:
         "audit", "verify", str(operator.folder / "audit.log"), "--key", str(yard.home.yard / "audit.pub")
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_a_lost_signing_key_is_replaced_and_what_it_signed_counts_no_more(operator: Operator) -> None:
+    yard = operator.yard
+    yard.home.policy.write_text("[signed]\nrequired = true\n")
+    try:
+        for words in (("keygen", "--unencrypted"), ("sign", "adder:1"), ("deploy", "adder:1", "--name", "iris")):
+            done = yard.line(*words)
+            assert done.returncode == 0, done.stderr
+        told = operator.follow("incidents", "signing key lost: look")
+        assert ".pub" in told
+        assert "iris" in told
+        shutil.rmtree(yard.home.keys)
+        refused = yard.line("deploy", "adder:1", "--name", "iris", "--env", "ROUND=2")
+        assert (refused.returncode, "rule `signed`" in refused.stderr) == (1, True), refused.stderr
+        assert yard.ask(PREDICT, BODY)[0] == 200
+        for words in (("keygen", "--unencrypted"), ("sign", "adder:1")):
+            assert yard.line(*words).returncode == 0
+        again = yard.line("deploy", "adder:1", "--name", "iris", "--env", "ROUND=2")
+        assert again.returncode == 0, again.stderr
+    finally:
+        yard.home.policy.write_text("")  # not removed: then nothing could be deployed
+        shutil.rmtree(yard.home.keys, ignore_errors=True)
 
 
 def test_a_leaked_token_is_ended_and_replaced(operator: Operator) -> None:

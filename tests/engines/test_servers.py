@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dockyard.engines.servers import PRESETS, ForeignServer, foreign_server
+from dockyard.engines.servers import METRICS, PRESETS, ForeignServer, MetricsPage, foreign_server, metrics_page
 from dockyard.spec.deployment import Probes, Server
 
 
@@ -36,3 +36,9 @@ def test_what_the_deployment_says_wins_over_the_preset() -> None:
     server = Server(preset="triton", port=9000, command=("tritonserver", "--model-store=/data"))
     found = foreign_server(server, Probes(ready_path="/ready", live_path="/alive"), {})
     assert found == ForeignServer(9000, "/ready", "/alive", server.command)
+
+
+def test_every_preset_says_where_its_server_has_metrics_and_others_are_asked_on_their_port() -> None:
+    assert METRICS.keys() == PRESETS.keys()
+    assert metrics_page(Server(preset="triton", port=9000)) == MetricsPage(8002, "/metrics")
+    assert metrics_page(Server(port=9000)) == MetricsPage(0, "/metrics")

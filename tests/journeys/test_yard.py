@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -20,62 +19,13 @@ from dockyard.client import Client
 from dockyard.errors import DeploymentError, ImageNotFoundError, UnknownInYardError, YardConflictError
 from dockyard.oci.image import Platform
 from dockyard.oci.layout import Layout
-from dockyard.spec.deployment import Deployment, Keep, Limits, Probes, Strategy, StrategyKind
+from dockyard.spec.deployment import Keep, Limits, Probes, Strategy, StrategyKind
 from dockyard.spec.home import Home
-from dockyard.spec.status import DeploymentStatus, DriftItem, Event, Receipt, Replica
-from tests.support.load import Load
+from dockyard.spec.status import DriftItem
 from tests.support.tiny_image import CONFIG, ELSEWHERE, base_layers, make_image
-from tests.support.yards import RunningYard, alive, running_yard, until
+from tests.support.yards import RunningYard, Site, alive, deployed, running_yard, until
 
 pytestmark = pytest.mark.slow
-
-BODY = {"left": 1.0, "right": 2.0}
-_numbers = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A deployment of the adder under a name that no test had before, so that its history is its own."""
-
-    yard: RunningYard
-    name: str
-
-    @property
-    def path(self) -> str:
-        """Where it answers."""
-        return f"/models/{self.name}/predict"
-
-    def wanted(self, **fields: object) -> Deployment:
-        """The deployment, with these settings."""
-        return Deployment(**({"name": self.name, "image": "adder:1"} | fields))  # type: ignore[arg-type]
-
-    def deploy(self, why: str = "a test", **fields: object) -> Receipt:
-        """Deploy it with these settings."""
-        return self.yard.deploy(self.wanted(**fields), why)
-
-    def status(self) -> DeploymentStatus:
-        """How it goes."""
-        return self.yard.status(self.name)
-
-    def load(self) -> Load:
-        """Requests, as fast as they go."""
-        return Load(self.yard.port, self.path, BODY)
-
-    def ask(self, deadline: float = 10.0) -> tuple[int, object]:
-        """One request."""
-        return self.yard.ask(self.path, BODY, deadline)
-
-    def pid_of(self, replica: Replica) -> int:
-        """The process of a replica."""
-        return self.yard.pid_of(replica.id, replica.engine)
-
-    def events(self) -> list[Event]:
-        """All that happened to it."""
-
-        async def told(client: Client) -> list[Event]:
-            return [event async for event in client.events(0, deployment=self.name)]
-
-        return self.yard.client(told)
 
 
 @pytest.fixture(scope="module", params=["runc", "docker"])
@@ -88,12 +38,8 @@ def yard(request: pytest.FixtureRequest, home: Home, adder: Built, dockerd: str)
 @pytest.fixture
 def site(yard: RunningYard) -> Iterator[Site]:
     """The adder, deployed with two replicas, deleted afterwards."""
-    site = Site(yard, f"adder-{next(_numbers)}")
-    receipt = site.deploy(replicas=2)
-    assert receipt.succeeded, receipt
-    yield site
-    yard.client(lambda client: client.delete(site.name, why="the test is over"))
-    until(lambda: not yard.client(lambda client: client.deployments()), "it is not deleted", 60)
+    with deployed(yard, replicas=2) as site:
+        yield site
 
 
 @pytest.mark.parametrize("kind", list(StrategyKind))

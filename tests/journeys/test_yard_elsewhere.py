@@ -150,7 +150,7 @@ def test_the_yard_of_this_home_is_sent_nothing(home: Home, adder: Built) -> None
 
 def test_signatures_go_along_so_that_a_policy_can_hold(elsewhere: Elsewhere) -> None:
     own, theirs = CommandLine(elsewhere.home), elsewhere.yard.home
-    (theirs.root / "policy.toml").write_text("[signed]\nrequired = true\n")
+    theirs.policy.write_text("[signed]\nrequired = true\n")
     remote = elsewhere.line()
     try:
         assert own("keygen", "--unencrypted").returncode == 0

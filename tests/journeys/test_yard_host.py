@@ -114,7 +114,7 @@ def test_a_replica_that_ended_while_nobody_looked_is_let_go(home: Home, adder: B
 
 
 def test_a_signing_policy_refuses_what_nobody_signed_and_lets_in_what_was(yard: RunningYard) -> None:
-    policy = yard.home.root / "policy.toml"
+    policy = yard.home.policy
     policy.write_text("[signed]\nrequired = true\n")
     try:
         with pytest.raises(PolicyError) as caught:
@@ -304,12 +304,13 @@ def test_an_image_of_others_is_deployed_updated_and_rolled_back_on_docker(
             assert yard.rollback("notes").succeeded
         assert load.failures == []
         assert set(load.answers) == {"one", "two"}
-        on_runc = yard.deploy(notes("one", engine="runc", environment={"ROUND": "2"}))
-        assert on_runc.outcome == "failed"
+        with pytest.raises(DeploymentError, match="which the runc engine does not have"):
+            yard.deploy(notes("one", engine="runc", environment={"ROUND": "2"}))
 
 
 def test_a_backup_becomes_the_same_yard_on_an_empty_home(yard: RunningYard, short_path: Path) -> None:
     assert yard.deploy(adder_of(), why="to be backed up").succeeded
+    (first,) = yard.status("adder").replicas
     file = short_path / "yard.tar"
     saved = yard.line("backup", str(file))
     assert saved.returncode == 0, saved.stderr
@@ -323,6 +324,11 @@ def test_a_backup_becomes_the_same_yard_on_an_empty_home(yard: RunningYard, shor
         history = second.client(lambda client: client.history("adder"))
         assert [(each.number, each.why) for each in history] == [(1, "to be backed up")]
         assert second.line("audit", "list").returncode == 0
+        (mine,) = second.status("adder").replicas
+        assert (other.containers / mine.id).is_dir()
+        assert yard.ask(PREDICT, BODY) == (200, 3.5), "the first yard's replica has lost its socket"
+    assert yard.ask(PREDICT, BODY) == (200, 3.5)
+    assert [(each.id, each.crashes) for each in yard.status("adder").replicas] == [(first.id, 0)]
 
 
 def test_the_last_requests_are_told_by_status(yard: RunningYard) -> None:

@@ -309,7 +309,7 @@ def test_without_a_file_the_default_holds_unless_one_is_required(tmp_path):
     assert load_policy(tmp_path / "policy.toml") == Policy()
     with pytest.raises(PolicyFileError, match="does not exist") as caught:
         load_policy(tmp_path / "policy.toml", required=True)
-    assert "Put it back" in caught.value.remedy
+    assert "Put it there" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

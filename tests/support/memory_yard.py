@@ -21,6 +21,7 @@ import msgspec
 
 from dockyard.errors import DockyardError, UnauthenticatedError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment
+from dockyard.spec.load_history import LoadHistory, LoadStep
 from dockyard.spec.requests import BlobOffer, ImageOffer, TokenRequest
 from dockyard.spec.status import (
     AccessLine,
@@ -86,6 +87,10 @@ class MemoryYard:
     unix_scope: Scope | None = Scope.ADMIN
     """What callers on the unix socket may do without a token."""
     closed_streams: int = 0
+    rate: float = 12.5
+    """Requests a second, as `top` tells them."""
+    asked_of_history: tuple[int, int] = (0, 0)
+    """`since_s` and `step_s` of the last question about the load over time."""
 
     async def authenticate(self, peer: Peer) -> Actor:
         if peer.token:
@@ -164,8 +169,19 @@ class MemoryYard:
 
     async def top(self) -> Top:
         await self._pass()
-        load = ReplicaLoad(id="iris-1", revision=1, phase="ready", requests_per_second=12.5, memory=2**20)
+        load = ReplicaLoad(id="iris-1", revision=1, phase="ready", requests_per_second=self.rate, memory=2**20)
         return Top(at=NOW, window_s=10.0, deployments=(Load(deployment="iris", p99_ms=4.25, replicas=(load,)),))
+
+    async def load_history(self, name: str, since_s: int, step_s: int) -> LoadHistory:
+        await self._pass()
+        self._known(name)
+        self.asked_of_history = (since_s, step_s)
+        seen = LoadStep(
+            at=NOW, requests_per_second=12.5, errors_per_second=0.25, p50_ms=1.5, p99_ms=4.25, in_flight=0.5,
+            ready=1.5, cpus=0.25, memory=2**20,
+        )  # fmt: skip
+        before, after = (LoadStep(at=NOW + seconds) for seconds in (-600, 600))
+        return LoadHistory(deployment=name, step_s=600, steps=() if name == "quiet" else (before, seen, after))
 
     async def metrics(self) -> bytes:
         await self._pass()
@@ -270,6 +286,9 @@ class MemoryYard:
         return msgspec.structs.replace(token(name), revoked=NOW)
 
     async def backup(self, cause: Cause, *, images: bool) -> AsyncIterator[bytes]:
+        await asyncio.sleep(self.slow_s)
+        if self.failing is not None:
+            raise self.failing
         yield b"a" * 100_000
         if self.breaking is not None:
             raise self.breaking

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -23,12 +24,31 @@ from dockyard.client import Client
 from dockyard.client.address import YardAddress
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.home import Home
-from dockyard.spec.status import DeploymentStatus, Receipt
-from tests.support.load import free_port
+from dockyard.spec.status import DeploymentStatus, Event, Proposal, Receipt, Replica
+from tests.support.load import Load, free_port
 from tests.support.projects import CommandLine
 
 START_DEADLINE = 30.0
 _T = TypeVar("_T")
+_numbers = itertools.count(1)
+ADDER_BODY = {"left": 1.0, "right": 2.0}
+"""What the adder answers with 3.5."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back through the gateway; `body` is its JSON."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str]
+    """By name, in small letters."""
+
+    @property
+    def revision(self) -> int | None:
+        """Which revision answered; None: the gateway itself."""
+        told = self.headers.get("x-dockyard-revision")
+        return None if told is None else int(told)
 
 
 @dataclass
@@ -81,25 +101,23 @@ class RunningYard:
 
         return asyncio.run(asyncio.wait_for(asked(), 120))
 
-    def deploy(self, deployment: Deployment, why: str = "a test") -> Receipt:
-        """Deploy, and wait for the receipt."""
+    def change(self, begin: Callable[[Client], Awaitable[Proposal]]) -> Receipt:
+        """Begin something that ends with a receipt, and wait for it."""
 
         async def asked(client: Client) -> Receipt:
-            proposal = await client.deploy(deployment, why=why)
+            proposal = await begin(client)
             assert proposal.rollout is not None, proposal
-            return await _receipt(client, deployment.name, proposal.rollout)
+            return await _receipt(client, proposal.deployment, proposal.rollout)
 
         return self.client(asked)
+
+    def deploy(self, deployment: Deployment, why: str = "a test") -> Receipt:
+        """Deploy, and wait for the receipt."""
+        return self.change(lambda client: client.deploy(deployment, why=why))
 
     def rollback(self, name: str, revision: int | None = None) -> Receipt:
         """Roll back, and wait for the receipt."""
-
-        async def asked(client: Client) -> Receipt:
-            proposal = await client.rollback(name, revision, why="a test")
-            assert proposal.rollout is not None, proposal
-            return await _receipt(client, name, proposal.rollout)
-
-        return self.client(asked)
+        return self.change(lambda client: client.rollback(name, revision, why="a test"))
 
     def status(self, name: str) -> DeploymentStatus:
         """One deployment."""
@@ -119,12 +137,21 @@ class RunningYard:
 
     def ask(self, path: str, body: object = None, deadline: float = 10.0) -> tuple[int, Any]:
         """One request through the gateway: status, and the JSON of the answer."""
+        answer = self.answer(path, body, deadline=deadline)
+        return answer.status, answer.body
+
+    def answer(
+        self, path: str, body: object = None, headers: Mapping[str, str] | None = None, *, deadline: float = 10.0
+    ) -> Answer:
+        """One request through the gateway, with these headers, `Host` among them if need be."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=deadline)
         try:
             text = None if body is None else json.dumps(body)
-            connection.request("GET" if text is None else "POST", path, text, {"Content-Type": "application/json"})
+            sent = {"Content-Type": "application/json"} | dict(headers or {})
+            connection.request("GET" if text is None else "POST", path, text, sent)
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read() or b"null")
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, json.loads(answer.read() or b"null"), found)
         finally:
             connection.close()
 
@@ -134,6 +161,66 @@ class RunningYard:
             raise AssertionError((self.home.yard / "up.log").read_text())
         with socket.socket(socket.AF_UNIX) as one:
             return one.connect_ex(str(self.home.yard_socket)) == 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A deployment of the adder under a name that no test had before, so that its history is its own."""
+
+    yard: RunningYard
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Where it answers."""
+        return f"/models/{self.name}/predict"
+
+    def wanted(self, **fields: object) -> Deployment:
+        """The deployment, with these settings."""
+        return Deployment(**({"name": self.name, "image": "adder:1"} | fields))  # type: ignore[arg-type]
+
+    def deploy(self, why: str = "a test", /, **fields: object) -> Receipt:
+        """Deploy it with these settings."""
+        return self.yard.deploy(self.wanted(**fields), why)
+
+    def status(self) -> DeploymentStatus:
+        """How it goes."""
+        return self.yard.status(self.name)
+
+    def load(self) -> Load:
+        """Requests, as fast as they go."""
+        return Load(self.yard.port, self.path, ADDER_BODY)
+
+    def ask(self, deadline: float = 10.0) -> tuple[int, object]:
+        """One request."""
+        return self.yard.ask(self.path, ADDER_BODY, deadline)
+
+    def answer(self, headers: Mapping[str, str] | None = None) -> Answer:
+        """One request with these headers, and all of its answer."""
+        return self.yard.answer(self.path, ADDER_BODY, headers)
+
+    def pid_of(self, replica: Replica) -> int:
+        """The process of a replica."""
+        return self.yard.pid_of(replica.id, replica.engine)
+
+    def events(self) -> list[Event]:
+        """All that happened to it."""
+
+        async def told(client: Client) -> list[Event]:
+            return [event async for event in client.events(0, deployment=self.name)]
+
+        return self.yard.client(told)
+
+
+@contextmanager
+def deployed(yard: RunningYard, **fields: object) -> Iterator[Site]:
+    """The adder with these settings, deleted at the end."""
+    site = Site(yard, f"adder-{next(_numbers)}")
+    receipt = site.deploy(**fields)
+    assert receipt.succeeded, receipt
+    yield site
+    yard.client(lambda client: client.delete(site.name, why="the test is over"))
+    until(lambda: site.name not in {each.name for each in yard.client(Client.deployments)}, "it is not deleted", 60)
 
 
 async def _receipt(client: Client, name: str, rollout: int) -> Receipt:

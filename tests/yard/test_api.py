@@ -129,6 +129,19 @@ async def test_a_route_that_declares_no_scope_is_refused_to_everybody(yard: Memo
     assert yard.refusals[0].needed is None
 
 
+@pytest.mark.parametrize("query", ["since_s=9", "since_s=86401", "step_s=-1", "since_s=6h", "step=60"])
+async def test_the_load_over_time_is_asked_for_within_what_is_kept(
+    yard: MemoryYard, short_path: Path, query: str
+) -> None:
+    async with served(yard, short_path) as session:
+        refused = await session.get(f"/v1/deployments/iris/load?{query}")
+        assert (refused.status, query.partition("=")[0] in (await refused.json())["error"]["what"]) == (400, True)
+        assert (await session.get("/v1/deployments/rose/load")).status == 404
+        told = await (await session.get("/v1/deployments/iris/load")).json()
+    assert yard.asked_of_history == (3600, 0)
+    assert [step["p99_ms"] for step in told["steps"]] == [None, 4.25, None]
+
+
 async def test_strangers_do_not_learn_which_routes_there_are(yard: MemoryYard, short_path: Path) -> None:
     yard.unix_scope = None
     async with served(yard, short_path) as session:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dockyard.errors import UnknownInYardError, YardConflictError
+from dockyard.errors import StoreError, UnknownInYardError, YardConflictError
 from dockyard.spec.status import Scope
 from dockyard.yard.auth import Caller, Credentials, Denied, TokenRecord, Tokens, authorize, hash_of, identify
 from dockyard.yard.store import Store
+from tests.support.disks import fill
 
 OWN = 1000
 SECRET = "dyt_" + "x" * 43
@@ -120,6 +121,28 @@ def test_the_last_use_is_noted_to_the_minute(tokens, clock):
         tokens.identify(Credentials(secret))
         clock.time += 15
     assert tokens.all()[0].used == began + 60
+
+
+def test_a_full_disk_locks_nobody_out_whose_token_holds_and_is_logged_once(small_disk, clock, caplog):
+    store = Store.open(small_disk / "yard.db", clock=clock)
+    tokens = Tokens(store)
+    _, secret = tokens.create("ci", Scope.VIEWER, by="ada", expires=None)
+    filler = fill(small_disk, 0)
+    with pytest.raises(StoreError, match="full"):
+        tokens.create("other", Scope.VIEWER, by="ada", expires=None)
+    for _ in range(3):
+        assert tokens.identify(Credentials(secret)) == Caller("token ci", Scope.VIEWER)
+        assert tokens.identify(Credentials("dyt_wrong")) == Denied("the token is not one of this yard's")
+        clock.time += 100
+    assert [(one.levelname, "is full" in one.message) for one in caplog.records] == [("WARNING", True)]
+    filler.unlink()
+    tokens.identify(Credentials(secret))
+    assert tokens.all()[0].used == clock.time
+    fill(small_disk, 0)
+    clock.time += 100
+    tokens.identify(Credentials(secret))
+    assert len(caplog.records) == 2, "full once more is news"
+    store.close()
 
 
 def test_this_process_user_needs_no_token_on_the_socket(tokens):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -18,11 +20,15 @@ from dockyard.spec.status import Scope
 from dockyard.supply.keys import PrivateKey
 from dockyard.supply.sign import sign_all
 from dockyard.supply.verify import verify
+from dockyard.yard import backup_format
 from dockyard.yard.audit import AuditLog, Entry
 from dockyard.yard.auth import Credentials, Tokens
-from dockyard.yard.backup import check_backup, restore, write_backup
+from dockyard.yard.backup import write_backup
+from dockyard.yard.observe import Routed, world_of
+from dockyard.yard.plan import plan
 from dockyard.yard.records import NewRevision
-from dockyard.yard.state import Advance, RolloutPhase
+from dockyard.yard.restoring import check_backup, restore
+from dockyard.yard.state import Advance, RolloutPhase, Start
 from dockyard.yard.store import Store
 from tests.oci.samples import sample_image
 from tests.yard.conftest import ADA, revision
@@ -271,3 +277,116 @@ def test_a_backup_of_another_format_is_told(backup, tmp_path):
 def test_a_disk_without_room_leaves_no_half_backup(yard, home):
     with pytest.raises(StoreError):
         write_backup(home, Path("/proc/backup"))
+
+
+def replicas_in(home):
+    store = Store.open(home.yard / "yard.db")
+    try:
+        return {one.id: one.folder for one in store.replicas()}
+    finally:
+        store.close()
+
+
+def with_replicas(store, *homes):
+    for number, home in enumerate(homes):
+        name = f"iris-2-{number}"
+        store.add_replica(name, "iris", 2, engine="docker", folder=home.containers / name)
+
+
+def test_a_yard_restored_to_another_home_knows_no_replica_of_the_first_ones(yard, home, tmp_path):
+    with_replicas(yard[0], home)
+    yard[1].checkpoint()
+    write_backup(home, tmp_path / "backup")
+    other = Home(tmp_path / "other")
+    restore(tmp_path / "backup", other)
+    assert replicas_in(other) == {}
+    assert sorted(one.name for one in other.yard.iterdir() if one.name.startswith("yard.db-")) == []
+    again = Store.open(other.yard / "yard.db")
+    (planned,) = world_of(again.snapshot(), Routed(0.0), {}, 1 << 40).deployments
+    assert (planned.active, planned.wanted) == (2, 1)
+    steps = plan(world_of(again.snapshot(), Routed(0.0), {}, 1 << 40), again.now()).steps
+    assert [(type(step), step.deployment, step.revision) for step in steps] == [(Start, "iris", 2)]
+    again.close()
+
+
+def test_a_yard_restored_to_its_own_home_takes_its_replicas_over(yard, home, tmp_path):
+    store, log = yard
+    with_replicas(store, home, Home(tmp_path / "other"))
+    log.checkpoint()
+    write_backup(home, tmp_path / "backup")
+    home.yard.rename(tmp_path / "lost")
+    restore(tmp_path / "backup", home)
+    assert replicas_in(home) == {"iris-2-0": home.containers / "iris-2-0"}
+
+
+def test_images_may_be_of_any_size_that_the_manifest_tells(backup, tmp_path):
+    """What is cut off here has 70 GiB by its manifest: it is read, and found to be cut off."""
+    files = members(backup)
+    files["manifest.json"] = _with(files["manifest.json"], "images.tar", 70 << 30, "sha256:" + "0" * 64)
+    info = tarfile.TarInfo("images.tar")
+    info.size = 70 << 30
+    with pack(tmp_path / "huge", files).open("r+b") as file:
+        with tarfile.open(fileobj=file) as tar:
+            last = tar.getmembers()[-1]
+        file.truncate(last.offset_data + -(-last.size // 512) * 512)
+        file.seek(0, io.SEEK_END)
+        file.write(info.tobuf(tarfile.PAX_FORMAT) + b"the first bytes")
+    with pytest.raises(StoreDamagedError, match="it is cut off"):
+        check_backup(tmp_path / "huge")
+
+
+def test_a_file_of_another_size_than_the_manifest_tells_is_not_written_out(backup, tmp_path):
+    files = members(backup)
+    files["yard/policy.toml"] += b"x" * 10_000
+    with pytest.raises(StoreDamagedError, match=r"yard/policy\.toml is not what was backed up"):
+        check_backup(pack(tmp_path / "changed", files))
+
+
+def test_a_backup_that_does_not_begin_with_its_manifest_is_refused(backup, tmp_path):
+    files = members(backup)
+    manifest = files.pop("manifest.json")
+    with pytest.raises(StoreDamagedError, match="no manifest"):
+        check_backup(pack(tmp_path / "changed", {**files, "manifest.json": manifest}))
+
+
+@pytest.mark.parametrize("limit", ["MANIFEST_LIMIT", "MEMBERS_LIMIT", "IMAGES_LIMIT"])
+def test_what_a_restore_would_refuse_is_not_written(yard, home, tmp_path, monkeypatch, limit):
+    layout = Layout.create(home.images)
+    image = sample_image(layout, "wine:1")
+    asked = Deployment(name="wine", image=f"wine@{image.digest}")
+    yard[0].add_revision(NewRevision(asked, image.digest, "wine:1", 1), ADA)
+    write_backup(home, tmp_path / "backup", with_images=True)
+    monkeypatch.setattr(backup_format, limit, 5)
+    with pytest.raises(DockyardError):
+        check_backup(tmp_path / "backup")
+    with pytest.raises(StoreError, match="no restore would take"):
+        write_backup(home, tmp_path / "second", with_images=True)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["backup", "home"]
+
+
+def test_a_key_whose_name_no_restore_would_take_is_told(yard, home, tmp_path):
+    (home.keys / "my own.pub").write_text(PrivateKey.generate().public.pem)
+    with pytest.raises(StoreError, match=r"keys/my own\.pub.* no restore would take") as caught:
+        write_backup(home, tmp_path / "backup")
+    assert "Rename" in caught.value.remedy
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(yard, home, small_disk):
+    with pytest.raises(
+        StoreError, match=r"the backup needs .* while it is made, and the disk that holds .*small"
+    ) as told:
+        write_backup(home, small_disk / "yard.tar")
+    assert "--no-images" in told.value.remedy
+    assert list(small_disk.iterdir()) == []
+
+
+def test_the_room_that_images_take_is_asked_for_only_where_they_are_wanted(yard, home, tmp_path, monkeypatch):
+    image = sample_image(Layout.create(home.images), "wine:1", code=os.urandom(8 << 20))
+    asked = Deployment(name="wine", image=f"wine@{image.digest}")
+    yard[0].add_revision(NewRevision(asked, image.digest, "wine:1", 1), ADA)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=30 << 20))
+    with pytest.raises(StoreError, match="the backup needs"):
+        write_backup(home, tmp_path / "backup", with_images=True)
+    assert write_backup(home, tmp_path / "backup")

@@ -174,17 +174,6 @@ def _killed_after(folder: Path, seconds: float) -> int:
     return int([line for line in lines if line.endswith("\n")][-1])
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_is_told_and_loses_nothing(small_disk, clock):
     path = small_disk / "yard.db"
     store = Store.open(path, clock=clock)

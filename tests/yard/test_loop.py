@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from dockyard.engines.base import Engine
@@ -14,7 +16,7 @@ from dockyard.gateway.base import Gateway
 from dockyard.gateway.snapshot import Endpoint, Service, Snapshot, UnixAddress
 from dockyard.oci.digest import digest_of
 from dockyard.oci.layout import Layout
-from dockyard.spec.deployment import Deployment, Server
+from dockyard.spec.deployment import Deployment, Routing, Server
 from dockyard.yard.host import Host
 from dockyard.yard.lock import alone, holder
 from dockyard.yard.observe import Routed, world_of
@@ -22,6 +24,7 @@ from dockyard.yard.reconcile import Reconciler
 from dockyard.yard.records import (
     DeploymentRecord,
     DeploymentSnapshot,
+    NewRevision,
     Origin,
     ReplicaRecord,
     RevisionRecord,
@@ -30,6 +33,8 @@ from dockyard.yard.repeated import EVERY_S, KNOWN, Repeated
 from dockyard.yard.state import Phase, RevisionState, Traffic
 from dockyard.yard.store import Store
 from dockyard.yard.traffic import snapshot_of
+from tests.support.tiny_image import make_image
+from tests.yard.told import ToldEngine, ToldGateway, parts_of
 
 
 def endpoint(name: str, *, draining: bool = False) -> Endpoint:
@@ -81,6 +86,20 @@ def test_a_foreign_server_is_no_endpoint_until_it_has_an_address() -> None:
     found = snapshot_of([shop(Server(port=80), replica("a"))], traffic, lambda _: None, lambda *_: "shop")
     assert found.services[0].endpoints == {1: ()}
     assert not found.services[0].http2
+
+
+def test_a_host_name_that_two_have_is_one_s_alone_and_rather_of_the_one_with_traffic() -> None:
+    hosts = Routing(hosts=("models.example.org", "own.example.org"))
+    both = []
+    for name in ("bank", "shop"):
+        one = shop(None, replace(replica(f"{name}-1"), deployment=name))
+        settings = msgspec.structs.replace(one.revisions[1].settings, name=name, routing=hosts)
+        revision = replace(one.revisions[1], deployment=name, settings=settings)
+        both.append(replace(one, deployment=replace(one.deployment, name=name), revisions={1: revision}))
+    traffic = {"bank": Traffic({}, {}), "shop": Traffic({1: 100}, {1: ("shop-1",)})}
+    found = snapshot_of(both, traffic, lambda _: None, lambda *_: "model")
+    found.consistent()
+    assert {each.name: each.hosts for each in found.services} == {"bank": (), "shop": hosts.hosts}
 
 
 def test_a_deployment_whose_revisions_have_all_failed_is_still_known_to_the_gateway() -> None:
@@ -150,3 +169,19 @@ async def test_the_loop_ends_when_it_is_told_so_just_when_something_has_changed(
     running.cancel()
     await asyncio.wait({running}, timeout=2)
     assert running.cancelled()
+
+
+async def test_an_image_that_is_gone_does_not_keep_the_loop_from_anything_else(store: Store, tmp_path: Path) -> None:
+    parts = parts_of(store, tmp_path, ToldGateway(), ToldEngine())
+    image = make_image(parts.host.images, (), "there:1")
+    for name, digest in (("gone", digest_of(b"gone")), ("there", image.digest)):
+        asked = Deployment(name=name, image=f"{name}@{digest}")
+        store.add_revision(NewRevision(asked, digest, f"{name}:1", 1 << 20), Origin("ada"))
+        store.begin_rollout(name, 1, Origin("ada"))
+    await parts.reconciler._round()
+    assert {each.deployment for each in store.replicas()} == {"gone", "there"}
+    accepted = parts.reconciler.routed.accepted
+    assert accepted is not None
+    assert {each.name: each.model for each in accepted.services} == {"gone": "gone", "there": "tiny"}
+    assert not [each for each in store.events.newest() if each.kind == "yard.fault"]
+    await parts.reconciler.close()

@@ -11,7 +11,7 @@ import pytest
 
 from dockyard.yard import readings
 from dockyard.yard.exposition import read
-from dockyard.yard.scrape import Page, fetch, fetch_all, rotated
+from dockyard.yard.scrape import Fetched, Missing, Page, fetch, fetch_all, rotated
 from tests.berth.support import predictor, serving
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -67,7 +67,7 @@ async def test_a_real_berth_says_what_it_counted() -> None:
     with serving(**predictor("Typed", MODEL_NAME="typed")) as berth:
         assert berth.post("/predict", {}).status == 422
         text = await fetch(Page(Path(berth.socket_path)), deadline=10)
-        assert text is not None
+        assert isinstance(text, str)
         reading = readings.of_replica(read(text, wanted=readings.BERTH))
         assert reading is not None
         assert (reading.requests, reading.errors, reading.in_flight) == (1, 0, 0)
@@ -92,24 +92,33 @@ async def test_every_way_to_end_a_body_is_understood(short_path: Path, pieces: t
     [
         (),
         (b"nonsense\r\n\r\n",),
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\na 1\n",),
+        (b"HTTP/1.1 200 OK\r\n",),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\na 1\n",),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\na 1\n",),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na ",),
     ],
 )
-async def test_what_is_no_whole_page_is_none(short_path: Path, pieces: tuple[bytes, ...]) -> None:
+async def test_what_is_no_whole_page_is_no_answer(short_path: Path, pieces: tuple[bytes, ...]) -> None:
     async with server(short_path / "s", saying(*pieces)) as page:
-        assert await fetch(page) is None
+        assert await fetch(page) is Missing.NO_ANSWER
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "405 Method Not Allowed", "301 Moved Permanently"])
+async def test_a_server_that_has_no_such_page_says_so(short_path: Path, status: str) -> None:
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\na 1\n".encode()
+    async with server(short_path / "s", saying(answer)) as page:
+        assert await fetch(page) is Missing.NO_PAGE
+        assert await fetch_all({"x": page}, within=5) == Fetched({}, frozenset({"x"}))
 
 
 async def test_nobody_there_is_no_error(short_path: Path) -> None:
-    assert await fetch(Page(short_path / "none")) is None
-    assert await fetch(Page(port=1)) is None
+    assert await fetch(Page(short_path / "none")) is Missing.NO_ANSWER
+    assert await fetch(Page(port=1)) is Missing.NO_PAGE
 
 
 async def test_a_page_that_does_not_end_is_left_at_the_bound(short_path: Path) -> None:
     async with server(short_path / "s", flood) as page:
-        assert await fetch(page, deadline=20, most=1 << 20) is None
+        assert await fetch(page, deadline=20, most=1 << 20) is Missing.NO_ANSWER
 
 
 async def test_a_server_over_tcp_is_asked_too() -> None:
@@ -122,15 +131,15 @@ async def test_a_server_over_tcp_is_asked_too() -> None:
     listening = await asyncio.start_server(behave, "127.0.0.1", 0)
     async with listening:
         port = listening.sockets[0].getsockname()[1]
-        assert await fetch_all({"x": Page(port=port)}, within=5) == {"x": "a 1\n"}
+        assert await fetch_all({"x": Page(port=port)}, within=5) == Fetched({"x": "a 1\n"})
 
 
 async def test_those_who_hang_are_left_and_those_without_a_page_are_not_asked(short_path: Path) -> None:
     good = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n")
     async with server(short_path / "h", hang) as hanging, server(short_path / "g", good) as answering:
         pages = {f"hangs-{number}": hanging for number in range(3)} | {"good": answering, "none": Page()}
-        assert await fetch_all(pages, within=10, deadline=0.2, concurrency=2) == {"good": "a 1\n"}
-        assert await fetch_all(pages, within=0.2, deadline=10, concurrency=2) == {}
+        assert await fetch_all(pages, within=10, deadline=0.2, concurrency=2) == Fetched({"good": "a 1\n"})
+        assert await fetch_all(pages, within=0.2, deadline=10, concurrency=2) == Fetched({})
 
 
 def test_everybody_is_first_once() -> None:

@@ -47,7 +47,7 @@ class Yard:
             self.tick(requests, *subjects)
 
     def values(self, since: float, step: float = 0, metric: Metric = Metric.REQUESTS) -> list[float | None]:
-        return list(self.series.query(IRIS, metric, since, self.now, step).values)
+        return list(self.series.query(IRIS, [metric], since, self.now, step).values[metric])
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_a_partial_step_divides_by_what_was_seen(yard: Yard) -> None:
 
 def test_minutes_are_kept_for_a_day_and_ticks_for_an_hour(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     yard.minutes(90, 2.0)
-    answer = yard.series.query(IRIS, Metric.REQUESTS, START, yard.now, 2)
+    answer = yard.series.query(IRIS, [Metric.REQUESTS], START, yard.now, 2)
     assert answer.step == 60  # that long ago there is nothing finer
-    assert answer.values == pytest.approx([2.0] * 90)
+    assert answer.values[Metric.REQUESTS] == pytest.approx([2.0] * 90)
     with sqlite3.connect(yard.file._path) as connection:
         spans = dict(connection.execute("SELECT span, count(*) FROM chunk GROUP BY span").fetchall())
     connection.close()
@@ -115,8 +115,8 @@ def test_subjects_are_told_apart(yard: Yard) -> None:
         rows = {IRIS: row(1), revision: row(2), replica: row(3), OTHER: row(4)}
         yard.series.record(Tick(yard.now, yard.now, 2.0, rows))
     for subject, expected in ((IRIS, 1), (revision, 2), (replica, 3), (OTHER, 4), (Subject("nobody"), None)):
-        answer = yard.series.query(subject, Metric.REQUESTS, START, yard.now, 62)
-        assert answer.values == (expected if expected is None else pytest.approx(expected),)
+        answer = yard.series.query(subject, [Metric.REQUESTS], START, yard.now, 62)
+        assert answer.values[Metric.REQUESTS] == (expected if expected is None else pytest.approx(expected),)
 
 
 def test_the_latest_values_are_those_of_the_last_tick(yard: Yard) -> None:

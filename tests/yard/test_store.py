@@ -13,8 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from dockyard.errors import StoreError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Probes, Strategy
 from dockyard.yard.clock import steady_clock
+from dockyard.yard.database import Database
 from dockyard.yard.events import KEPT
 from dockyard.yard.records import Origin
+from dockyard.yard.schema import MIGRATIONS
 from dockyard.yard.state import Advance, Phase, Replica, Revision, RevisionState, Rollout, RolloutPhase
 from dockyard.yard.store import Store
 from tests.yard.conftest import ADA, Clock, revision
@@ -39,13 +41,16 @@ def test_everything_is_there_again_when_the_store_is_opened_again(path, store, c
     store.set_phase("iris-1-a", Phase.CRASHED, crashes=2)
     store.advance(Advance("iris", RolloutPhase.SWITCHING, "it is ready", holding=True))
     store.set_note("gateway.version", "17")
-    store.events.add("replica.crashed", "iris-1-a ended with 137", deployment="iris", replica="iris-1-a", detail="OOM")
+    about = {"deployment": "iris", "revision": 1, "replica": "iris-1-a"}
+    event = store.events.add("replica.crashed", "iris-1-a ended with 137", **about, reason="memory", detail="OOM")
     yard, snapshot, events = store.yard, store.snapshot(), store.events.newest()
     assert store.fresh
     store.close()
     again = Store.open(path, clock=clock)
     assert not again.fresh
     assert (again.yard, again.snapshot(), again.events.newest()) == (yard, snapshot, events)
+    assert events == (event,)
+    assert (event.revision, event.reason) == (1, "memory")
     assert again.note("gateway.version") == "17"
     (one,) = again.snapshot()
     assert (one.deployment.wanted, one.deployment.active) == (3, 1)
@@ -66,6 +71,19 @@ def test_everything_is_there_again_when_the_store_is_opened_again(path, store, c
     )
     assert one.rollout.origin == Origin("ci")
     again.close()
+
+
+def test_events_from_before_they_had_reasons_are_told_without_one(path, clock):
+    before = Database.open(path, migrations=MIGRATIONS[:2])
+    before.insert("notes", name="yard", value="c0ffee")
+    before.insert(
+        "events", time=1.0, deployment="iris", replica="a", kind="replica.crashed", text="it ended", detail="x"
+    )
+    before.close()
+    store = Store.open(path, clock=clock)
+    (event,) = store.events.newest()
+    store.close()
+    assert (event.text, event.detail, event.revision, event.reason) == ("it ended", "x", None, "")
 
 
 def test_records_become_what_the_planner_decides_on(store, clock):

@@ -13,7 +13,7 @@ import pytest
 
 from dockyard.yard import usage as module
 from dockyard.yard.points import Usage
-from dockyard.yard.usage import usage, usages
+from dockyard.yard.usage import NO_LIMIT, memory_limit, usage, usages
 
 BUSY = """
 import sys, time
@@ -112,6 +112,36 @@ def test_control_groups_of_version_1(groups: Path) -> None:
     (groups / "memory.usage_in_bytes").write_text("3000\n")
     (groups / "memory.stat").write_text("cache 1\ntotal_inactive_file 1000\n")
     assert usage(1) == Usage(2.5, 2000)
+
+
+def test_the_memory_limit_of_a_control_group_of_version_2(groups: Path) -> None:
+    (groups / "memory.max").write_text("268435456\n")
+    assert memory_limit(1) == 256 << 20
+    (groups / "memory.max").write_text("max\n")
+    assert memory_limit(1) == NO_LIMIT
+
+
+def test_the_memory_limit_of_a_control_group_of_version_1(groups: Path) -> None:
+    (groups / "memory.limit_in_bytes").write_text("268435456\n")
+    assert memory_limit(1) == 256 << 20
+    (groups / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
+    assert memory_limit(1) == NO_LIMIT
+
+
+def test_a_limit_that_the_engine_set_on_the_group_above_is_the_container_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "container"
+    inner.mkdir()
+    monkeypatch.setattr(module, "groups_of", lambda _: {"": inner})
+    (inner / "memory.max").write_text("max\n")
+    (tmp_path / "memory.max").write_text("4096\n")
+    assert memory_limit(1) == 4096
+
+
+@pytest.mark.usefixtures("own_tree")
+def test_without_a_group_of_its_own_nobody_knows_the_memory_limit() -> None:
+    assert memory_limit(1) is None
 
 
 def test_what_the_groups_do_not_tell_is_read_from_the_processes(groups: Path) -> None:

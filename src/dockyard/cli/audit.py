@@ -1,4 +1,4 @@
-"""`dockyard audit`: who did what; the log as a file, and the check that nobody altered it."""
+"""`dockyard audit`: who did what; the log as a file, the check that nobody altered it, and what checks it elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from dockyard.cli.saving import save
 from dockyard.cli.showing import cell, console, moment, state, table
 from dockyard.cli.yards import ask, json_option, print_json
 from dockyard.errors import AuditError
+from dockyard.oci.files import store_errors
+from dockyard.supply import audit_verifier
 from dockyard.supply.audit_verifier import LINE_LIMIT, DoesNotHoldError, check, keys_in, said
 
 
 @click.group()
 def command() -> None:
-    """Read, export and check the audit log."""
+    """Read, export and check the audit log; write the program that checks it elsewhere."""
 
 
 @command.command("list")
@@ -74,3 +76,16 @@ def verify(file: Path, key: Path, kept: tuple[Path, ...], as_json: bool) -> None
         ) from error
     told = {"origin": report.origin, "entries": report.entries, "root": report.root.hex(), "checkpoints": report.kept}
     click.echo(json.dumps(told, indent=2) if as_json else said(report))
+
+
+@command.command("verifier")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def verifier(file: Path) -> None:
+    """Write the stand-alone verifier to FILE (- is standard output): Python alone, for auditors without Dockyard."""
+    program = Path(audit_verifier.__file__).read_bytes()
+    if str(file) == "-":
+        click.echo(program, nl=False)
+        return
+    with store_errors(file):
+        file.write_bytes(program)
+    click.echo(f"{file}; it needs Python and `cryptography`: `python3 {file.name} --help` says how to use it", err=True)

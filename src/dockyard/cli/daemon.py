@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from dockyard.oci.files import store_errors
 READY_DEADLINE_S = 30.0
 _POLL_S = 0.05
 _ANSWER_S = 5.0
+_KEPT = ("DOCKER_HOST",)
+"""Variables that say where an engine is."""
 
 
 def detach(log: Path, serve: Callable[[], None], ready: Path) -> None:
@@ -121,13 +123,12 @@ class Manager:
             await asyncio.sleep(self._watch_s / 2)
 
 
-def unit(arguments: Sequence[str]) -> str:
-    """A systemd unit that runs this very command, with the same options and home."""
-    program = shutil.which(arguments[0]) or arguments[0]
-    words = [str(Path(program).absolute()), *(each for each in arguments[1:] if each not in {"--print-unit", "-d"})]
-    words = [each for each in words if each != "--detach"]
-    home = os.environ.get("DOCKYARD_HOME", "")
-    environment = f'Environment="DOCKYARD_HOME={home}"\n' if home else ""
+def unit(words: Sequence[str], home: Path, environment: Mapping[str, str]) -> str:
+    """A systemd unit that runs this command, on this home and with the same engines. Paths among `words` are whole."""
+    program = shutil.which(words[0]) or words[0]
+    command = [str(Path(program).absolute()), *words[1:]]
+    kept = {"DOCKYARD_HOME": str(home)} | {name: environment[name] for name in _KEPT if environment.get(name)}
+    variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in kept.items())
     return f"""[Unit]
 Description=Dockyard: deployments of models on this host
 After=network.target docker.service
@@ -139,8 +140,8 @@ StartLimitIntervalSec=0
 Type=notify
 WatchdogSec=60
 TimeoutStartSec=300
-ExecStart={" ".join(_quoted(word) for word in words)}
-{environment}# `dockyard down` ends it for good; whatever else ends it does not, however often.
+ExecStart={" ".join(_quoted(word).replace("$", "$$") for word in command)}
+{variables}# `dockyard down` ends it for good; whatever else ends it does not, however often.
 Restart=on-failure
 RestartSec=1
 # Replicas and the gateway live in processes of their own and go on when the yard is stopped or upgraded. Whichever of
@@ -156,4 +157,8 @@ WantedBy=multi-user.target
 
 
 def _quoted(word: str) -> str:
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' if any(c in word for c in ' "\\') else word
+    """A word as systemd reads it back, whatever it contains. Sources: systemd.service(5), systemd.unit(5)."""
+    plain = word.replace("%", "%%")
+    if not plain or any(c in plain for c in " \t;\"'\\"):
+        return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return plain

@@ -24,7 +24,7 @@ _LOOK_S = 0.2
 @json_option
 def command(name: str, why: str, yes: bool, detach: bool, timeout: float, as_json: bool) -> None:
     """Stop deployment NAME, once its requests are answered, and remove it. Its history stays."""
-    if not yes and not as_json:
+    if not yes:
         click.confirm(f"Stop {name} and remove it?", abort=True, err=True)
     proposal = ask(lambda yard: _delete(yard, name, why, None if detach else timeout))
     if as_json:

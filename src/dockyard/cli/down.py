@@ -17,6 +17,7 @@ from dockyard.errors import ContainerNotFoundError, EngineError, YardError
 from dockyard.gateway.envoy import EnvoyGateway
 from dockyard.spec.home import Home
 from dockyard.yard.adopt import replicas_on
+from dockyard.yard.belonging import Own
 from dockyard.yard.lock import holder
 from dockyard.yard.store import FILE_NAME, Store
 
@@ -53,7 +54,7 @@ async def _stop_rest(home: Home, grace: float) -> None:
         click.echo(f"there is no yard at {home.yard}", err=True)
         return
     store = Store.open(home.yard / FILE_NAME)
-    yard = store.yard
+    own = Own.of(store)
     store.close()
     gateway = await EnvoyGateway.start(gateway_settings(home, None))
     await gateway.stop()
@@ -62,7 +63,7 @@ async def _stop_rest(home: Home, grace: float) -> None:
     silent: list[EngineError] = []
     for engine in here.engines.values():
         try:
-            found = await replicas_on(engine, yard)
+            found = await replicas_on(engine, own)
             await asyncio.gather(*(_stop(engine, each, grace) for each in found.values()))
             click.echo(f"{engine.name}: {len(found)} replicas have stopped", err=True)
         except EngineError as error:

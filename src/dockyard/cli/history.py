@@ -15,7 +15,8 @@ from dockyard.spec.status import Revision
 @json_option
 def command(name: str, limit: int, as_json: bool) -> None:
     """Show the revisions of deployment NAME, the newest first."""
-    revisions = ask(lambda yard: yard.history(name))[:limit]
+    found = ask(lambda yard: yard.history(name))
+    revisions = found[:limit]
     if as_json:
         print_json(revisions)
         return
@@ -32,6 +33,8 @@ def command(name: str, limit: int, as_json: bool) -> None:
             cell(_outcome(each)),
         )
     console().print(rows)
+    if older := len(found) - len(revisions):
+        click.echo(f"{older} older not shown: `dockyard history {name} --limit {len(found)}`")
 
 
 def _outcome(revision: Revision) -> str:

@@ -11,8 +11,8 @@ import click
 
 from dockyard.cli import places, rebuilding
 from dockyard.supply.audit_verifier import keys_in, said
-from dockyard.yard.backup import Checked, check_backup, restore
 from dockyard.yard.lock import holder
+from dockyard.yard.restoring import Checked, check_backup, restore
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
@@ -23,9 +23,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--key", type=_FILE, help="The yard's audit.pub, kept elsewhere. By default the one in the backup.")
 @click.option("--checkpoint", "kept", type=_FILE, multiple=True, help="A checkpoint kept elsewhere; may be repeated.")
 @click.option("--from-engine", is_flag=True, help="No FILE: read the containers that run. History is lost.")
+@click.option("--without-docker", is_flag=True, help="From the engine, leaving out what Docker may have.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    file: Path | None, only_check: bool, key: Path | None, kept: tuple[Path, ...], from_engine: bool, as_json: bool
+    file: Path | None,
+    only_check: bool,
+    key: Path | None,
+    kept: tuple[Path, ...],
+    from_engine: bool,
+    without_docker: bool,
+    as_json: bool,
 ) -> None:
     """Restore the yard in FILE, written by `dockyard backup`, to this home, which must have none. Needs no network.
 
@@ -33,9 +40,11 @@ def command(
     """
     if (file is None) != from_engine:
         raise click.UsageError("Name a backup, or say --from-engine.")
+    if without_docker and not from_engine:
+        raise click.UsageError("--without-docker goes with --from-engine.")
     if file is None:
-        names = asyncio.run(rebuilding.from_engine(places.home()))
-        click.echo(f"known again: {', '.join(names) or 'nothing, for no container of a yard runs here'}")
+        names = asyncio.run(rebuilding.from_engine(places.home(), without_docker=without_docker))
+        click.echo(f"known again: {', '.join(names)}")
         return
     if not only_check and (pid := holder(places.home().yard)) is not None:
         raise rebuilding.runs_already(pid)

@@ -23,10 +23,11 @@ def command() -> None:
 @click.argument("name")
 @click.option("--scope", type=click.Choice([str(scope) for scope in Scope]), default="viewer", help="What it allows.")
 @click.option("--expires", default="90d", metavar="TIME", help="How long it holds: 12h, 90d, 1y, or never.")
+@why_option
 @json_option
-def create(name: str, scope: str, expires: str, as_json: bool) -> None:
+def create(name: str, scope: str, expires: str, why: str, as_json: bool) -> None:
     """Make a token called NAME. It is printed this once, on standard output."""
-    request = TokenRequest(name=name, scope=Scope(scope), expires_s=_seconds(expires))
+    request = TokenRequest(name=name, scope=Scope(scope), expires_s=_seconds(expires), why=why)
     made = ask(lambda yard: yard.create_token(request))
     if as_json:
         print_json(made)

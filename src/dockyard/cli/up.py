@@ -28,6 +28,7 @@ from dockyard.spec.home import Home
 from dockyard.spec.resources import format_bytes, parse_bytes
 from dockyard.yard.api_listen import Listener, UnixListener, tcp_listener
 from dockyard.yard.host import Host, usable_memory
+from dockyard.yard.judging import PolicyPlace
 from dockyard.yard.priority import give_way
 from dockyard.yard.pruning import Retention
 from dockyard.yard.run import Yard, opened
@@ -50,6 +51,27 @@ class Options:
     unsafe_plain_http: bool
     keep_revisions: int
 
+    def words(self) -> list[str]:
+        """The same options as whole words, in any folder."""
+        said = {
+            "--engine": self.engine,
+            "--host": self.host,
+            "--port": str(self.port),
+            "--memory": self.memory,
+            "--policy": _whole(self.policy),
+            "--listen": self.listen,
+            "--tls-cert": _whole(self.tls_cert),
+            "--tls-key": _whole(self.tls_key),
+            "--keep-revisions": str(self.keep_revisions),
+        }
+        words = [word for name, value in said.items() if value for word in (name, value)]
+        words += [word for label in self.labels for word in ("--label", label)]
+        return words + (["--unsafe-plain-http"] if self.unsafe_plain_http else [])
+
+
+def _whole(path: Path | None) -> str:
+    return str(path.absolute()) if path else ""
+
 
 @click.command()
 @click.option("--engine", type=click.Choice(("auto", *ENGINES)), default="auto", envvar="DOCKYARD_ENGINE",
@@ -58,7 +80,11 @@ class Options:
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="The gateway's port.")
 @click.option("--memory", default="", help="What all replicas may use together, such as 12GiB.  [default: 90 %]")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="What `placement` may ask for.")
-@click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="Another policy.toml.")
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Another policy.toml than the one in the folder `yard` of Dockyard's home.",
+)
 @click.option("--listen", default="", metavar="HOST:PORT", help="Offer the API over TLS, too.")
 @click.option("--tls-cert", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Its certificate.")
 @click.option("--tls-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The certificate's key.")
@@ -86,13 +112,13 @@ def command(
 
     Its replicas and its gateway go on when it ends; the next `dockyard up` adopts them. `dockyard down` stops them.
     """
-    if print_unit:
-        click.echo(daemon.unit(sys.argv), nl=False)
-        return
     options = Options(
         engine, host, port, memory, labels, policy, listen, tls_cert, tls_key, unsafe_plain_http, keep_revisions
     )
     home = places.home()
+    if print_unit:
+        click.echo(daemon.unit([sys.argv[0], "up", *options.words()], home.root, os.environ), nl=False)
+        return
     if detach:
         daemon.detach(home.yard / "yard.log", lambda: _serve(home, options, quiet=True), home.yard_socket)
         return
@@ -113,6 +139,7 @@ async def _run(home: Home, options: Options, *, quiet: bool) -> None:
         loop.add_signal_handler(number, asked.set)
     async with _yard(home, options, manager) as (yard, silent):
         _tell(yard, silent, time.monotonic() - begun)
+        _tell_policy(_policy_place(home, options))
         manager.tell("READY=1")
         alive = asyncio.ensure_future(manager.keep_telling())
         warning = asyncio.gather(*(_warn(engine) for engine in yard.parts.host.engines.values()))
@@ -131,6 +158,14 @@ async def _run(home: Home, options: Options, *, quiet: bool) -> None:
         click.echo(
             f"the yard has stopped; its gateway and {count} replicas go on (`dockyard down` stops them too)", err=True
         )
+
+
+def _tell_policy(policy: PolicyPlace) -> None:
+    """By what the yard judges what is deployed."""
+    if policy.file.exists():
+        click.echo(f"  policy    {policy.file}", err=True)
+    elif policy.required:
+        click.echo(f"  note      {policy.file} is not there; nothing can be deployed until it is", err=True)
 
 
 async def _warn(engine: Engine) -> None:
@@ -162,7 +197,7 @@ async def _yard(home: Home, options: Options, manager: daemon.Manager) -> AsyncI
                 home,
                 gateway=lambda: EnvoyGateway.start(settings),
                 listeners=_listeners(home, options),
-                policy=options.policy or home.root / "policy.toml",
+                policy=_policy_place(home, options),
                 trusted=lambda: trusted_keys(()),
                 retention=Retention(revisions=options.keep_revisions),
                 host_stops=manager.host_stops,
@@ -175,6 +210,10 @@ def gateway_settings(home: Home, options: Options | None) -> GatewaySettings:
     """Where the gateway is, and where it listens, if that is known."""
     folder = home.yard / "gateway"
     return GatewaySettings(folder) if options is None else GatewaySettings(folder, options.host, options.port)
+
+
+def _policy_place(home: Home, options: Options) -> PolicyPlace:
+    return PolicyPlace(options.policy.absolute(), required=True) if options.policy else PolicyPlace(home.policy)
 
 
 @dataclass(frozen=True)

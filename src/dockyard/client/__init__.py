@@ -19,6 +19,7 @@ import msgspec
 from dockyard.client.address import YardAddress
 from dockyard.client.connection import Connection, Patience
 from dockyard.spec.deployment import Deployment
+from dockyard.spec.load_history import LoadHistory
 from dockyard.spec.requests import (
     ActionRequest,
     BlobOffer,
@@ -89,6 +90,10 @@ class Client:
     async def top(self) -> Top:
         """The load of everything."""
         return await self._get("/v1/top", Top)
+
+    async def load_history(self, name: str, *, since_s: int = 3_600, step_s: int = 0) -> LoadHistory:
+        """One deployment's load over the last seconds, at most a day, in steps (0: the yard chooses their length)."""
+        return await self._get(_path(name, "load"), LoadHistory, since_s=since_s, step_s=step_s)
 
     async def metrics(self) -> bytes:
         """Prometheus' text format."""
@@ -192,7 +197,7 @@ class Client:
 
     def backup(self, *, images: bool = True, why: str = "") -> AsyncGenerator[bytes, None]:
         """Everything that a restore needs, as the bytes of one file."""
-        return self._connection.file("POST", "/v1/backup", {"images": images, "why": why})
+        return self._connection.file("POST", "/v1/backup", {"images": images, "why": why}, prepared=True)
 
     async def _get(self, path: str, kind: type[_Answer], **query: Any) -> _Answer:
         return await self._connection.ask("GET", path, kind, self._patience.read, query=query)

@@ -5,6 +5,7 @@ Called by the client's verbs alone; aiohttp is not known anywhere else outside t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,13 +36,15 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds to wait: for a connection, for the answer to a question, to a change, and for the next line of a follow
-    (several of the yard's heartbeats)."""
+    """Seconds to wait: for a connection, for the answer to a question, to a change, for the next line of a follow
+    (several of the yard's heartbeats), and for the first byte of a file that is prepared, such as a backup of many
+    gigabytes."""
 
     connect: float = 5.0
     read: float = 35.0
     change: float = 130.0
     silence: float = 20.0
+    preparing: float = 4 * 3600.0
 
 
 class Connection:
@@ -119,10 +122,20 @@ class Connection:
             if len(rest) > _LINE_LIMIT:
                 raise YardError("the yard sent a line that is longer than any it should send")
 
-    async def file(self, method: str, path: str, query: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-        """An answer that is a file, as it comes; YardGoneError when it is not whole."""
-        async with self._call(method, path, None, query=query) as answer:
-            async for part in answer.content.iter_chunked(_CHUNK):
+    async def file(
+        self, method: str, path: str, query: Mapping[str, Any], *, prepared: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """An answer that is a file, as it comes; YardGoneError when it is not whole, or falls silent.
+
+        `prepared`: the yard answers only once it has made it, which may take long.
+        """
+        silence = self._patience.preparing if prepared else self._patience.silence
+        async with self._call(method, path, None, query=query, silence=silence) as answer:
+            while True:
+                async with _heard(self._patience.silence):
+                    part = await answer.content.read(_CHUNK)
+                if not part:
+                    return
                 yield part
 
     async def send(
@@ -141,11 +154,15 @@ class Connection:
         *,
         query: Mapping[str, Any] | None = None,
         body: bytes | AsyncIterable[bytes] | None = None,
+        silence: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request; whatever goes wrong is an error of the tree, that of the yard as it was raised there."""
+        """One request; whatever goes wrong is an error of the tree, that of the yard as it was raised there.
+
+        Without `seconds` for all of it, nothing may come for `silence` seconds, or as long as `patience` says.
+        """
         assert self._session is not None, "use it as an async context manager"
         sending = body is not None and not isinstance(body, bytes)
-        silence = self._patience.change if sending else self._patience.silence
+        silence = silence or (self._patience.change if sending else self._patience.silence)
         patience = aiohttp.ClientTimeout(
             total=seconds, sock_connect=self._patience.connect, sock_read=None if seconds else silence
         )
@@ -166,14 +183,14 @@ class Connection:
                 remedy="For a private CA, name its certificate: DOCKYARD_CA=FILE.",
             ) from error
         except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError, OSError) as error:
-            raise self._unreached(error) from error
+            raise self._unreached(error, silence) from error
         except aiohttp.ClientError as error:
             raise _gone(f"the yard broke off: {error or type(error).__name__}") from error
 
     def _tcp(self) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(ssl=self.address.tls() if self.address.base.startswith("https") else True)
 
-    def _unreached(self, error: Exception) -> YardError:
+    def _unreached(self, error: Exception, silence: float) -> YardError:
         if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
             return YardNotFoundError(
                 f"no yard answers at {self.address.url}",
@@ -181,7 +198,7 @@ class Connection:
                 detail=_reason(error),
             )
         if isinstance(error, aiohttp.ServerTimeoutError):
-            return _gone(f"nothing came from the yard for {self._patience.silence:g} s")
+            return _silent(silence)
         if isinstance(error, TimeoutError):
             return YardBusyError("the yard did not answer in time", remedy="`dockyard status` shows what it is doing.")
         return _gone(f"the connection to the yard broke: {error}")
@@ -194,6 +211,20 @@ class _Line(msgspec.Struct, frozen=True):
     beat: float | None = None
     error: Failure | None = None
     end: dict[str, Any] | None = None
+
+
+@asynccontextmanager
+async def _heard(seconds: float) -> AsyncIterator[None]:
+    """YardGoneError when the body takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise _silent(seconds) from error
+
+
+def _silent(seconds: float) -> YardGoneError:
+    return _gone(f"nothing came from the yard for {seconds:g} s")
 
 
 def _gone(what: str) -> YardGoneError:

@@ -281,6 +281,9 @@ class Engine(Protocol):
     async def load(self, image: Image, layout: Layout, name: str) -> Loaded:
         """Make the image known to the engine under this name, moving only the layers that it lacks."""
 
+    async def check(self, spec: ContainerSpec) -> None:
+        """EngineError for what this engine cannot give a container, before anything is made for it."""
+
     async def start(self, spec: ContainerSpec) -> Container:
         """Start a container; ImageNotFoundError when not loaded, StartError when its program cannot be run."""
 

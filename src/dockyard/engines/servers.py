@@ -1,8 +1,9 @@
-"""Servers in images that Dockyard did not build: on which port they listen, and what they answer when they are well.
+"""Servers in images that Dockyard did not build: where they listen, what they answer when they are well, their metrics.
 
-The yard calls `foreign_server` to turn what a deployment says into a port for `ContainerSpec` and paths for probes. A
-deployment's own words win over a preset's. Sources: Triton's "Extensions", TensorFlow Serving's "RESTful API",
-TorchServe's "Inference API".
+The yard calls `foreign_server` to turn what a deployment says into a port for `ContainerSpec` and paths for probes, and
+`metrics_page` to find what such a server counts. A deployment's own words win over a preset's. Sources: Triton's
+"Extensions" and "Metrics", TensorFlow Serving's "RESTful API" and "Configuration", TorchServe's "Inference API" and
+"Metrics API".
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ class ForeignServer:
     command: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class MetricsPage:
+    """Where a server says what it counts, as Prometheus reads it. `port`: 0 is the one on which it serves."""
+
+    port: int = 0
+    path: str = "/metrics"
+
+
 _USUAL = Probes()
 _TRITON = ("tritonserver", "--model-repository=/models")
 # {MODEL_NAME} is the variable of the container; TensorFlow Serving's image says `model`.
@@ -32,6 +41,17 @@ PRESETS: Mapping[str, ForeignServer] = {
     "tfserving": ForeignServer(8501, "/v1/models/{MODEL_NAME}", "/v1/models/{MODEL_NAME}"),
     "torchserve": ForeignServer(8080, "/ping", "/ping"),
 }
+
+METRICS: Mapping[str, MetricsPage] = {
+    "triton": MetricsPage(8002),
+    "tfserving": MetricsPage(path="/monitoring/prometheus/metrics"),
+    "torchserve": MetricsPage(8082),
+}
+
+
+def metrics_page(server: Server) -> MetricsPage:
+    """Where the server that a deployment means would have its page of metrics; it need not have one."""
+    return METRICS.get(server.preset, MetricsPage())
 
 
 def foreign_server(server: Server, probes: Probes, variables: Mapping[str, str]) -> ForeignServer | None:

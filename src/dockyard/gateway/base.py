@@ -1,6 +1,6 @@
 """The gateway's interface and its nouns: what the yard asks for, whatever proxy stands behind it.
 
-`envoy.Gateway` implements it. The yard knows this file and `snapshot`, nothing else of the package.
+`envoy.Gateway` implements it. The yard knows this file, `snapshot` and `addresses`, nothing else of the package.
 """
 
 from __future__ import annotations

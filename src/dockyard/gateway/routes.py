@@ -18,12 +18,12 @@ from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import Pre
 from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 
+from dockyard.gateway.addresses import PREVIEW_HEADER, host_of, preview_host_of
 from dockyard.gateway.clusters import cluster_name, pool_name
 from dockyard.gateway.messages import NAMESPACE, extension, header, metadata, seconds
 from dockyard.gateway.snapshot import Service, Snapshot
 
 ROUTES = "dockyard"
-PREVIEW_HEADER = "x-dockyard-preview"
 REVISION_HEADER = "x-dockyard-revision"
 DEPLOYMENT_HEADER = "x-dockyard-deployment"
 MODEL_METADATA = "model-name"
@@ -107,9 +107,9 @@ def _hosts(service: Service, domain: str) -> Iterator[VirtualHost]:
         preview = list(_everything(service, _preview(service)))
     by_header = [_with_headers(route, [_PREVIEW_ASKED]) for route in preview]
     live = [*by_header, *_everything(service, _live(service))]
-    own = [f"{service.name}.{domain}", *service.hosts]
+    own = [host_of(service.name, domain), *service.hosts]
     yield VirtualHost(name=service.name, domains=own, routes=live, retry_policy=_retries())
-    host = f"preview.{service.name}.{domain}"
+    host = preview_host_of(service.name, domain)
     yield VirtualHost(name=host, domains=[host], routes=preview, retry_policy=_retries())
 
 

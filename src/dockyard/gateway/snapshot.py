@@ -11,17 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import msgspec
 
 from dockyard.errors import GatewayError
-from dockyard.spec.deployment import Name
+from dockyard.spec.deployment import LOCAL_DOMAIN, HostName, Name
 
 PATH_LIMIT = 107
-DOMAIN = "localhost"
-_LABELS = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
-_HOST = re.compile(rf"(?:\*[.-])?{_LABELS}", re.ASCII)
-_PLAIN_HOST = re.compile(_LABELS, re.ASCII)
 _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _MOST_WEIGHT = 2**31
 
@@ -101,7 +98,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the gateway routes. `domain`: a deployment is reached under NAME.<domain> as well."""
 
     services: tuple[Service, ...] = ()
-    domain: str = DOMAIN
+    domain: str = LOCAL_DOMAIN
 
     @property
     def version(self) -> str:
@@ -173,7 +170,7 @@ def _ordered(service: Service) -> Service:
 
 
 def _problems(snapshot: Snapshot) -> Iterator[str]:
-    if not _PLAIN_HOST.fullmatch(snapshot.domain):
+    if snapshot.domain.startswith("*") or not _is(HostName, snapshot.domain):
         yield f"{snapshot.domain!r} is no domain"
     for service in snapshot.services:
         for problem in (*_wrong_itself(service), *_wrong_traffic(service), *_wrong_endpoints(service)):
@@ -204,15 +201,21 @@ def _endpoints(snapshot: Snapshot) -> Iterator[Endpoint]:
 
 
 def _wrong_itself(service: Service) -> Iterator[str]:
-    try:
-        msgspec.convert(service.name, Name)
-    except msgspec.ValidationError:
+    if not _is(Name, service.name):
         yield "its name is no DNS label of at most 40 characters"
     if not 0 < service.timeout_s <= 86_400:
         yield f"a timeout of {service.timeout_s} s is not between 0 and a day"
     for host in service.hosts:
-        if len(host) > 253 or not _HOST.fullmatch(host):
+        if not _is(HostName, host):
             yield f"host {host!r} is no host name; only `*.` or `*-` in front may stand for more"
+
+
+def _is(kind: Any, text: str) -> bool:
+    try:
+        msgspec.convert(text, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _wrong_traffic(service: Service) -> Iterator[str]:

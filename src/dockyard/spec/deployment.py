@@ -14,8 +14,14 @@ from msgspec import Meta, field
 
 from dockyard.spec.project import Table
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")]
 """Of a deployment: a DNS label of at most 40 characters, for it becomes part of host, container and cluster names."""
+
+_LABELS = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
+HostName = Annotated[str, Meta(pattern=rf"^(?:\*[.-])?{_LABELS}\Z", max_length=253)]
+"""Of HTTP requests: DNS labels in small letters; `*.` or `*-` in front stands for whatever is there."""
+LOCAL_DOMAIN = "localhost"
+"""The gateway serves every deployment under NAME of this domain."""
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -57,10 +63,10 @@ class Strategy(Table, frozen=True, kw_only=True):
 class Limits(Table, frozen=True, kw_only=True):
     """What one replica may use; an empty `memory`, and zeros, mean what the image's labels say."""
 
-    memory: Annotated[str, Meta(pattern=r"^(\d+(\.\d+)?\s*([KMG]i?B?|B)?)?$")] = ""
+    memory: Annotated[str, Meta(pattern=r"^(\d+(\.\d+)?\s*([KMG]i?B?|B)?)?\Z")] = ""
     cpus: Annotated[float, Meta(ge=0, le=1024)] = 0.0
     pids: Annotated[int, Meta(ge=0, le=100_000)] = 0
-    gpus: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=80)], ...] = ()
+    gpus: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+\Z", max_length=80)], ...] = ()
     """Numbers or UUIDs of GPUs, or `all`."""
 
 
@@ -97,14 +103,15 @@ class Server(Table, frozen=True, kw_only=True):
 class Network(Table, frozen=True, kw_only=True):
     """What a replica can reach: nothing, unless an egress network is named."""
 
-    egress: Annotated[str, Meta(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9_.-]*)?$", max_length=100)] = ""
+    egress: Annotated[str, Meta(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9_.-]*)?\Z", max_length=100)] = ""
     """The name of a Docker network that the operator made."""
 
 
 class Routing(Table, frozen=True, kw_only=True):
     """Where the gateway serves it; by default under the deployment's name in every protocol's paths, and by host."""
 
-    hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9*]([a-z0-9.*-]*[a-z0-9])?$", max_length=253)], ...] = ()
+    hosts: tuple[HostName, ...] = ()
+    """No other deployment may have them, and none ends in `.localhost`: those are the gateway's own."""
     timeout_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 300.0
     """Of one request, from its last byte in to its last byte out."""
 
@@ -118,8 +125,8 @@ class Deployment(Table, frozen=True, kw_only=True):
     engine: Literal["", "docker", "runc"] = ""
     """Empty: the yard's own choice."""
     resources: Limits = field(default_factory=Limits)
-    environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")], str] = field(default_factory=dict)
-    secrets: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)], str] = field(
+    environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*\Z")], str] = field(default_factory=dict)
+    secrets: dict[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=100)], str] = field(
         default_factory=dict
     )
     """Name -> absolute path of a file on the yard's host; it appears as /run/secrets/NAME, in memory only."""

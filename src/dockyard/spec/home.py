@@ -60,6 +60,11 @@ class Home:
         return self.root / "yard"
 
     @property
+    def policy(self) -> Path:
+        """What may be deployed on the yard."""
+        return self.yard / "policy.toml"
+
+    @property
     def yard_socket(self) -> Path:
         """Where the yard's API answers on this machine."""
         return self.yard / "api.sock"

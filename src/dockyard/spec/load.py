@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from dockyard.errors import DeploymentError, DockyardError, PolicyFileError, ProjectError
-from dockyard.spec.deployment import Deployment, StrategyKind
+from dockyard.spec.deployment import LOCAL_DOMAIN, Deployment, StrategyKind
 from dockyard.spec.policy import Policy
 from dockyard.spec.project import CLASS_REFERENCE, AnyModel, Project
 
@@ -69,7 +69,7 @@ def load_policy(file: Path, *, required: bool = False) -> Policy:
     """The policy in a TOML file; the default where there is none and none is `required`. Else PolicyFileError."""
     if not required and not file.exists() and not file.is_symlink():
         return Policy()
-    data = _read(file, PolicyFileError, "Put it back; it was there when the yard last deployed something.")
+    data = _read(file, PolicyFileError, "Put it there: the yard was told of it, or has deployed by it before.")
     try:
         policy = msgspec.convert(data, Policy)
     except msgspec.ValidationError as error:
@@ -122,7 +122,20 @@ def check_deployment(deployment: Deployment, source: str) -> None:
                 f"{source}: secrets.{name} is {path!r}, which is no absolute path",
                 remedy="Name the secret's file on the yard's host by its whole path.",
             )
+    _check_hosts(deployment, source)
     _check_targets(deployment, source)
+
+
+def _check_hosts(deployment: Deployment, source: str) -> None:
+    hosts = deployment.routing.hosts
+    for index, host in enumerate(hosts):
+        if host in hosts[:index]:
+            raise DeploymentError(f"{source}: routing.hosts[{index}] {host!r} is there twice", remedy="Name it once.")
+        if host.split(".")[-1] == LOCAL_DOMAIN:
+            raise DeploymentError(
+                f"{source}: routing.hosts[{index}] is {host!r}, and {LOCAL_DOMAIN} is the gateway's own",
+                remedy=f"Leave it out: {deployment.name}.{LOCAL_DOMAIN} is served anyway.",
+            )
 
 
 def _check_targets(deployment: Deployment, source: str) -> None:

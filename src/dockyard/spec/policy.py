@@ -53,7 +53,7 @@ class Images(Table, frozen=True, kw_only=True):
 
     registries: tuple[Glob, ...] = ()
     """Globs of `registry/repository`, such as `registry.example.org/models/*`; without any, all and local ones too."""
-    bases: tuple[Annotated[str, Meta(pattern=r"^(debian|sha256:[0-9a-f]{64})$")], ...] = ()
+    bases: tuple[Annotated[str, Meta(pattern=r"^(debian|sha256:[0-9a-f]{64})\Z")], ...] = ()
     """`debian`, or digests of base images, as a signed provenance tells them; without any, all."""
 
 
@@ -73,7 +73,7 @@ class PolicyException(Table, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(min_length=10, max_length=500)]
     until: datetime.date
     deployment: str = ""
-    image: Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    image: Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?\Z")] = ""
 
 
 class Policy(Table, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 Codec = Literal["gzip", "zstd"]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=100)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*\Z", max_length=100)]
 
 CLASS_REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
@@ -25,7 +25,7 @@ class AnyModel(Table, frozen=True, kw_only=True):
     """What is served: a predictor class of the project, or a model file in a known format."""
 
     name: Name
-    version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)] = "1"
+    version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)] = "1"
     """The image's tag, so it has only what tags may have."""
     description: str = ""
     predictor: str = ""
@@ -93,7 +93,7 @@ class Build(Table, frozen=True, kw_only=True):
 
     requirements: tuple[str, ...] | str = ()
     """Python requirements as a list, or the name of a requirements.txt or pyproject.toml."""
-    packages: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...] = ()
+    packages: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9+.-]+\Z")], ...] = ()
     """Debian packages."""
     base: str = "debian"
     """`debian`, `oci:FOLDER[:NAME]`, `archive:FILE`, or an image in a registry (`localhost:5000/base@sha256:...`)."""
@@ -153,7 +153,7 @@ def _text(value: object) -> str:
 class Run(Table, frozen=True, kw_only=True):
     """The limits of a container of this model; `dockyard run` reads them from the image's labels."""
 
-    memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)?\s*([KMG]i?B?|B)?$")] = "2GiB"
+    memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)?\s*([KMG]i?B?|B)?\Z")] = "2GiB"
     cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
     pids: Annotated[int, Meta(ge=16, le=100_000)] = 256
 
@@ -166,7 +166,7 @@ class Project(Table, frozen=True, kw_only=True):
     build: Build = field(default_factory=Build)
     serve: Serve = field(default_factory=Serve)
     run: Run = field(default_factory=Run)
-    environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")], str] = field(default_factory=dict)
+    environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*\Z")], str] = field(default_factory=dict)
     """Variables of the predictor's own; BERTH_* ones belong in [serve]."""
 
     @property

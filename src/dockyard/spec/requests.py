@@ -57,7 +57,7 @@ class ActionRequest(Table, frozen=True, kw_only=True):
 class BlobOffer(Table, frozen=True, kw_only=True):
     """A blob of an image: its digest, and its size in bytes."""
 
-    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
     size: Annotated[int, Meta(ge=0, le=256 << 30)]
 
 
@@ -78,7 +78,8 @@ class ImageOffer(Table, frozen=True, kw_only=True):
 class TokenRequest(Table, frozen=True, kw_only=True):
     """Make a token."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$", max_length=100)]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z", max_length=100)]
     scope: Scope
     expires_s: Annotated[float, Meta(gt=0, le=10 * 366 * 86_400)] | None = 90 * 86_400.0
     """Seconds from now; None for one that never expires."""
+    why: Why = ""

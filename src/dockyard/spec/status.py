@@ -45,7 +45,7 @@ class Problem(Noun, frozen=True, kw_only=True):
     at: float
     what: str
     reason: str = ""
-    """In a word for programs: exit, memory, liveness, goldens, image, deadline, gateway, engine."""
+    """In a word for programs: see `Event.reason`."""
     revision: int | None = None
     replica: str = ""
     log: tuple[str, ...] = ()
@@ -64,7 +64,6 @@ class Replica(Noun, frozen=True, kw_only=True):
     in_flight: int = 0
     container: str = ""
     engine: str = ""
-    problem: Problem | None = None
 
 
 class Share(Noun, frozen=True, kw_only=True):
@@ -98,6 +97,7 @@ class Receipt(Noun, frozen=True, kw_only=True):
     """While both served as one; which of them answered each is in the access log. Their latencies count as after."""
     in_flight_at_switch: int = 0
     dropped: int = 0
+    """Answered with 5xx while it went on, errors of the model's own among them."""
     hold_s: float = 0.0
     """How long requests waited because old and new did not fit together."""
     p50_before_ms: float | None = None
@@ -125,7 +125,7 @@ class Revision(Noun, frozen=True, kw_only=True):
     """In a sentence: why it failed, that it was replaced and by which."""
     receipt: Receipt | None = None
     asked: Deployment | None = None
-    """What was asked for with it; only where one deployment is told in detail."""
+    """What was asked for with it; only in the status of one deployment."""
 
 
 class Rollout(Noun, frozen=True, kw_only=True):
@@ -224,7 +224,12 @@ class Event(Noun, frozen=True, kw_only=True):
     level: str = "info"
     """info, warning or error."""
     revision: int | None = None
+    """That it is about, if it is about one."""
     replica: str = ""
+    reason: str = ""
+    """Why a replica is replaced, in a word for programs: exit (it ended), memory (the kernel killed it for want of
+    memory), liveness (it hung), gone (somebody removed it), start (it did not become ready), image, engine (these did
+    not let it start). Empty for other events."""
     detail: str = ""
     """More lines, such as the last ones of a log."""
 

@@ -51,7 +51,10 @@ class Actor:
             self._failures.clear()
         self._failures[step] = error.what
         what = f"{type(step).__name__.lower()} {getattr(step, 'replica', step.deployment)}: {error.what}"
-        self._store.events.add("yard.step-failed", what, deployment=step.deployment, detail=str(error))
+        revision = getattr(step, "revision", None)
+        self._store.events.add(
+            "yard.step-failed", what, deployment=step.deployment, revision=revision, detail=str(error)
+        )
 
     @singledispatchmethod
     async def _do(self, step: Step) -> bool:
@@ -97,7 +100,7 @@ class Actor:
     async def _(self, step: Advance) -> bool:
         rollout = self._store.advance(step)
         text = f"rollout to revision {rollout.target}: {step.phase}{f', {step.why}' if step.why else ''}"
-        self._store.events.add(f"rollout.{step.phase}", text, deployment=step.deployment)
+        self._store.events.add(f"rollout.{step.phase}", text, deployment=step.deployment, revision=rollout.target)
         return True
 
     @_do.register

@@ -1,7 +1,7 @@
-"""What must hold before a deployment changes anything: its image, this host, its files, its memory, the policy.
+"""What must hold before a deployment changes anything: image, host, engine, files, memory, host names, the policy.
 
-`changing` asks it for every new revision. All that can be known beforehand is told here, with what to do about it, so
-that a rollout fails only for what nobody could know.
+`changing` asks it for every new revision, and for every old one that is to serve again. All that can be known
+beforehand is told here, with what to do about it, so that a rollout fails only for what nobody could know.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from dockyard.oci.digest import Digest
 from dockyard.oci.image import Image, Platform
 from dockyard.spec.deployment import Deployment
 from dockyard.spec.resources import format_bytes
+from dockyard.supply.policy import Excepted
 from dockyard.yard.containers import container_of, is_ours, limits_of
 from dockyard.yard.host import Host
+from dockyard.yard.store import Store
 
-Judge = Callable[[Image, Deployment], tuple[str, ...]]
-"""Asks the policy: raises PolicyError, naming the rule, or returns notes for people."""
+Judge = Callable[[Image, Deployment], tuple[Excepted, ...]]
+"""Asks the policy: raises PolicyError, naming the rule, or returns the exceptions that it took to allow it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Admitted:
     image_name: str
     memory: int
     notes: tuple[str, ...]
+    excepted: tuple[Excepted, ...]
 
     @property
     def digest(self) -> Digest:
@@ -45,11 +48,12 @@ class Admitted:
 class Admission:
     """Judges deployments for one host."""
 
-    def __init__(self, host: Host, judge: Judge) -> None:
+    def __init__(self, host: Host, store: Store, judge: Judge) -> None:
         self._host = host
+        self._store = store
         self._judge = judge
 
-    def admit(self, asked: Deployment) -> Admitted:
+    async def admit(self, asked: Deployment) -> Admitted:
         """The deployment, pinned; DeploymentError, ImageError, EngineError or PolicyError for what cannot be."""
         name, _, digest = asked.image.partition("@")
         image = self._host.images.resolve(digest or name, Platform.host())
@@ -57,10 +61,32 @@ class Admission:
         _check_server(pinned, image, name)
         self._check_place(pinned)
         _check_files(pinned)
-        _check_container(pinned, image, name)
+        await self._check_container(pinned, image, name)
         memory = limits_of(pinned, image).memory
-        notes = (*self._memory_notes(pinned, memory), *self._judge(image, pinned))
-        return Admitted(pinned, image, name, memory, notes)
+        excepted = self.allow(image, pinned)
+        notes = (*self._memory_notes(pinned, memory), *(_waived(one) for one in excepted))
+        return Admitted(pinned, image, name, memory, notes, excepted)
+
+    def allow(self, image: Image, asked: Deployment) -> tuple[Excepted, ...]:
+        """What may be otherwise now for a revision that was admitted once: who has its host names, and the policy.
+
+        DeploymentError, PolicyError.
+        """
+        self._check_hosts(asked)
+        return self._judge(image, asked)
+
+    def _check_hosts(self, asked: Deployment) -> None:
+        """One host name is one deployment's, for as long as any of its requests may still be answered."""
+        for each in self._store.snapshot():
+            serving = {each.deployment.active, *((each.rollout.source, each.rollout.target) if each.rollout else ())}
+            for number in serving & each.revisions.keys() if each.deployment.name != asked.name else ():
+                for host in each.revisions[number].settings.routing.hosts:
+                    if host in asked.routing.hosts:
+                        other = each.deployment.name
+                        raise DeploymentError(
+                            f"routing.hosts: {host!r} is served by deployment {other} (revision {number})",
+                            remedy=f"Choose another host, or take it from {other} first.",
+                        )
 
     def _check_place(self, asked: Deployment) -> None:
         self._host.engine(asked.engine)
@@ -71,6 +97,14 @@ class Admission:
                     f"placement.{key} asks for {value!r}, and this host says {found!r}",
                     remedy="Deploy it on a host that has the label, or start this yard with `--label`.",
                 )
+
+    async def _check_container(self, asked: Deployment, image: Image, name: str) -> None:
+        """Make the container's description as `fleet` will, for its rules and its engine's."""
+        try:
+            spec = container_of(asked, image, name, asked.name, {})
+            await self._host.engine(asked.engine).check(spec)
+        except DockyardError as error:
+            raise DeploymentError(f"{asked.name}: {error.what}", remedy=error.remedy, detail=error.detail) from error
 
     def _memory_notes(self, asked: Deployment, memory: int) -> tuple[str, ...]:
         """DeploymentError when the replicas never fit; a note when they fit, but not the old beside the new."""
@@ -127,9 +161,5 @@ def _check_files(asked: Deployment) -> None:
             )
 
 
-def _check_container(asked: Deployment, image: Image, name: str) -> None:
-    """Make the container's description as `fleet` will, for its rules."""
-    try:
-        container_of(asked, image, name, asked.name, {})
-    except DockyardError as error:
-        raise DeploymentError(f"{asked.name}: {error.what}", remedy=error.remedy, detail=error.detail) from error
+def _waived(one: Excepted) -> str:
+    return f"rule `{one.refused.rule}` is waived until {one.exception.until}: {one.exception.reason}"

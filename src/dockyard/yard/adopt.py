@@ -1,11 +1,13 @@
 """Taking over what runs already: a yard that starts finds the containers of the one before it by their labels.
 
 `reconcile` calls it once for each engine before it plans anything. Replicas that serve go on serving; nothing is
-restarted for the yard's sake. Containers of this yard that no record knows are removed.
+restarted for the yard's sake. Containers of this yard that no record knows are removed; those of a yard in another home
+(`belonging`) are never touched, and neither is what an engine has that `restore --from-engine` could not read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,14 +17,17 @@ from dockyard.engines.recovery import recover
 from dockyard.engines.sockets import Listener
 from dockyard.engines.weight import Weight, weigh
 from dockyard.errors import ContainerNotFoundError, EngineError, YardError
+from dockyard.yard.belonging import Own, in_home
 from dockyard.yard.fleet import Fleet, runs
-from dockyard.yard.labels import read_labels
+from dockyard.yard.labels import ReplicaLabels, read_labels
 from dockyard.yard.records import ReplicaRecord
 from dockyard.yard.state import Phase
 from dockyard.yard.store import Store
 from dockyard.yard.watch import Ended, ended
 
 READY_DEADLINE_S = 2.0
+UNREAD = "engine not read"
+"""The note in a state that was made anew: which engine's containers were left out."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +41,49 @@ class Adopted:
 
 async def adopt(engine: Engine, store: Store, fleet: Fleet) -> Adopted:
     """Take over every replica on one engine; EngineError when that does not answer (then nothing has changed)."""
-    found = await replicas_on(engine, store.yard)
+    own = Own.of(store)
+    labelled = await _labelled(engine)
+    found = _own(labelled, own)
     kept, lost = list[str](), list[str]()
     for record in store.replicas():
         if record.engine == engine.name:
             goes_on = await _take_over(engine, record, found.pop(record.id, None), store, fleet)
             (kept if goes_on else lost).append(record.id)
+    strange = [each.name for labels, each in labelled if labels.yard != own.yard and in_home(each, own.sockets)]
+    if strange:
+        what = f"{len(strange)} replicas of a state that was lost are left alone ({', '.join(strange)})"
+        _tell(store, engine, f"{what}. Remove them: `dockyard stop NAME --engine {engine.name}`")
+    if found and engine.name == store.note(UNREAD):
+        what = f"{len(found)} replicas are left alone ({', '.join(sorted(found))}): this state was made anew without it"
+        _tell(store, engine, f"{what}. Stop the yard and run `dockyard restore --from-engine` to have them back")
+        return Adopted(tuple(kept), tuple(lost), ())
     for container in found.values():
         with suppress(ContainerNotFoundError):
             await engine.remove(container.id)
     return Adopted(tuple(kept), tuple(lost), tuple(each.name for each in found.values()))
 
 
-async def replicas_on(engine: Engine, yard: str) -> dict[str, Container]:
+async def replicas_on(engine: Engine, own: Own) -> dict[str, Container]:
     """The containers on an engine that are replicas of this yard, by replica; those with spoilt labels are not ours."""
-    found = {}
+    return _own(await _labelled(engine), own)
+
+
+def _own(labelled: Sequence[tuple[ReplicaLabels, Container]], own: Own) -> dict[str, Container]:
+    return {labels.replica: each for labels, each in labelled if labels.yard == own.yard and own.has(each)}
+
+
+async def _labelled(engine: Engine) -> list[tuple[ReplicaLabels, Container]]:
+    found = []
     for container in await engine.list():
         with suppress(YardError):
             labels = read_labels(container.labels, container.name)
-            if labels is not None and labels.yard == yard:
-                found[labels.replica] = container
+            if labels is not None:
+                found.append((labels, container))
     return found
+
+
+def _tell(store: Store, engine: Engine, text: str) -> None:
+    store.events.add("yard.unknown-replicas", f"{engine.name}: {text}")
 
 
 async def _take_over(

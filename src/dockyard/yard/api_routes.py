@@ -34,6 +34,7 @@ from dockyard.spec.status import Scope
 from dockyard.yard.api_access import ACTOR
 from dockyard.yard.api_streams import Limits, Streams
 from dockyard.yard.operations import Cause, Operations
+from dockyard.yard.series import KEPT_S
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 _Answer = TypeVar("_Answer")
@@ -69,6 +70,11 @@ class _AccessLog(Table, frozen=True, kw_only=True):
     revision: Annotated[int, Meta(ge=1)] | None = None
     tail: Annotated[int, Meta(ge=1, le=10_000)] = 100
     follow: bool = False
+
+
+class _Load(Table, frozen=True, kw_only=True):
+    since_s: Annotated[int, Meta(ge=10, le=KEPT_S)] = 3_600
+    step_s: Annotated[int, Meta(ge=0, le=KEPT_S)] = 0
 
 
 class _Audit(Table, frozen=True, kw_only=True):
@@ -152,6 +158,11 @@ class Handlers:
         _query(request, _Nothing)
         return await self._read(self._yard.top())
 
+    async def load_history(self, request: web.Request) -> web.StreamResponse:
+        """The load of one deployment over time."""
+        query = _query(request, _Load)
+        return await self._read(self._yard.load_history(_name(request), query.since_s, query.step_s))
+
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Prometheus' text format."""
         text = await _within(self._yard.metrics(), self._limits.read_s)
@@ -226,7 +237,7 @@ class Handlers:
     async def create_token(self, request: web.Request) -> web.StreamResponse:
         """A new token."""
         body = await self._body(request, TokenRequest)
-        return await self._change(self._yard.create_token(body, _cause(request, "")))
+        return await self._change(self._yard.create_token(body, _cause(request, body.why)))
 
     async def revoke_token(self, request: web.Request) -> web.StreamResponse:
         """End a token."""
@@ -284,6 +295,7 @@ ROUTES = (
     Route("GET", _ONE, Scope.VIEWER, Handlers.status),
     Route("DELETE", _ONE, Scope.OPERATOR, Handlers.delete),
     Route("GET", f"{_ONE}/history", Scope.VIEWER, Handlers.history),
+    Route("GET", f"{_ONE}/load", Scope.VIEWER, Handlers.load_history),
     Route("GET", f"{_ONE}/rollout", Scope.VIEWER, Handlers.rollout),
     Route("GET", f"{_ONE}/logs", Scope.VIEWER, Handlers.logs),
     Route("GET", f"{_ONE}/access", Scope.VIEWER, Handlers.access),

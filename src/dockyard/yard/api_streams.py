@@ -26,7 +26,8 @@ from dockyard.yard.api_access import HEADERS
 
 _log = logging.getLogger("dockyard.yard.api")
 _EARLY = 0.25
-"""An answer begins after so many seconds even if there is nothing to tell yet; an error before that gets a status."""
+"""An answer of lines begins after so many seconds even if there is nothing to tell yet; an error before that gets a
+status."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ class Streams:
             return await writer.send(writer.lines())
 
     async def file(self, request: web.Request, parts: AsyncIterator[bytes]) -> web.StreamResponse:
-        """The parts as one file; a failure in the middle breaks the connection, so nobody takes it for whole."""
+        """The parts as one file; a failure in the middle breaks the connection, so nobody takes it for whole.
+
+        The answer begins with the first part, so that a failure to make the file has a status, however late it is.
+        """
         with self._counted():
             writer = _Writer(request, parts, self._limits, "application/octet-stream")
-            return await writer.send(writer.bytes())
+            return await writer.send(writer.bytes(), early=None)
 
     async def body(self, request: web.Request) -> AsyncGenerator[bytes, None]:
         """A request's body as it comes; YardGoneError when its sender is gone, or sends nothing for `write_s`."""
@@ -120,10 +124,13 @@ class _Writer:
         self._response = web.StreamResponse(headers=HEADERS | {"Content-Type": kind})
         self._ask()
 
-    async def send(self, parts: AsyncIterator[bytes]) -> web.StreamResponse:
-        """The parts, one after the other. Whatever goes wrong after the head was sent breaks the connection."""
+    async def send(self, parts: AsyncIterator[bytes], early: float | None = _EARLY) -> web.StreamResponse:
+        """The parts, one after the other. Whatever goes wrong after the head was sent breaks the connection.
+
+        The head is sent with the first part, or after `early` seconds.
+        """
         try:
-            await self._begin()
+            await self._begin(early)
             async for part in parts:
                 async with asyncio.timeout(self._limits.write_s):
                     await self._response.write(part)
@@ -165,9 +172,9 @@ class _Writer:
     def _ask(self) -> None:
         self._next = asyncio.ensure_future(_next(self._items))
 
-    async def _begin(self) -> None:
-        """Wait a moment for the first item, so that an error before it can have a status of its own."""
-        await asyncio.wait({self._next}, timeout=_EARLY)
+    async def _begin(self, early: float | None) -> None:
+        """Wait for the first item, so that an error before it can have a status of its own."""
+        await asyncio.wait({self._next}, timeout=early)
         if self._next.done():
             self._next.result()
         await self._response.prepare(self._request)

@@ -8,7 +8,8 @@ without the other. `service` adds entries, the API lists and exports them; `supp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import msgspec
 import rfc8785
 
-from dockyard.errors import AuditError
+from dockyard.errors import AuditError, DockyardError
 from dockyard.oci.digest import digest_of
 from dockyard.oci.files import replace_file
 from dockyard.supply import ledger
@@ -115,6 +116,16 @@ class AuditLog:
         row = self._database.one("SELECT coalesce(max(number) + 1, 0) FROM audit_entries")
         assert row is not None
         return int(row[0])
+
+    @contextmanager
+    def noting_refusals(self, asked: Entry) -> Iterator[None]:
+        """If the body raises DockyardError, add the entry as refused by a rule of the policy, or else in words."""
+        try:
+            yield
+        except DockyardError as error:
+            rule = getattr(error, "rule", "") or error.what
+            self.append(replace(asked, outcome=Outcome.REFUSED, rule=rule))
+            raise
 
     def append(self, entry: Entry) -> Written:
         """Add an entry. Texts over 4 KB are cut; a value over 128 KB is replaced by its digest."""

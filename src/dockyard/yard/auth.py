@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from sqlite3 import Row
 
-from dockyard.errors import UnknownInYardError, YardConflictError
+from dockyard.errors import StoreError, UnknownInYardError, YardConflictError
 from dockyard.spec.status import Scope
 from dockyard.yard.store import Store
 
@@ -23,6 +24,8 @@ PREFIX = "dyt_"
 """So that scanners of leaked secrets, and people, see what it is."""
 _BYTES = 32
 _USED_EVERY = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class Tokens:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._database = store.database
+        self._told = False
+        """Whether the log says that uses cannot be noted."""
 
     def create(self, name: str, scope: Scope, *, by: str, expires: float | None) -> tuple[TokenRecord, str]:
         """A new token and its secret, which is told here and never again; YardConflictError when the name is taken."""
@@ -148,7 +153,7 @@ class Tokens:
         return _token_of(row)
 
     def identify(self, credentials: Credentials) -> Caller | Denied:
-        """Who calls, by the tokens of this yard; notes that a token was used."""
+        """Who calls, by the tokens of this yard. That a token was used is noted, if the disk takes it."""
         rows = [] if not credentials.token else self._shown(credentials.token)
         caller = identify(credentials, rows, own=os.geteuid(), now=self._store.now())
         if rows and isinstance(caller, Caller):
@@ -161,9 +166,16 @@ class Tokens:
 
     def _note_use(self, record: TokenRecord) -> None:
         now = self._store.now()
-        if record.used is None or now - record.used >= _USED_EVERY:
+        if record.used is not None and now - record.used < _USED_EVERY:
+            return
+        try:
             with self._database.transaction(lasting=False):
                 self._database.execute("UPDATE tokens SET used = ? WHERE id = ?", (now, record.id))
+            self._told = False
+        except StoreError as error:  # nobody is locked out for it: a token is most needed when the disk is full
+            if not self._told:
+                _log.warning("when tokens were used last cannot be noted: %s", error)
+            self._told = True
 
     def _living(self, name: str) -> TokenRecord:
         row = self._database.one(

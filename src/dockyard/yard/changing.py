@@ -6,15 +6,19 @@ Each is one transaction that notes what is wanted, with its entry in the audit l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
 
-from dockyard.errors import DockyardError, ImageNotFoundError, UnknownInYardError, YardConflictError
+from dockyard.errors import ImageNotFoundError, UnknownInYardError, YardConflictError
+from dockyard.oci.image import Image
 from dockyard.spec.deployment import Deployment, Keep, StrategyKind
 from dockyard.spec.status import Difference, Proposal
+from dockyard.supply.policy import Excepted
 from dockyard.yard.admission import Admitted
-from dockyard.yard.audit import Entry, Outcome
+from dockyard.yard.audit import Entry
 from dockyard.yard.naming import image_name
 from dockyard.yard.operations import Cause
 from dockyard.yard.parts import Parts
@@ -37,20 +41,24 @@ class Changing:
         self, deployment: Deployment, cause: Cause, *, dry_run: bool = False, only_new: bool = False
     ) -> Proposal:
         """Make or change a deployment; with `dry_run`, check and tell as much, and change nothing."""
+        with self._noting_refusals(cause, "deploy", deployment.name, _masked(deployment)):
+            return await self._deploy(deployment, cause, dry_run=dry_run, only_new=only_new)
+
+    async def _deploy(self, deployment: Deployment, cause: Cause, *, dry_run: bool, only_new: bool) -> Proposal:
         name = deployment.name
+        admitted = await self._parts.admission.admit(deployment)
         before = self._found(name)
         if before is not None and only_new:
             raise YardConflictError(
                 f"there is a deployment {name!r} already",
                 remedy=f"Choose another name, or leave out what asks for a new one to change {name}.",
             )
-        admitted = self._admit(deployment, cause, before)
         current = self._current(before)
         differences = _differences(before, current, admitted.settings)
         if not differences:
             return Proposal(deployment=name, kind="nothing", revision=current.number if current else None)
         if before is not None and [each.key for each in differences] == ["replicas"]:
-            return self._scaled(before, admitted.settings.replicas, cause, dry_run=dry_run, notes=admitted.notes)
+            return self._scaled(before, admitted, cause, dry_run=dry_run)
         self._check_quiet(name)
         proposal = Proposal(
             deployment=name,
@@ -68,10 +76,14 @@ class Changing:
 
     async def rollback(self, name: str, revision: int | None, cause: Cause, *, dry_run: bool = False) -> Proposal:
         """Give the traffic back to an earlier revision (None: the one before)."""
-        record = self._store.deployment(name)
+        with self._noting_refusals(cause, "rollback", name, {"revision": revision}):
+            return self._rolled_back(name, revision, cause, dry_run=dry_run)
+
+    def _rolled_back(self, name: str, revision: int | None, cause: Cause, *, dry_run: bool) -> Proposal:
+        record = self._store.living_deployment(name)
         target = self._back_to(record, revision)
         self._check_quiet(name)
-        self._check_image(target)
+        excepted = self._parts.admission.allow(self._image(target), target.settings)
         there = any(each.revision == target.number and each.phase in _THERE for each in self._store.replicas(name))
         proposal = Proposal(
             deployment=name,
@@ -90,24 +102,26 @@ class Changing:
         with self._store.together():
             rollout = self._store.begin_rollout(name, target.number, _origin(cause))
             self._note(cause, "rollback", name, before={"revision": record.active}, after={"revision": target.number})
+            self._note_exceptions(cause, name, excepted)
         return self._begun(proposal, rollout.id)
 
     async def scale(self, name: str, replicas: int, cause: Cause) -> Proposal:
         """Ask for another number of replicas."""
-        record = self._store.deployment(name)
-        current = self._current(record)
-        assert current is not None
-        asked = msgspec.structs.replace(current.settings, replicas=replicas)
-        admitted = self._admit(asked, cause, record)
-        return self._scaled(record, replicas, cause, dry_run=False, notes=admitted.notes)
+        with self._noting_refusals(cause, "scale", name, {"replicas": replicas}):
+            record = self._store.living_deployment(name)
+            asked = msgspec.structs.replace(self._settings(record), replicas=replicas)
+            return self._scaled(record, await self._parts.admission.admit(asked), cause, dry_run=False)
 
     async def restart(self, name: str, cause: Cause) -> Proposal:
         """Replace all replicas of the active revision, without a gap: by a revision with the same settings."""
-        record = self._store.deployment(name)
-        current = self._current(record)
-        assert current is not None
+        with self._noting_refusals(cause, "restart", name):
+            return await self._restarted(name, cause)
+
+    async def _restarted(self, name: str, cause: Cause) -> Proposal:
+        record = self._store.living_deployment(name)
         self._check_quiet(name)
-        admitted = self._admit(msgspec.structs.replace(current.settings, replicas=record.wanted), cause, record)
+        asked = msgspec.structs.replace(self._settings(record), replicas=record.wanted)
+        admitted = await self._parts.admission.admit(asked)
         proposal = Proposal(
             deployment=name,
             kind="restart",
@@ -120,21 +134,26 @@ class Changing:
 
     async def promote(self, name: str, cause: Cause) -> Proposal:
         """Let the revision in preview have the traffic."""
-        with self._store.together():
+        with self._noting_refusals(cause, "promote", name), self._store.together():
             rollout = self._store.promote(name)
+            if not self._store.revision(name, rollout.target).settings.strategy.preview:
+                raise YardConflictError(
+                    f"revision {rollout.target} of {name} is rolled out without a preview",
+                    remedy="It takes the traffic by itself, as soon as it is ready.",
+                )
             self._note(cause, "promote", name, after={"revision": rollout.target})
         return self._begun(Proposal(deployment=name, kind="promote", revision=rollout.target), rollout.id)
 
     async def abort(self, name: str, cause: Cause) -> Proposal:
         """Give up the rollout under way; the traffic stays with, or goes back to, its source."""
-        with self._store.together():
+        with self._noting_refusals(cause, "abort", name), self._store.together():
             rollout = self._store.abort(name, cause.why or f"aborted by {cause.actor.name}")
             self._note(cause, "abort", name, before={"revision": rollout.target}, after={"revision": rollout.source})
         return self._begun(Proposal(deployment=name, kind="abort", revision=rollout.source), rollout.id)
 
     async def delete(self, name: str, cause: Cause) -> Proposal:
         """Stop and remove it; its history stays."""
-        with self._store.together():
+        with self._noting_refusals(cause, "delete", name), self._store.together():
             record = self._store.deployment(name)
             self._store.delete(name)
             self._note(cause, "delete", name, before={"revision": record.active, "replicas": record.wanted})
@@ -143,24 +162,9 @@ class Changing:
         self._parts.reconciler.wake()
         return Proposal(deployment=name, kind="delete", previous=record.active, steps=steps)
 
-    def _admit(self, asked: Deployment, cause: Cause, before: DeploymentRecord | None) -> Admitted:
-        """What `Admission` says; a refusal is noted in the audit log."""
-        try:
-            return self._parts.admission.admit(asked)
-        except DockyardError as error:
-            rule = getattr(error, "rule", "")
-            entry = Entry(
-                cause.actor.name,
-                "deploy",
-                asked.name,
-                Outcome.REFUSED,
-                cause.why,
-                rule or error.what,
-                None,
-                _masked(asked),
-            )
-            self._parts.audit.append(entry)
-            raise
+    def _noting_refusals(self, cause: Cause, action: str, name: str, asked: Any = None) -> AbstractContextManager[None]:
+        """Note in the audit log if the body is refused."""
+        return self._parts.audit.noting_refusals(Entry(cause.actor.name, action, name, why=cause.why, after=asked))
 
     def _rolled_out(
         self, admitted: Admitted, before: DeploymentRecord | None, cause: Cause, proposal: Proposal
@@ -176,21 +180,21 @@ class Changing:
                 revision = self._store.add_revision(new, _origin(cause))
                 rollout = self._store.begin_rollout(name, revision.number, _origin(cause))
                 self._note(cause, proposal.kind, name, before=was, after=_masked(admitted.settings))
+                self._note_exceptions(cause, name, admitted.excepted)
         except BaseException:
             self._parts.host.images.remove(kept)
             raise
         return self._begun(proposal, rollout.id)
 
-    def _scaled(
-        self, record: DeploymentRecord, replicas: int, cause: Cause, *, dry_run: bool, notes: tuple[str, ...]
-    ) -> Proposal:
+    def _scaled(self, record: DeploymentRecord, admitted: Admitted, cause: Cause, *, dry_run: bool) -> Proposal:
+        replicas = admitted.settings.replicas
         proposal = Proposal(
             deployment=record.name,
             kind="scale" if replicas != record.wanted else "nothing",
             revision=record.active,
             differences=(Difference(key="replicas", before=record.wanted, after=replicas),),
             steps=(f"{'start' if replicas > record.wanted else 'stop'} {abs(replicas - record.wanted)} replicas",),
-            notes=notes,
+            notes=admitted.notes,
             dry_run=dry_run,
         )
         if dry_run or replicas == record.wanted:
@@ -199,6 +203,7 @@ class Changing:
             self._store.scale(record.name, replicas)
             before, after = {"replicas": record.wanted}, {"replicas": replicas}
             self._note(cause, "scale", record.name, before=before, after=after)
+            self._note_exceptions(cause, record.name, admitted.excepted)
         self._parts.reconciler.wake()
         return proposal
 
@@ -209,9 +214,15 @@ class Changing:
     def _note(self, cause: Cause, action: str, name: str, *, before: Any = None, after: Any = None) -> None:
         self._parts.audit.append(Entry(cause.actor.name, action, name, why=cause.why, before=before, after=after))
 
+    def _note_exceptions(self, cause: Cause, name: str, excepted: Iterable[Excepted]) -> None:
+        for one in excepted:
+            rule, why = one.refused.rule, one.exception.reason
+            self._parts.audit.append(Entry(cause.actor.name, "exception", name, why=why, rule=rule))
+
     def _found(self, name: str) -> DeploymentRecord | None:
+        """The deployment, if there is one; YardConflictError while it is being deleted."""
         try:
-            return self._store.deployment(name)
+            return self._store.living_deployment(name)
         except UnknownInYardError:
             return None
 
@@ -225,6 +236,11 @@ class Changing:
             return self._store.revision(record.name, number)
         newest = self._store.revisions(record.name, limit=1)
         return newest[0] if newest else None
+
+    def _settings(self, record: DeploymentRecord) -> Deployment:
+        current = self._current(record)
+        assert current is not None  # a deployment is made together with its first revision
+        return current.settings
 
     def _next_number(self, name: str) -> int:
         newest = self._store.revisions(name, limit=1)
@@ -240,10 +256,10 @@ class Changing:
                 remedy=f"Wait for it (`dockyard status {name}`), or `dockyard abort {name}`, then try again.",
             )
 
-    def _check_image(self, revision: RevisionRecord) -> None:
-        """ImageNotFoundError when the image of an old revision is gone."""
+    def _image(self, revision: RevisionRecord) -> Image:
+        """The image of an old revision; ImageNotFoundError when it is gone."""
         try:
-            self._parts.host.image(revision.image_digest)
+            return self._parts.host.image(revision.image_digest)
         except ImageNotFoundError as error:
             image = f"{revision.image_name}@{revision.image_digest}"
             raise ImageNotFoundError(
@@ -300,7 +316,7 @@ def _differences(
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
     built = msgspec.to_builtins(value, str_keys=True) if isinstance(value, msgspec.Struct) else value
-    if not isinstance(built, dict) or not built:
+    if not isinstance(built, dict):
         return [(path, built)]
     return [pair for key, each in built.items() for pair in _flat(each, f"{path}.{key}" if path else key)]
 

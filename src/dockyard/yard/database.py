@@ -119,6 +119,11 @@ class Database:
         self._held.close()
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that are the database at `path`, itself first; not its copies, nor the lock."""
+    return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
+
+
 @contextlib.contextmanager
 def reading(path: Path, *, patience: float = PATIENCE) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, beside the yard or without it; for backups and for what must not touch anything."""

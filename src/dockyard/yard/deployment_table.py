@@ -34,7 +34,7 @@ class DeploymentTable(Tables):
     def scale(self, name: str, wanted: int) -> DeploymentRecord:
         """Ask for another number of replicas."""
         with self.together():
-            self._living(name)
+            self.living_deployment(name)
             self.database.execute("UPDATE deployments SET wanted = ? WHERE name = ?", (wanted, name))
             return self.deployment(name)
 
@@ -89,10 +89,10 @@ class DeploymentTable(Tables):
             )
         return revision_of(row)
 
-    def revisions(self, deployment: str, *, limit: int = 100) -> tuple[RevisionRecord, ...]:
-        """The newest revisions of a deployment, the newest first."""
+    def revisions(self, deployment: str, *, limit: int | None = None) -> tuple[RevisionRecord, ...]:
+        """The revisions of a deployment, the newest first: all that are kept, or at most `limit`."""
         rows = self.database.all(
-            "SELECT * FROM revisions WHERE deployment = ? ORDER BY number DESC LIMIT ?", (deployment, limit)
+            "SELECT * FROM revisions WHERE deployment = ? ORDER BY number DESC LIMIT ifnull(?, -1)", (deployment, limit)
         )
         return tuple(map(revision_of, rows))
 
@@ -106,7 +106,8 @@ class DeploymentTable(Tables):
             )
             return self.revision(deployment, number)
 
-    def _living(self, name: str) -> DeploymentRecord:
+    def living_deployment(self, name: str) -> DeploymentRecord:
+        """One deployment; YardConflictError while it is being deleted, UnknownInYardError when there is none."""
         record = self.deployment(name)
         if record.deleted is not None:
             raise YardConflictError(

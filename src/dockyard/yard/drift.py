@@ -1,4 +1,4 @@
-"""What runs otherwise than it was asked for: records held against the engines' containers and the gateway's routes.
+"""What runs otherwise than it was asked for: records held against engines' containers, their limits, gateway's routes.
 
 `dockyard drift` shows it. The reconciler mends most of it by itself within seconds; what stays in the list is what it
 cannot mend, or what somebody is changing behind its back.
@@ -6,17 +6,22 @@ cannot mend, or what somebody is changing behind its back.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from dockyard.engines.base import Container, State
 from dockyard.errors import DockyardError
 from dockyard.spec.status import DriftItem
 from dockyard.yard.adopt import replicas_on
+from dockyard.yard.belonging import Own
 from dockyard.yard.labels import read_labels
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord, encode_settings
 from dockyard.yard.state import Phase
+from dockyard.yard.usage import NO_LIMIT, memory_limit
 
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+"""The kernel counts memory in pages."""
 _SHOULD_RUN = {Phase.READY: State.RUNNING, Phase.DRAINING: State.RUNNING, Phase.FROZEN: State.FROZEN}
 
 
@@ -26,7 +31,7 @@ async def drift_of(snapshots: Sequence[DeploymentSnapshot], parts: Parts) -> tup
     silent: dict[str, str] = {}
     for name, engine in parts.host.engines.items():
         try:
-            containers |= await replicas_on(engine, parts.store.yard)
+            containers |= await replicas_on(engine, Own.of(parts.store))
         except DockyardError as error:
             silent[name] = error.what
     found: list[DriftItem] = []
@@ -66,6 +71,7 @@ def _container(snapshot: DeploymentSnapshot, record: ReplicaRecord, container: C
         yield _item(record, "container", wanted.value, shown, "the yard replaces it")
     if container is None:
         return
+    yield from _limits(record, container, snapshot.revisions[record.revision].memory)
     labels, revision = read_labels(container.labels, container.name), snapshot.revisions[record.revision]
     if labels is None:
         return
@@ -73,6 +79,15 @@ def _container(snapshot: DeploymentSnapshot, record: ReplicaRecord, container: C
         yield _item(record, "image", revision.image_digest, labels.image_digest, "dockyard restart replaces it")
     if encode_settings(labels.settings) != encode_settings(revision.settings):
         yield _item(record, "settings", f"revision {record.revision}", "others", "dockyard restart replaces it")
+
+
+def _limits(record: ReplicaRecord, container: Container, asked: int) -> Iterator[DriftItem]:
+    """Memory, by what the kernel lets it use now: `docker update` leaves no other trace."""
+    found = memory_limit(container.pid) if container.pid is not None else None
+    if found is None or found // _PAGE_BYTES == asked // _PAGE_BYTES:
+        return
+    told = "no limit of memory" if found >= NO_LIMIT else f"{found} bytes of memory"
+    yield _item(record, "limits", f"{asked} bytes of memory", told, "dockyard restart replaces it")
 
 
 def _routes(snapshot: DeploymentSnapshot, parts: Parts) -> Iterator[DriftItem]:

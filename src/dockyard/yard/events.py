@@ -26,16 +26,34 @@ class EventLog:
         self.heard: Callable[[str], None] = lambda kind: None
         """Called with the kind of each event that is added, to count them."""
 
-    def add(self, kind: str, text: str, *, deployment: str = "", replica: str = "", detail: str = "") -> Event:
+    def add(
+        self,
+        kind: str,
+        text: str,
+        *,
+        deployment: str = "",
+        revision: int | None = None,
+        replica: str = "",
+        reason: str = "",
+        detail: str = "",
+    ) -> Event:
         """Note that something happened; very long texts are cut, and the oldest event gives way."""
         now, text, detail = self._clock(), text[:_TEXT_LIMIT], detail[-_DETAIL_LIMIT:]
         with self._database.transaction(lasting=False):
             sequence = self._database.insert(
-                "events", time=now, deployment=deployment, replica=replica, kind=kind, text=text, detail=detail
+                "events",
+                time=now,
+                deployment=deployment,
+                revision=revision,
+                replica=replica,
+                kind=kind,
+                reason=reason,
+                text=text,
+                detail=detail,
             )
             self._database.execute("DELETE FROM events WHERE sequence <= ?", (sequence - KEPT,))
         self.heard(kind)
-        return Event(sequence, now, kind, text, deployment, replica, detail)
+        return Event(sequence, now, kind, text, deployment, replica, detail, revision, reason)
 
     def after(self, sequence: int = 0, *, deployment: str | None = None, limit: int = 1000) -> tuple[Event, ...]:
         """The next events after a sequence number, oldest first; of one deployment if asked. For following."""
@@ -56,5 +74,13 @@ class EventLog:
 
 def _event_of(row: Row) -> Event:
     return Event(
-        row["sequence"], row["time"], row["kind"], row["text"], row["deployment"], row["replica"], row["detail"]
+        sequence=row["sequence"],
+        time=row["time"],
+        kind=row["kind"],
+        text=row["text"],
+        deployment=row["deployment"],
+        replica=row["replica"],
+        detail=row["detail"],
+        revision=row["revision"],
+        reason=row["reason"],
     )

@@ -18,7 +18,15 @@ from dockyard.engines.base import Container, ContainerSpec, Engine, State, TcpAd
 from dockyard.engines.launch import YIELDING_SHARE, launch
 from dockyard.engines.sockets import Listener
 from dockyard.engines.weight import Weight, weigh
-from dockyard.errors import ContainerNotFoundError, DockyardError, StartError, StoreError, UnknownInYardError
+from dockyard.errors import (
+    ContainerNotFoundError,
+    DockyardError,
+    EngineError,
+    ImageError,
+    StartError,
+    StoreError,
+    UnknownInYardError,
+)
 from dockyard.oci.image import Image
 from dockyard.spec.deployment import Probes
 from dockyard.yard.containers import container_of, is_ours
@@ -132,7 +140,9 @@ class Fleet:
                 "replica.crashed",
                 f"{record.id} {ended.what}",
                 deployment=record.deployment,
+                revision=record.revision,
                 replica=record.id,
+                reason=ended.kind,
                 detail=ended.log,
             )
         for each in self._store.replicas():
@@ -164,7 +174,7 @@ class Fleet:
             container = await self._launched(record, image, settings.probes)
         except DockyardError as error:
             mend = "" if isinstance(error, StartError) or not error.remedy else f". {error.remedy}"
-            ended = Ended(f"did not start: {error.what}{mend}", "start", error.detail)
+            ended = Ended(f"did not start: {error.what}{mend}", _kind(error), error.detail)
             await _noted(lambda: self.lost(record, ended))
             return
         await _noted(lambda: self._ready(record, container))
@@ -252,7 +262,7 @@ class Fleet:
         self._notify()
 
     def _tell(self, kind: str, text: str, record: ReplicaRecord) -> None:
-        self._store.events.add(kind, text, deployment=record.deployment, replica=record.id)
+        self._store.events.add(kind, text, deployment=record.deployment, revision=record.revision, replica=record.id)
 
     def _spec(self, record: ReplicaRecord, image: Image) -> ContainerSpec:
         revision = self._revision(record)
@@ -265,6 +275,13 @@ class Fleet:
 
     def _handle(self, replica: str) -> Handle:
         return self._handles.setdefault(replica, Handle())
+
+
+def _kind(error: DockyardError) -> str:
+    """The word for why a replica did not start: its image is not there, the engine cannot, or its own program ended."""
+    if isinstance(error, ImageError):
+        return "image"
+    return "engine" if isinstance(error, EngineError) and not isinstance(error, StartError) else "start"
 
 
 async def _noted(change: Callable[[], None]) -> None:

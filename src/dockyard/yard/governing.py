@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import aclosing
+from dataclasses import replace
 
 from dockyard.errors import ForbiddenError, UnauthenticatedError
 from dockyard.spec.requests import TokenRequest
 from dockyard.spec.status import AuditEntry, NewToken, Token
 from dockyard.yard.audit import Entry, Outcome, Written
 from dockyard.yard.auth import Credentials, Denied, TokenRecord, Tokens
-from dockyard.yard.backup import write_backup
+from dockyard.yard.backing_up import Backups
 from dockyard.yard.operations import Actor, Cause, Peer, Refusal
 from dockyard.yard.parts import Parts
 from dockyard.yard.repeated import Repeated
-
-_PIECE = 1 << 20
 
 
 class Governing:
@@ -28,6 +25,7 @@ class Governing:
         self._store = parts.store
         self._tokens = Tokens(parts.store)
         self._refusals = Repeated()
+        self._backups = Backups(parts.home)
 
     async def authenticate(self, peer: Peer) -> Actor:
         """Who that is; UnauthenticatedError for a stranger, and for a token that does not hold."""
@@ -67,6 +65,11 @@ class Governing:
 
     async def create_token(self, request: TokenRequest, cause: Cause) -> NewToken:
         """A new one; its secret is told only here. ForbiddenError for a scope above the caller's own."""
+        entry = Entry(cause.actor.name, "token.create", request.name, why=cause.why, after={"scope": request.scope})
+        with self._parts.audit.noting_refusals(entry):
+            return self._created(request, cause)
+
+    def _created(self, request: TokenRequest, cause: Cause) -> NewToken:
         if not cause.actor.scope.covers(request.scope):
             raise ForbiddenError(
                 f"{cause.actor.name} has the scope {cause.actor.scope}, and cannot give {request.scope}",
@@ -81,21 +84,19 @@ class Governing:
 
     async def revoke_token(self, name: str, cause: Cause) -> Token:
         """End a token."""
-        with self._store.together():
+        entry = Entry(cause.actor.name, "token.revoke", name, why=cause.why)
+        with self._parts.audit.noting_refusals(entry), self._store.together():
             record = self._tokens.revoke(name)
-            self._parts.audit.append(Entry(cause.actor.name, "token.revoke", record.name, why=cause.why))
+            self._parts.audit.append(replace(entry, target=record.name))
         return _told_token(record)
 
     async def backup(self, cause: Cause, *, images: bool) -> AsyncIterator[bytes]:
         """Everything that a restore needs, as one file's bytes."""
         self._parts.audit.append(Entry(cause.actor.name, "backup", why=cause.why))
-        with tempfile.TemporaryDirectory(dir=self._parts.home.yard, prefix="backup-") as folder:
-            file = Path(folder) / "backup.tar"
-            self._parts.audit.checkpoint()
-            await asyncio.to_thread(write_backup, self._parts.home, file, with_images=images)
-            with file.open("rb") as source:
-                while piece := source.read(_PIECE):
-                    yield piece
+        self._parts.audit.checkpoint()
+        async with aclosing(self._backups.make(images=images)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 def _told_entry(written: Written) -> AuditEntry:

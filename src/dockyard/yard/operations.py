@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dockyard.spec.deployment import Deployment
+from dockyard.spec.load_history import LoadHistory
 from dockyard.spec.requests import BlobOffer, ImageOffer, TokenRequest
 from dockyard.spec.status import (
     AccessLine,
@@ -134,6 +135,13 @@ class Reading(Protocol):
 
     async def top(self) -> Top:
         """The load of everything now."""
+        ...
+
+    async def load_history(self, name: str, since_s: int, step_s: int) -> LoadHistory:
+        """The load of one deployment over the last seconds, in steps of `step_s` (0: the yard chooses).
+
+        UnknownInYardError.
+        """
         ...
 
     async def metrics(self) -> bytes:

@@ -202,12 +202,21 @@ class Reconciler:
         self._told = notes
 
     def _model(self, revision: RevisionRecord) -> str:
-        """The name of the model inside a revision's image; the deployment's own for a foreign image."""
+        """The name of the model inside a revision's image; the deployment's own for a foreign image.
+
+        While the image is not in the store, what the gateway has: what runs serves on, whatever became of its image.
+        """
         digest = revision.image_digest
         if digest not in self._models:
+            try:
+                model = self._host.image(digest).config.labels.get(MODEL_NAME, "")
+            except DockyardError:
+                services = self.routed.accepted.services if self.routed.accepted else ()
+                known = (each.model for each in services if each.name == revision.deployment)
+                return next(known, revision.deployment)
             if len(self._models) >= _MODELS:
                 self._models.clear()
-            self._models[digest] = self._host.image(digest).config.labels.get(MODEL_NAME, "")
+            self._models[digest] = model
         return self._models[digest] or revision.deployment
 
     def _pause(self, decided: Plan, deployments: tuple[DeploymentSnapshot, ...], *, accepted: bool) -> float:

@@ -152,7 +152,10 @@ class DeploymentSnapshot:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. `kind`: one word with dots, such as `replica.crashed`; `detail`: further lines."""
+    """Something that happened. `kind`: one word with dots, such as `replica.crashed`; `detail`: further lines.
+
+    `revision`: that it is about, if it is about one. `reason`: the word of `watch.Ended` for why a replica is gone.
+    """
 
     sequence: int
     time: float
@@ -161,6 +164,8 @@ class Event:
     deployment: str = ""
     replica: str = ""
     detail: str = ""
+    revision: int | None = None
+    reason: str = ""
 
 
 def decode_settings(text: str) -> Deployment:

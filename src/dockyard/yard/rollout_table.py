@@ -24,7 +24,7 @@ class RolloutTable(DeploymentTable):
     def begin_rollout(self, deployment: str, target: int, origin: Origin) -> RolloutRecord:
         """Begin to move from the active revision to `target`; YardConflictError while another move is under way."""
         with self.together():
-            record = self._living(deployment)
+            record = self.living_deployment(deployment)
             self.revision(deployment, target)
             if under_way := self.rollout(deployment):
                 raise YardConflictError(
@@ -51,12 +51,17 @@ class RolloutTable(DeploymentTable):
         row = self.database.one("SELECT * FROM rollouts WHERE deployment = ? AND ended IS NULL", (deployment,))
         return None if row is None else rollout_of(row)
 
-    def rollouts(self, deployment: str, *, limit: int = 100) -> tuple[RolloutRecord, ...]:
-        """The newest rollouts of a deployment, the newest first."""
+    def rollouts(self, deployment: str, *, limit: int | None = None) -> tuple[RolloutRecord, ...]:
+        """The rollouts of a deployment, the newest first: all that are kept, or at most `limit`."""
         rows = self.database.all(
-            "SELECT * FROM rollouts WHERE deployment = ? ORDER BY id DESC LIMIT ?", (deployment, limit)
+            "SELECT * FROM rollouts WHERE deployment = ? ORDER BY id DESC LIMIT ifnull(?, -1)", (deployment, limit)
         )
         return tuple(map(rollout_of, rows))
+
+    def numbered_rollout(self, deployment: str, number: int) -> RolloutRecord | None:
+        """The rollout of a deployment that has this number, if it is kept."""
+        row = self.database.one("SELECT * FROM rollouts WHERE deployment = ? AND id = ?", (deployment, number))
+        return None if row is None else rollout_of(row)
 
     def promote(self, deployment: str) -> RolloutRecord:
         """A user lets the rollout under way go on past its preview."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dockyard.errors import DockyardError, StoreError, YardError
+from dockyard.errors import DockyardError, StoreError
 from dockyard.gateway.base import Gateway
 from dockyard.spec.home import Home
 from dockyard.supply.keys import PublicKey
@@ -24,10 +24,10 @@ from dockyard.yard.api_listen import Listener
 from dockyard.yard.audit import AuditLog
 from dockyard.yard.freeing import free
 from dockyard.yard.host import Host
-from dockyard.yard.judging import Judge
-from dockyard.yard.labels import YARD
+from dockyard.yard.judging import Judge, PolicyPlace
 from dockyard.yard.lock import alone
 from dockyard.yard.looking import Looking
+from dockyard.yard.lost import check_not_lost
 from dockyard.yard.parts import Parts
 from dockyard.yard.pruning import Pruning, Retention
 from dockyard.yard.receipts import Receipts
@@ -67,7 +67,7 @@ async def opened(
     *,
     gateway: Callable[[], Awaitable[Gateway]],
     listeners: Sequence[Listener],
-    policy: Path,
+    policy: PolicyPlace,
     trusted: Callable[[], Sequence[PublicKey]],
     retention: Retention,
     host_stops: Callable[[], bool],
@@ -80,8 +80,8 @@ async def opened(
         stack.enter_context(alone(home.yard))
         store = Store.open(home.yard / FILE_NAME)
         stack.callback(store.close)
-        if store.fresh:
-            await _check_new(host, home, store)
+        if not store.deployments():
+            await check_not_lost(host, home, store)
         store.note_default_engine(host.default_engine)
         audit = AuditLog.open(store, home.yard)
         proxy = await gateway()
@@ -92,8 +92,8 @@ async def opened(
         stack.callback(looking.close)
         reconciler.counted_by(looking.metrics)
         store.events.heard, audit.heard = looking.metrics.told, looking.metrics.audited
-        judge = Judge(host, store, audit, policy, trusted)
-        parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, judge), looking)
+        judge = Judge(host, store, policy, trusted)
+        parts = Parts(home, host, store, audit, reconciler, proxy, Admission(host, store, judge), looking)
         pruning = Pruning(store, host.images, retention, partial(free, host.engines))
         stack.push_async_callback(_wake, host, store, host_stops)  # once the reconciler freezes nothing any more
         work = asyncio.create_task(_work(reconciler, looking, audit, pruning), name="yard")
@@ -104,25 +104,6 @@ async def opened(
         store.events.add("yard.started", f"the yard answers on {addresses[0]}")
         yield Yard(parts, addresses, home.yard, work)
         store.events.add("yard.stopped", "the yard was told to stop; replicas and gateway go on")
-
-
-async def _check_new(host: Host, home: Home, store: Store) -> None:
-    """YardError when replicas of this home's yard run and the store is new: it was lost, and they would be lost too."""
-    found = [each for engine in host.engines.values() for each in await engine.list()]
-    ours = [each for each in found if each.socket is not None and YARD in each.labels and _is_below(home, each.socket)]
-    if not ours:
-        return
-    store.close()
-    for file in home.yard.glob(f"{FILE_NAME}*"):
-        file.unlink()
-    raise YardError(
-        f"the yard's state in {home.yard} is lost, and {len(ours)} of its replicas still run",
-        remedy="Bring it back with `dockyard restore FILE`, or without a backup: `dockyard restore --from-engine`.",
-    )
-
-
-def _is_below(home: Home, socket: Path) -> bool:
-    return socket.is_relative_to(home.containers)
 
 
 async def _checkpoints(audit: AuditLog) -> None:

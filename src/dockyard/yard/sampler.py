@@ -28,6 +28,8 @@ EVERY = 2.0
 DEADLINE = 1.5
 FORGET = 60.0
 """Seconds after which a reading is too old to be compared with."""
+ASK_AGAIN = 60.0
+"""Seconds until a server that has no page of metrics is asked whether it has one now."""
 KEEP_TEXT = 64 << 20
 """Characters of pages that are kept for the yard's own /metrics."""
 _ASKED = frozenset({Phase.READY, Phase.DRAINING})
@@ -81,7 +83,7 @@ class Counts:
     failed: int = 0
     """Ticks that broke off; the log has the reason."""
     unanswered: int = 0
-    """Pages that did not come in time, or were none."""
+    """Pages that did not come in time. A server that has none is no fault."""
     seconds: float = 0.0
     """How long the last tick took."""
 
@@ -129,6 +131,8 @@ class Sampler:
         self._revisions = _Memory(points.of_requests, Reading())
         self._replicas = _Memory(points.of_requests)
         self._usages = _Memory(points.of_usage)
+        self._pageless: dict[Subject, float] = {}
+        """When each server that has no page was asked last."""
         self._last: float | None = None
         self.counts = Counts()
         self.pages = Pages()
@@ -159,19 +163,30 @@ class Sampler:
         self.counts.ticks += 1
         async with asyncio.timeout(DEADLINE):
             targets = await self._sources.replicas()
-        asked = {each.subject: each.page for each in rotated(targets, self.counts.ticks) if each.phase in _ASKED}
+        asked = self._asked(targets)
         alive = {each.subject: each.pid for each in targets if each.pid is not None and each.phase in _ALIVE}
-        gateway, texts, used = await asyncio.gather(
+        gateway, fetched, used = await asyncio.gather(
             self._gateway(),
             fetch_all(asked, within=DEADLINE),
             asyncio.to_thread(usages, alive.values()),
         )
-        self.counts.unanswered += sum(page.exists for page in asked.values()) - len(texts)
-        self.pages = Pages(gateway, _short_enough(texts), targets)
-        found = await asyncio.to_thread(_read, gateway, targets, texts)
+        self.counts.unanswered += len(asked) - len(fetched.texts) - len(fetched.pageless)
+        self._pageless |= dict.fromkeys(fetched.pageless, self._moment())
+        self.pages = Pages(gateway, _short_enough(fetched.texts), targets)
+        found = await asyncio.to_thread(_read, gateway, targets, fetched.texts)
         tick = self._tick(targets, found, {subject: used[pid] for subject, pid in alive.items() if pid in used})
         if tick is not None:
             await asyncio.to_thread(self._series.record, tick)
+
+    def _asked(self, targets: Sequence[Target]) -> dict[Subject, Page]:
+        """The pages to ask for now."""
+        now = self._moment()
+        self._pageless = {subject: at for subject, at in self._pageless.items() if now - at < ASK_AGAIN}
+        return {
+            each.subject: each.page
+            for each in rotated(targets, self.counts.ticks)
+            if each.phase in _ASKED and each.page.exists and each.subject not in self._pageless
+        }
 
     async def _gateway(self) -> str:
         """The gateway's text; empty when it does not come."""

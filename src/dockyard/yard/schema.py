@@ -126,7 +126,12 @@ WHEN old.state IN ('pending', 'active', 'kept')
 BEGIN SELECT RAISE(ABORT, 'a revision in use is never removed'); END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _PRUNING)
+_REASONS = """
+ALTER TABLE events ADD COLUMN revision INTEGER;
+ALTER TABLE events ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _PRUNING, _REASONS)
 
 NEWEST_TIME = """
 SELECT max(

@@ -1,6 +1,7 @@
 """Asks many replicas at once for their /metrics, over their unix sockets or TCP, and bounds what they may cost.
 
-A replica that has no such page, hangs, or answers nonsense is skipped; it never fails the others, nor the caller.
+A replica that has no such page, hangs, or answers nonsense is skipped; it never fails the others, nor the caller. Those
+without a page are told apart, for that is no fault.
 Asking takes a connection to the replica's socket, and a pending connection wakes a sleeping replica: so ask only those
 that are meant to run. Called by `sampler`.
 """
@@ -8,11 +9,11 @@ that are meant to run. Called by `sampler`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import httptools
 
@@ -21,6 +22,8 @@ from dockyard.yard.exposition import REPLICA
 CONCURRENCY = 64
 DEADLINE = 0.8
 _PIECE = 1 << 16
+_NOT_NOW = frozenset({408, 429, 500, 502, 503, 504})
+"""What a server answers that may well have the page."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,41 @@ class Page:
         return self.socket is not None or bool(self.port)
 
 
+class Missing(Enum):
+    """Why there is no text of a page."""
+
+    NO_PAGE = "no page"
+    """The server says that it has none, or nobody listens there."""
+    NO_ANSWER = "no answer"
+    """Nothing whole came in time, or too much, or the server could not just now."""
+
+
 _Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True)
+class Fetched(Generic[_Key]):
+    """The texts of the pages that came; `pageless`: who has none."""
+
+    texts: Mapping[_Key, str] = field(hash=False)
+    pageless: frozenset[_Key] = frozenset()
 
 
 async def fetch_all(
     pages: Mapping[_Key, Page], *, within: float, deadline: float = DEADLINE, concurrency: int = CONCURRENCY
-) -> dict[_Key, str]:
-    """The texts of those pages that came, each within `deadline` seconds and all within `within`."""
+) -> Fetched[_Key]:
+    """What came of those pages, each within `deadline` seconds and all within `within`."""
     turns = asyncio.Semaphore(concurrency)
     texts: dict[_Key, str] = {}
+    pageless: set[_Key] = set()
 
     async def one(key: _Key, page: Page) -> None:
         async with turns:
-            text = await fetch(page, deadline=deadline)
-        if text is not None:
-            texts[key] = text
+            found = await fetch(page, deadline=deadline)
+        if isinstance(found, str):
+            texts[key] = found
+        elif found is Missing.NO_PAGE:
+            pageless.add(key)
 
     tasks = [asyncio.ensure_future(one(key, page)) for key, page in pages.items() if page.exists]
     try:
@@ -60,7 +83,7 @@ async def fetch_all(
             await asyncio.wait(tasks, timeout=within)
     finally:
         await _end(tasks)
-    return texts
+    return Fetched(texts, frozenset(pageless))
 
 
 async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
@@ -69,15 +92,18 @@ async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def fetch(page: Page, *, deadline: float = DEADLINE, most: int = REPLICA.bytes) -> str | None:
-    """A page's text; None when it does not come in time, is longer than `most` bytes, or its status is not 200."""
-    with contextlib.suppress(OSError, TimeoutError, httptools.HttpParserError, ValueError):
+async def fetch(page: Page, *, deadline: float = DEADLINE, most: int = REPLICA.bytes) -> str | Missing:
+    """A page's text, if it comes in time, whole, with status 200, and is at most `most` bytes long."""
+    try:
         async with asyncio.timeout(deadline):
             return await _ask(page, most)
-    return None
+    except ConnectionRefusedError:
+        return Missing.NO_PAGE
+    except (OSError, TimeoutError, httptools.HttpParserError, ValueError):
+        return Missing.NO_ANSWER
 
 
-async def _ask(page: Page, most: int) -> str | None:
+async def _ask(page: Page, most: int) -> str | Missing:
     if page.socket is not None:
         reader, writer = await asyncio.open_unix_connection(str(page.socket), limit=_PIECE)
     else:
@@ -93,10 +119,17 @@ async def _ask(page: Page, most: int) -> str | None:
             if not data:
                 break
             parser.feed_data(data)
-        whole = answer.complete or answer.until_end
-        return answer.body.decode("utf-8", "replace") if whole and parser.get_status_code() == 200 else None
+        if not answer.whole:
+            return Missing.NO_ANSWER
+        return _text(answer, parser.get_status_code())
     finally:
         writer.transport.abort()
+
+
+def _text(answer: _Answer, status: int) -> str | Missing:
+    if status == 200:
+        return answer.body.decode("utf-8", "replace")
+    return Missing.NO_ANSWER if status in _NOT_NOW else Missing.NO_PAGE
 
 
 class _Answer:
@@ -105,13 +138,22 @@ class _Answer:
     def __init__(self, most: int) -> None:
         self.body = bytearray()
         self.complete = False
-        self.until_end = True
+        self._head = False
+        self._until_end = True
         """Whether the body ends with the connection, for nothing says how long it is."""
         self._most = most
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it was there when the connection ended."""
+        return self.complete or (self._head and self._until_end)
+
     def on_header(self, name: bytes, _: bytes) -> None:
         if name.lower() in {b"content-length", b"transfer-encoding"}:
-            self.until_end = False
+            self._until_end = False
+
+    def on_headers_complete(self) -> None:
+        self._head = True
 
     def on_body(self, data: bytes) -> None:
         self.body += data

@@ -2,8 +2,8 @@
 
 `sampler` records a tick every two seconds. The ticks of the minute that runs are in memory; when it ends they are
 written, each subject's as one chunk of points (kept for an hour) and as one point (kept for a day), both compressed. So
-the last minute is lost with the process, and nothing else. The command line and the dashboard ask `query` and
-`latest`, the autoscaler `average`. Recording and asking may happen in different threads.
+the last minute is lost with the process, and nothing else. `measuring` asks `query` and `latest`, for the command line
+and the dashboard; the autoscaler asks `average`. Recording and asking may happen in different threads.
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class Answer:
-    """Values every `step` seconds from `start` on; None where nothing is known. The step may be longer than asked."""
+    """Values by metric, every `step` seconds from `start` on; None where nothing is known.
+
+    The step may be longer than asked.
+    """
 
     start: float
     step: float
-    values: tuple[float | None, ...]
+    values: Mapping[Metric, tuple[float | None, ...]] = field(hash=False)
 
 
 class Series:
@@ -86,10 +89,10 @@ class Series:
             self._write(self._leaving)
             self._leaving = []
 
-    def query(self, subject: Subject, metric: Metric, since: float, until: float, step: float = 0) -> Answer:
-        """One metric of one subject between two times (s since 1970), every `step` seconds.
+    def query(self, subject: Subject, metrics: Sequence[Metric], since: float, until: float, step: float = 0) -> Answer:
+        """Some metrics of one subject between two times (s since 1970), every `step` seconds.
 
-        Steps under a minute are there for the last hour. At most `MAX_POINTS` values; the step grows to keep that.
+        Steps under a minute are there for the last hour. At most `MAX_POINTS` of a metric; the step grows to keep that.
         """
         since = max(since, until - KEPT_S)
         fine = step < MINUTE and since >= until - FINE_S
@@ -97,11 +100,13 @@ class Series:
         table = self._table(subject, _FINE if fine else _ROLLED, since, until)
         count = max(0, int(np.ceil((until - since) / step)))
         places = np.ceil((table[:, 0] - since) / step).astype(int) - 1
-        values: list[float | None] = [None] * count
+        values: dict[Metric, list[float | None]] = {metric: [None] * count for metric in metrics}
         for place in np.unique(places):
             part = table[places == place]
-            values[place] = value(over_time(part[:, _HEAD:], part[:, 1]), float(part[:, 1].sum()), metric)
-        return Answer(since, step, tuple(values))
+            row, seconds = over_time(part[:, _HEAD:], part[:, 1]), float(part[:, 1].sum())
+            for metric, found in values.items():
+                found[place] = value(row, seconds, metric)
+        return Answer(since, step, {metric: tuple(found) for metric, found in values.items()})
 
     def latest(self) -> Mapping[Subject, Mapping[Metric, float | None]]:
         """Every metric of everything, as of the last tick."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from difflib import get_close_matches
 
@@ -22,6 +22,7 @@ from dockyard.spec.status import AccessLine, DeploymentStatus, DriftItem, LogLin
 from dockyard.yard.accesslog import Filter, follow
 from dockyard.yard.accesslog import tail as read_tail
 from dockyard.yard.drift import drift_of
+from dockyard.yard.inflight import InFlight
 from dockyard.yard.operations import Actor
 from dockyard.yard.parts import Parts
 from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord, RevisionRecord, RolloutRecord
@@ -42,6 +43,7 @@ class Telling:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._store = parts.store
+        self._in_flight = InFlight(parts.gateway)
 
     async def info(self, actor: Actor) -> YardInfo:
         """The yard itself."""
@@ -60,17 +62,18 @@ class Telling:
 
     async def deployments(self) -> tuple[DeploymentStatus, ...]:
         """All deployments by name."""
-        return tuple(self._status(each) for each in self._store.snapshot())
+        in_flight = await self._in_flight.now()
+        return tuple(self._status(each, in_flight) for each in self._store.snapshot())
 
     async def status(self, name: str) -> DeploymentStatus:
-        """One deployment, with what is asked of it."""
+        """One deployment, with what is asked of it, and what was with each of its revisions."""
+        in_flight = await self._in_flight.now()
         snapshot = self._snapshot(name)
-        shown = self._status(snapshot)
-        current = snapshot.revisions.get(_current(snapshot) or 0)
-        if current is None:
-            return shown
-        asked = msgspec.structs.replace(current.settings, replicas=snapshot.deployment.wanted)
-        return msgspec.structs.replace(shown, asked=asked)
+        shown, known = self._status(snapshot, in_flight), snapshot.revisions
+        revisions = tuple(msgspec.structs.replace(each, asked=known[each.number].settings) for each in shown.revisions)
+        current = known.get(_current(snapshot) or 0)
+        asked = msgspec.structs.replace(current.settings, replicas=snapshot.deployment.wanted) if current else None
+        return msgspec.structs.replace(shown, revisions=revisions, asked=asked)
 
     async def history(self, name: str) -> tuple[told.Revision, ...]:
         """All its revisions, the newest first."""
@@ -85,8 +88,9 @@ class Telling:
         rollout = self._rollout(name, number)
         last: RolloutUpdate | None = None
         while True:
+            in_flight = await self._in_flight.now()
             rollout = self._rollout(name, rollout.id)
-            update = self._update(name, rollout)
+            update = self._update(name, rollout, in_flight)
             if last is None or msgspec.structs.replace(update, at=last.at) != last:
                 last = update
                 yield update
@@ -140,7 +144,7 @@ class Telling:
         snapshots = tuple(each for each in self._store.snapshot() if name in {"", each.deployment.name})
         return await drift_of(snapshots, self._parts)
 
-    def _status(self, snapshot: DeploymentSnapshot) -> DeploymentStatus:
+    def _status(self, snapshot: DeploymentSnapshot, in_flight: Mapping[str, int]) -> DeploymentStatus:
         deployment, rollout = snapshot.deployment, snapshot.rollout
         shown = snapshot.revisions.get(deployment.active or (rollout.target if rollout else 0))
         ready = [each for each in snapshot.replicas if each.phase is Phase.READY]
@@ -156,7 +160,7 @@ class Telling:
             created=deployment.created,
             changed=max((each.state_since for each in snapshot.revisions.values()), default=deployment.created),
             revisions=tuple(_revision(each, None) for _, each in sorted(snapshot.revisions.items(), reverse=True)),
-            replicas=tuple(self._replica(each) for each in snapshot.replicas),
+            replicas=tuple(self._replica(each, in_flight) for each in snapshot.replicas),
             traffic=self._traffic(deployment.name),
             rollout=self._told_rollout(snapshot, rollout) if rollout else None,
             problem=problem,
@@ -164,7 +168,7 @@ class Telling:
             preview_urls=preview_urls(self._parts.gateway.address, snapshot, self._parts.reconciler.traffic),
         )
 
-    def _replica(self, record: ReplicaRecord) -> told.Replica:
+    def _replica(self, record: ReplicaRecord, in_flight: Mapping[str, int]) -> told.Replica:
         return told.Replica(
             id=record.id,
             revision=record.revision,
@@ -172,6 +176,7 @@ class Telling:
             since=record.since,
             crashes=record.crashes,
             routed=record.id in self._parts.reconciler.routed,
+            in_flight=in_flight.get(record.id, 0),
             container=record.container,
             engine=record.engine,
         )
@@ -211,14 +216,14 @@ class Telling:
             holding=rollout.holding,
         )
 
-    def _update(self, name: str, rollout: RolloutRecord) -> RolloutUpdate:
+    def _update(self, name: str, rollout: RolloutRecord, in_flight: Mapping[str, int]) -> RolloutUpdate:
         snapshot = next((each for each in self._store.snapshot() if each.deployment.name == name), None)
         if snapshot is None:
             raise self._unknown(name)
         return RolloutUpdate(
             at=self._store.now(),
             rollout=self._told_rollout(snapshot, rollout),
-            replicas=tuple(map(self._replica, snapshot.replicas)),
+            replicas=tuple(self._replica(each, in_flight) for each in snapshot.replicas),
             traffic=self._traffic(name),
             problem=self._problem(snapshot),
             receipt=msgspec.convert(rollout.receipt, told.Receipt) if rollout.receipt else None,
@@ -237,13 +242,22 @@ class Telling:
         if failed is None:
             return None
         log = tuple(failed.detail.splitlines()[-20:])
-        return told.Problem(at=failed.time, what=failed.text, replica=failed.replica, log=log)
+        return told.Problem(
+            at=failed.time,
+            what=failed.text,
+            reason=failed.reason,
+            revision=failed.revision,
+            replica=failed.replica,
+            log=log,
+        )
 
     def _rollout(self, name: str, number: int | None) -> RolloutRecord:
-        rollouts = self._store.rollouts(name)
-        for each in rollouts:
-            if number in {None, each.id}:
-                return each
+        if number is None:
+            found = next(iter(self._store.rollouts(name, limit=1)), None)
+        else:
+            found = self._store.numbered_rollout(name, number)
+        if found is not None:
+            return found
         raise UnknownInYardError(
             f"{name} has no rollout{'' if number is None else f' {number}'}",
             remedy=f"`dockyard history {name}` lists what was rolled out.",
@@ -322,6 +336,8 @@ def _event(record: EventRecord) -> told.Event:
         what=record.text,
         deployment=record.deployment,
         level=level,
+        revision=record.revision,
         replica=record.replica,
+        reason=record.reason,
         detail=record.detail,
     )

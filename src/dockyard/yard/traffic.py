@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
 
 from dockyard.engines.base import TcpAddress
 from dockyard.engines.labels import HTTP_SOCKET
@@ -27,7 +29,19 @@ def snapshot_of(
         wanted = traffic.get(each.deployment.name)
         if wanted is not None:
             services.append(_service(each, wanted, tcp_of, model_of))
-    return Snapshot(services=tuple(services))
+    return Snapshot(services=tuple(_with_hosts_of_their_own(services)))
+
+
+def _with_hosts_of_their_own(services: Sequence[Service]) -> Iterator[Service]:
+    """Each host name for one service only, and rather for one that has traffic.
+
+    `admission` lets no two deployments serve one; but one that was restored must not keep the gateway from all others.
+    """
+    taken = set[str]()
+    for service in sorted(services, key=lambda one: (not one.shares, one.name)):
+        hosts = tuple(host for host in service.hosts if host not in taken)
+        taken.update(hosts)
+        yield msgspec.structs.replace(service, hosts=hosts)
 
 
 def _service(deployment: DeploymentSnapshot, traffic: Traffic, tcp_of: TcpOf, model_of: ModelOf) -> Service:

@@ -1,7 +1,7 @@
 """What a container's processes use, read from its control group or, where it has none of its own, from /proc.
 
 Independent of the engine: all that is needed is the first process's number on this host. Called by `sampler`, in a
-thread, for all replicas at once.
+thread, for all replicas at once; `drift` asks for the limit that the kernel has now, whoever set it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dockyard.cgroups import groups_of, read
 from dockyard.yard.points import Usage
 
 MOST_PROCESSES = 1_000
+NO_LIMIT = 1 << 60
+"""More bytes of memory than any machine has: what the kernel says where there is no limit is more still."""
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -37,6 +39,31 @@ def usage(pid: int) -> Usage | None:
             memory = tree_memory if memory is None else memory
         return Usage(cpu, memory)
     return None
+
+
+def memory_limit(pid: int) -> int | None:
+    """The bytes of memory that a container's processes may use, `NO_LIMIT` for all; None when its group is not known.
+
+    Some engines put the process into a group of its own below the one that they limit: the nearest limit counts.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        groups = groups_of(pid)
+        for controller, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+            folder = groups.get(controller)
+            if folder is not None and (folder / file).is_file():
+                return next(_limits(folder, file), NO_LIMIT)
+    return None
+
+
+def _limits(folder: Path, file: str) -> Iterator[int]:
+    """The limits of a group and of those above it, the nearest first."""
+    for each in (folder, *folder.parents):
+        try:
+            text = read(each / file).strip()
+        except FileNotFoundError:
+            return
+        if text != "max" and int(text) < NO_LIMIT:
+            yield int(text)
 
 
 def _group_cpu(groups: Mapping[str, Path]) -> float | None:

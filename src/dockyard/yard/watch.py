@@ -24,7 +24,8 @@ _SIGNALLED = range(129, 129 + 64)
 class Ended:
     """Why a container is no longer good for anything: in words, and in one word for programs.
 
-    `kind`: exit, memory, liveness, start, gone. `log`: the last lines that it wrote.
+    `kind`: exit, memory, liveness, gone; start, image, engine when it was never there. `log`: the last lines that it
+    wrote. Programs read these words in `spec.status`.
     """
 
     what: str

@@ -73,6 +73,10 @@ class DockerEngine:
             await transfer.name(self._session, tag, tag)
         return Loaded(sent.layers, sent.bytes, time.monotonic() - begun)
 
+    async def check(self, spec: ContainerSpec) -> None:
+        """A network that is not there."""
+        await networks.check(self._session, spec)
+
     async def start(self, spec: ContainerSpec) -> Container:
         """Create and start a container."""
         return await finish(self._start(spec), undo=lambda container: self.remove(container.id))

@@ -1,6 +1,6 @@
 """The networks that a container joins on Docker: the one of foreign servers, which we make, and an operator's own.
 
-Called by `engine` when it creates a container. Most containers join none.
+Called by `engine` when it creates a container, or is asked whether it could. Most containers join none.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ async def ensure(session: Session, spec: ContainerSpec) -> None:
     """Make the network of foreign servers if it is wanted and not there; EngineError when a named one is not there."""
     if spec.tcp_port:
         await _ensure_internal(session)
+    await check(session, spec)
+
+
+async def check(session: Session, spec: ContainerSpec) -> None:
+    """EngineError when a network that somebody named is not there."""
     if spec.network and not await _exists(session, spec.network):
         raise EngineError(
             f"Docker has no network {spec.network!r} for container {spec.name} to join",

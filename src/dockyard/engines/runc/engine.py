@@ -94,6 +94,10 @@ class RuncEngine:
         moved = await asyncio.to_thread(self._layers.add, image, layout)
         return Loaded(moved.layers, moved.bytes, time.monotonic() - begun)
 
+    async def check(self, spec: ContainerSpec) -> None:
+        """What takes networks and device plug-ins."""
+        _refuse_what_is_dockers(spec)
+
     async def start(self, spec: ContainerSpec) -> Container:
         """Start a container under a monitor of its own that writes its log."""
         await finish(self._begin(spec, log_bytes=LOG_BYTES), undo=self._undo(spec))
