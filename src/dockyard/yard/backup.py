@@ -31,7 +31,6 @@ from dockyard.yard.backup_format import BackedUpImage, Manifest
 from dockyard.yard.database import copy, files_of, reading, translated
 from dockyard.yard.store import FILE_NAME
 
-POLICY = "policy.toml"
 _ROOM_BESIDE = 16 << 20
 _IN_USE = """
 SELECT deployment, number, image_digest, image_name FROM revisions
@@ -73,8 +72,8 @@ def _public_files(home: Home) -> dict[str, Path]:
     """What may leave the host besides the store: the policy and public keys."""
     found = [*home.yard.glob("*.pub"), *home.yard.glob("keys/*.pub"), *home.keys.glob("*.pub")]
     found += home.keys.glob("trusted/*.pub")
-    if (home.yard / POLICY).exists():
-        found.append(home.yard / POLICY)
+    if home.policy.exists():
+        found.append(home.policy)
     return {str(path.relative_to(home.root)): path for path in found}
 
 
