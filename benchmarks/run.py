@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.containers import start
-from benchmarks.deploy import gateway, kills, peers, plan, rollouts
+from benchmarks.deploy import gateway, kills, peers, plan, rollouts, up
 from benchmarks.images import build, large_push
 from benchmarks.images import compare as images
 from benchmarks.provenance import commit, machine
@@ -28,6 +28,7 @@ BENCHMARKS: Mapping[str, Callable[[int], dict[str, object]]] = {
     "start": lambda runs: start.measure(runs=runs),
     "serving": lambda runs: tiny.measure(runs=runs),
     "plan": lambda runs: plan.measure(runs=runs),
+    "up": lambda runs: up.measure(runs=2 * runs),
     "gateway": lambda runs: gateway.measure(runs=runs),
     "images": lambda runs: images.measure(runs=runs),
     "large-push": lambda _: large_push.measure(),
@@ -68,6 +69,8 @@ FIGURES = (
     ("Plan of 1,000 deployments, 10,000 replicas, at rest", ("plan", "rest", "median_ms", "1000"), "ms", "<= 200"),
     ("The same in the middle of rollouts", ("plan", "rollouts", "median_ms", "1000"), "ms", "<= 200"),
     ("Growth of one deployment's part, 100 to 4,000", ("plan", "rollouts", "growth"), "times", "<= 1.3"),
+    ("`dockyard up` in a new home, until it answers", ("up", "median_s", "new"), "s", "<= 2"),
+    ("The same after a kill, until its replicas are adopted", ("up", "median_s", "adopting"), "s", "<= 2"),
     ("Rollouts under load: requests", ("rollouts", "totals", "requests"), "", ">= 1000000"),
     ("Their rate, for the kind of rollout with the least", ("rollouts", "totals", "least_rate"), "requests/s", ""),
     ("Requests of rollouts that failed", ("rollouts", "totals", "failed"), "", "<= 0"),
