@@ -285,6 +285,23 @@ def test_a_rollout_that_gets_no_further_is_rolled_back_at_its_deadline(kind: str
     assert (yard.phases(1), yard.phases(2)) == (["ready", "ready"], [])
 
 
+@pytest.mark.parametrize("seconds", [100.0, 1000.0])
+def test_a_yard_that_sleeps_while_it_goes_back_waits_for_the_source_all_the_same(seconds: float) -> None:
+    yard = running(replicas=2)
+    yard.memory = 3 * GIB
+    seen = watch_ready(yard)
+    yard.deploy(progress_deadline_s=90)
+    yard.run_until(lambda: len(yard.replicas("shop", 2)) == 1 and yard.phases(2) == ["ready"])
+    yard.delays = Delays(start=10_000.0)
+    yard.run(1)
+    yard.jump(seconds)
+    yard.delays = Delays()
+    yard.jump(seconds)
+    yard.run(300)
+    assert phase(yard) is RolloutPhase.FAILED
+    assert (yard.phases(1), min(seen)) == (["ready", "ready"], 2)
+
+
 def test_a_start_after_a_crash_is_no_progress() -> None:
     yard = running(replicas=1)
     yard.delays = Delays(start=40.0)

@@ -264,12 +264,12 @@ def _may_go_back(draft: Draft, rollout: Rollout) -> bool:
 
 
 def _overdue(draft: Draft, rollout: Rollout) -> bool:
-    """Whether the progress deadline is over. A replica that got ahead without crashing is progress, and so is draining
-    the other side for a rollout that holds."""
+    """Whether the progress deadline is over. A replica that got ahead without crashing is progress, and so are one that
+    this very plan starts and, for a rollout that holds, draining the other side."""
     new, old = rollout.target, rollout.source
     if rollout.phase is RolloutPhase.ABORTING and old is not None:
         new, old = old, new
-    times = [rollout.progress]
+    times = [draft.now if draft.starts(new) else rollout.progress]
     for replica in draft.live(new):
         starts_now = replica.phase is Phase.CREATED and draft.memory.free >= draft.revision(replica).memory
         times += [draft.now if starts_now else replica.since] if not replica.crashes else []
