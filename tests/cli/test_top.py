@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from dockyard.cli import commands
-from dockyard.cli.load_history import seconds
+from dockyard.cli.top_history import seconds
 from dockyard.errors import UnknownInYardError
 from dockyard.spec.home import Home
 from tests.support.memory_yard import NOW, MemoryYard, on_unix, running, status

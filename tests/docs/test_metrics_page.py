@@ -13,7 +13,7 @@ import click
 import pytest
 
 from dockyard.cli import commands
-from dockyard.spec.load_history import LoadStep
+from dockyard.spec.status import LoadStep
 from dockyard.yard import exposition, measuring, metrics, page, points, sampler, series, series_file
 from dockyard.yard.api import serving
 from dockyard.yard.api_listen import tcp_listener

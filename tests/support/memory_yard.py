@@ -21,7 +21,6 @@ import msgspec
 
 from dockyard.errors import DockyardError, UnauthenticatedError, UnknownInYardError, YardConflictError
 from dockyard.spec.deployment import Deployment
-from dockyard.spec.load_history import LoadHistory, LoadStep
 from dockyard.spec.requests import BlobOffer, ImageOffer, TokenRequest
 from dockyard.spec.status import (
     AccessLine,
@@ -33,6 +32,8 @@ from dockyard.spec.status import (
     ImageTaken,
     ImageWanted,
     Load,
+    LoadHistory,
+    LoadStep,
     LogLine,
     NewToken,
     Problem,

@@ -40,7 +40,7 @@ def yard(home: Home) -> Iterator[Store]:
 async def adopted(home: Home, store: Store) -> Adopted:
     engine = RuncEngine(home.runc, Path(shutil.which("runc") or "/usr/sbin/runc"))
     host = Host({"runc": engine}, "runc", Layout.create(home.images), home.containers, 1 << 30)
-    return await adopt(engine, store, Fleet(host, store, lambda: None))
+    return await adopt(engine, store, Fleet(host, store, lambda: None), home.containers)
 
 
 async def test_what_no_record_knows_is_removed(home: Home, yard: Store) -> None:
@@ -64,7 +64,7 @@ async def test_a_foreign_server_is_the_yards_that_knows_it(home: Home, yard: Sto
     put_replica(home, yard, "iris-1-a", sockets=None)
     yard.add_replica("iris-1-a", "iris", 1, engine="runc", folder=home.containers / "iris-1-a")
     engine = RuncEngine(home.runc, Path(shutil.which("runc") or "/usr/sbin/runc"))
-    assert set(await replicas_on(engine, Own.of(yard))) == {"iris-1-a"}
+    assert set(await replicas_on(engine, Own.of(yard, home.containers))) == {"iris-1-a"}
     assert await adopted(home, yard) == Adopted((), ("iris-1-a",), ())
     assert "ended" in str(yard.events.after(0)), "and not that it was gone"
 

@@ -42,7 +42,8 @@ class Site:
     """A yard's changing half, whose rollouts end when a test says so."""
 
     def __init__(self, store: Store, folder: Path, place: PolicyPlace | None = None) -> None:
-        parts = parts_of(store, folder, ToldGateway(), ToldEngine())
+        self.engine = ToldEngine()
+        parts = parts_of(store, folder, ToldGateway(), self.engine)
         judge = Judge(parts.host, store, place or PolicyPlace(folder / "policy.toml"), lambda: ())
         self.parts = replace(parts, admission=Admission(parts.host, store, judge))
         self.store, self.policy = store, folder / "policy.toml"
@@ -125,6 +126,23 @@ def test_a_restart_is_a_new_revision_of_the_same_settings_and_number(site: Site)
     new, old = site.store.revision("iris", 2), site.store.revision("iris", 1)
     assert new.settings == msgspec.structs.replace(old.settings, replicas=2)
     assert (new.image_digest, site.store.deployment("iris").wanted) == (old.image_digest, 2)
+
+
+def test_a_scale_that_comes_while_a_restart_asks_its_engine_is_not_lost(site: Site) -> None:
+    site.deployed(site.asked())
+
+    async def both() -> None:
+        site.engine.asked.clear()
+        site.engine.go.clear()
+        restart = asyncio.create_task(site.changing.restart("iris", GRACE))
+        await asyncio.wait_for(site.engine.asked.wait(), 5)
+        scale = asyncio.create_task(site.changing.scale("iris", 2, GRACE))
+        await asyncio.sleep(0.05)
+        site.engine.go.set()
+        await asyncio.wait_for(asyncio.gather(restart, scale), 5)
+
+    asyncio.run(both())
+    assert site.store.deployment("iris").wanted == 2
 
 
 def test_a_host_name_that_another_deployment_serves_is_refused(site: Site) -> None:

@@ -17,7 +17,7 @@ from dockyard.cli import commands
 from dockyard.errors import UnknownInYardError
 from dockyard.gateway.base import Gateway
 from dockyard.oci.layout import Layout
-from dockyard.spec.load_history import LoadHistory
+from dockyard.spec.status import LoadHistory
 from dockyard.yard.api import serving
 from dockyard.yard.fleet import Fleet
 from dockyard.yard.host import Host

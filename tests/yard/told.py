@@ -55,7 +55,8 @@ class ToldGateway:
 class ToldEngine:
     """Has the containers that it is told to have, and logs of theirs; `put` one that has ended, and its end is noticed.
 
-    `failing`: raised instead of an answer. `breaking`: raised by a start.
+    `failing`: raised instead of an answer. `breaking`: raised by a start. `asked`: somebody wants to know what it can
+    give a container; cleared `go` makes the first who asks wait.
     """
 
     name: str = "runc"
@@ -64,6 +65,8 @@ class ToldEngine:
     failing: DockyardError | None = None
     breaking: DockyardError | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, container: Container) -> None:
         """From now on this container is there, as it is."""
@@ -81,7 +84,13 @@ class ToldEngine:
         self._pass()
         raise self.breaking or AssertionError("no test starts a container here")
 
+    def __post_init__(self) -> None:
+        self.go.set()
+
     async def check(self, spec: ContainerSpec) -> None:
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.go.wait()
         if spec.gpus:
             raise EngineError("GPUs take Docker", remedy="Deploy it with Docker.")
 

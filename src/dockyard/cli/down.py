@@ -54,7 +54,7 @@ async def _stop_rest(home: Home, grace: float) -> None:
         click.echo(f"there is no yard at {home.yard}", err=True)
         return
     store = Store.open(home.yard / FILE_NAME)
-    own = Own.of(store)
+    own = Own.of(store, home.containers)
     store.close()
     gateway = await EnvoyGateway.start(gateway_settings(home, None))
     await gateway.stop()

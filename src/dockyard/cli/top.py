@@ -9,14 +9,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dockyard.cli import load_history
-from dockyard.cli.load_history import seconds
+from dockyard.cli import top_history
 from dockyard.cli.showing import cell, console, number, state, table
+from dockyard.cli.top_history import seconds
 from dockyard.cli.yards import ask, print_item, print_json
 from dockyard.client import Client
-from dockyard.spec.load_history import LoadHistory
 from dockyard.spec.resources import format_bytes
-from dockyard.spec.status import Load, ReplicaLoad, Top
+from dockyard.spec.status import Load, LoadHistory, ReplicaLoad, Top
 
 _NUMBERS = ("requests/s", "errors/s", "p50", "p99", "in flight", "CPUs", "memory")
 
@@ -61,7 +60,7 @@ def _show_history(names: tuple[str, ...], since: int, step: int, *, as_json: boo
         print_json(histories)
         return
     for history in histories:
-        console().print(load_history.drawn(history))
+        console().print(top_history.drawn(history))
 
 
 async def _go_on(yard: Client, names: tuple[str, ...], every: float, *, as_json: bool) -> None:

@@ -208,7 +208,7 @@ async def _yard(home: Home, options: Options, manager: daemon.Manager) -> AsyncI
 
 def gateway_settings(home: Home, options: Options | None) -> GatewaySettings:
     """Where the gateway is, and where it listens, if that is known."""
-    folder = home.yard / "gateway"
+    folder = home.gateway
     return GatewaySettings(folder) if options is None else GatewaySettings(folder, options.host, options.port)
 
 

@@ -19,7 +19,6 @@ import msgspec
 from dockyard.client.address import YardAddress
 from dockyard.client.connection import Connection, Patience
 from dockyard.spec.deployment import Deployment
-from dockyard.spec.load_history import LoadHistory
 from dockyard.spec.requests import (
     ActionRequest,
     BlobOffer,
@@ -37,6 +36,7 @@ from dockyard.spec.status import (
     Event,
     ImageTaken,
     ImageWanted,
+    LoadHistory,
     LogLine,
     NewToken,
     Proposal,

@@ -29,10 +29,9 @@ from dockyard.gateway.bootstrap import ADMIN_SOCKET, ADS_SOCKET, ads_bootstrap, 
 from dockyard.gateway.listener import ACCESS_LOG
 from dockyard.gateway.process import LOG, Process, node_of
 from dockyard.gateway.rotation import Rotation
-from dockyard.gateway.snapshot import PATH_LIMIT, Snapshot
+from dockyard.gateway.snapshot import PATH_LIMIT, SNAPSHOT, Snapshot
 from dockyard.oci.files import exclusive, replace_file, store_errors
 
-SNAPSHOT = "snapshot.json"
 LAST_GOOD = "last-good.pb"
 _BOOTSTRAP = "bootstrap.json"
 _START_DEADLINE_S = 10.0

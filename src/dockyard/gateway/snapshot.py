@@ -18,6 +18,8 @@ import msgspec
 from dockyard.errors import GatewayError
 from dockyard.spec.deployment import LOCAL_DOMAIN, HostName, Name
 
+SNAPSHOT = "snapshot.json"
+"""The file of the last accepted one, in the gateway's folder."""
 PATH_LIMIT = 107
 _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _MOST_WEIGHT = 2**31
@@ -113,7 +115,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
             raise GatewayError(
                 "the gateway's snapshot contradicts itself",
                 detail="\n".join(problems),
-                remedy="This is a fault of Dockyard unless a deployment's file names a host twice: please report it.",
+                remedy="This is a fault of Dockyard: please report it.",
             )
 
     def widened(self, before: Snapshot) -> Snapshot:

@@ -60,6 +60,11 @@ class Home:
         return self.root / "yard"
 
     @property
+    def gateway(self) -> Path:
+        """The gateway's configuration, its last accepted snapshot, and its logs."""
+        return self.yard / "gateway"
+
+    @property
     def policy(self) -> Path:
         """What may be deployed on the yard."""
         return self.yard / "policy.toml"

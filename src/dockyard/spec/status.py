@@ -308,6 +308,29 @@ class Load(Noun, frozen=True, kw_only=True):
     replicas: tuple[ReplicaLoad, ...] = ()
 
 
+class LoadStep(Noun, frozen=True, kw_only=True):
+    """What a deployment did and used in one step, on average; None where nobody measured. `at`: when it began."""
+
+    at: float
+    requests_per_second: float | None = None
+    errors_per_second: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    in_flight: float | None = None
+    ready: float | None = None
+    """Replicas that were ready."""
+    cpus: float | None = None
+    memory: int | None = None
+
+
+class LoadHistory(Noun, frozen=True, kw_only=True):
+    """A deployment's steps of `step_s` seconds, the oldest first; the last is the one that runs."""
+
+    deployment: str
+    step_s: float
+    steps: tuple[LoadStep, ...] = ()
+
+
 class Top(Noun, frozen=True, kw_only=True):
     """The load of everything; `window_s`: the seconds that rates and percentiles are of."""
 

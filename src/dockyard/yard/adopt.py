@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from dockyard.engines.base import Container, Engine
 from dockyard.engines.probe import probe
@@ -39,9 +40,12 @@ class Adopted:
     removed: tuple[str, ...]
 
 
-async def adopt(engine: Engine, store: Store, fleet: Fleet) -> Adopted:
-    """Take over every replica on one engine; EngineError when that does not answer (then nothing has changed)."""
-    own = Own.of(store)
+async def adopt(engine: Engine, store: Store, fleet: Fleet, sockets: Path) -> Adopted:
+    """Take over every replica of the home with these sockets on one engine.
+
+    EngineError when that does not answer; then nothing has changed.
+    """
+    own = Own.of(store, sockets)
     labelled = await _labelled(engine)
     found = _own(labelled, own)
     kept, lost = list[str](), list[str]()

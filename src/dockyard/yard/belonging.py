@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dockyard.engines.base import Container
-from dockyard.spec.home import Home
 from dockyard.yard.store import Store
 
 
@@ -27,10 +26,9 @@ class Own:
     known: Mapping[str, Path]
 
     @classmethod
-    def of(cls, store: Store) -> Own:
-        """Of the yard whose state this is."""
-        home = Home(store.database.path.absolute().parent.parent)
-        return cls(store.yard, home.containers, {each.id: each.folder for each in store.replicas()})
+    def of(cls, store: Store, sockets: Path) -> Own:
+        """Of the yard whose state this is, in the home that has this folder of sockets."""
+        return cls(store.yard, sockets, {each.id: each.folder for each in store.replicas()})
 
     def has(self, container: Container) -> bool:
         """Whether a container with this yard's id is a replica of this yard, and not of one restored elsewhere."""

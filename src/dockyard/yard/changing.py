@@ -6,6 +6,7 @@ Each is one transaction that notes what is wanted, with its entry in the audit l
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -36,13 +37,16 @@ class Changing:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._store = parts.store
+        self._turn = asyncio.Lock()
+        """Of what asks an engine between what it reads and what it writes."""
 
     async def deploy(
         self, deployment: Deployment, cause: Cause, *, dry_run: bool = False, only_new: bool = False
     ) -> Proposal:
         """Make or change a deployment; with `dry_run`, check and tell as much, and change nothing."""
         with self._noting_refusals(cause, "deploy", deployment.name, _masked(deployment)):
-            return await self._deploy(deployment, cause, dry_run=dry_run, only_new=only_new)
+            async with self._turn:
+                return await self._deploy(deployment, cause, dry_run=dry_run, only_new=only_new)
 
     async def _deploy(self, deployment: Deployment, cause: Cause, *, dry_run: bool, only_new: bool) -> Proposal:
         name = deployment.name
@@ -108,14 +112,16 @@ class Changing:
     async def scale(self, name: str, replicas: int, cause: Cause) -> Proposal:
         """Ask for another number of replicas."""
         with self._noting_refusals(cause, "scale", name, {"replicas": replicas}):
-            record = self._store.living_deployment(name)
-            asked = msgspec.structs.replace(self._settings(record), replicas=replicas)
-            return self._scaled(record, await self._parts.admission.admit(asked), cause, dry_run=False)
+            async with self._turn:
+                record = self._store.living_deployment(name)
+                asked = msgspec.structs.replace(self._settings(record), replicas=replicas)
+                return self._scaled(record, await self._parts.admission.admit(asked), cause, dry_run=False)
 
     async def restart(self, name: str, cause: Cause) -> Proposal:
         """Replace all replicas of the active revision, without a gap: by a revision with the same settings."""
         with self._noting_refusals(cause, "restart", name):
-            return await self._restarted(name, cause)
+            async with self._turn:
+                return await self._restarted(name, cause)
 
     async def _restarted(self, name: str, cause: Cause) -> Proposal:
         record = self._store.living_deployment(name)

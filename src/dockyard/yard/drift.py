@@ -31,7 +31,7 @@ async def drift_of(snapshots: Sequence[DeploymentSnapshot], parts: Parts) -> tup
     silent: dict[str, str] = {}
     for name, engine in parts.host.engines.items():
         try:
-            containers |= await replicas_on(engine, Own.of(parts.store))
+            containers |= await replicas_on(engine, Own.of(parts.store, parts.host.sockets))
         except DockyardError as error:
             silent[name] = error.what
     found: list[DriftItem] = []

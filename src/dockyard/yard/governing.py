@@ -67,9 +67,9 @@ class Governing:
         """A new one; its secret is told only here. ForbiddenError for a scope above the caller's own."""
         entry = Entry(cause.actor.name, "token.create", request.name, why=cause.why, after={"scope": request.scope})
         with self._parts.audit.noting_refusals(entry):
-            return self._created(request, cause)
+            return self._created(request, cause, entry)
 
-    def _created(self, request: TokenRequest, cause: Cause) -> NewToken:
+    def _created(self, request: TokenRequest, cause: Cause, entry: Entry) -> NewToken:
         if not cause.actor.scope.covers(request.scope):
             raise ForbiddenError(
                 f"{cause.actor.name} has the scope {cause.actor.scope}, and cannot give {request.scope}",
@@ -78,8 +78,7 @@ class Governing:
         expires = None if request.expires_s is None else self._store.now() + request.expires_s
         with self._store.together():
             record, secret = self._tokens.create(request.name, request.scope, by=cause.actor.name, expires=expires)
-            after = {"scope": record.scope, "expires": record.expires}
-            self._parts.audit.append(Entry(cause.actor.name, "token.create", record.name, why=cause.why, after=after))
+            self._parts.audit.append(replace(entry, after={"scope": record.scope, "expires": record.expires}))
         return NewToken(token=_told_token(record), secret=secret)
 
     async def revoke_token(self, name: str, cause: Cause) -> Token:

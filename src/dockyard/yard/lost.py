@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from dockyard.errors import GatewayError, YardError
-from dockyard.gateway.envoy import SNAPSHOT
-from dockyard.gateway.snapshot import Endpoint, Snapshot, UnixAddress
+from dockyard.gateway.snapshot import SNAPSHOT, Endpoint, Snapshot, UnixAddress
 from dockyard.oci.files import store_errors
 from dockyard.spec.home import Home
 from dockyard.yard.belonging import in_home
@@ -50,7 +49,7 @@ async def check_not_lost(host: Host, home: Home, store: Store) -> None:
 def last_routed(home: Home) -> Snapshot | None:
     """What the gateway of this home accepted last; None when there is nothing that can be read."""
     with suppress(FileNotFoundError, GatewayError):
-        return Snapshot.from_json((home.yard / "gateway" / SNAPSHOT).read_bytes())
+        return Snapshot.from_json((home.gateway / SNAPSHOT).read_bytes())
     return None
 
 

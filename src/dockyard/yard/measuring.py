@@ -6,8 +6,7 @@ import asyncio
 import math
 from typing import NamedTuple
 
-from dockyard.spec.load_history import LoadHistory, LoadStep
-from dockyard.spec.status import Load, ReplicaLoad, Top
+from dockyard.spec.status import Load, LoadHistory, LoadStep, ReplicaLoad, Top
 from dockyard.yard.parts import Parts
 from dockyard.yard.points import Metric, Subject
 from dockyard.yard.records import DeploymentSnapshot, ReplicaRecord

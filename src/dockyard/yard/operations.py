@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dockyard.spec.deployment import Deployment
-from dockyard.spec.load_history import LoadHistory
 from dockyard.spec.requests import BlobOffer, ImageOffer, TokenRequest
 from dockyard.spec.status import (
     AccessLine,
@@ -22,6 +21,7 @@ from dockyard.spec.status import (
     Event,
     ImageTaken,
     ImageWanted,
+    LoadHistory,
     LogLine,
     NewToken,
     Proposal,

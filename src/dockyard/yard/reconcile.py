@@ -92,7 +92,7 @@ class Reconciler:
         told = False
         while True:
             try:
-                found = await adopt(engine, self._store, self.fleet)
+                found = await adopt(engine, self._store, self.fleet, self._host.sockets)
                 break
             except EngineError as error:
                 if not told:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from dockyard.cli import commands
+from dockyard.cli.up import command as up
 
 
 def unit_of(*options: str, home: Path, **variables: str) -> dict[str, list[str]]:
@@ -40,6 +42,20 @@ def test_paths_are_whole_for_a_unit_runs_in_no_folder_of_yours(tmp_path: Path, m
 def test_words_with_signs_that_systemd_reads_otherwise_are_read_back_as_they_are(tmp_path: Path, label: str) -> None:
     words = words_of(unit_of("--label", label, home=tmp_path))
     assert words[words.index("--label") + 1] == label
+
+
+def test_no_option_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = {"--port": "8123", "--keep-revisions": "7", "--engine": "runc"}
+    given = [option for option in up.params if option.name not in {"detach", "print_unit"}]
+    assert len(given) == 11
+    options: list[str] = []
+    for option in given:
+        (name,) = (each for each in option.opts if each.startswith("--"))
+        paths = isinstance(option.type, click.Path)
+        value = str(tmp_path / "file") if paths else said.get(name, "k=v" if name == "--label" else "said")
+        options += [name] if isinstance(option, click.Option) and option.is_flag else [name, value]
+    assert sorted(words_of(unit_of(*options, home=tmp_path))[2:]) == sorted(options)
 
 
 def test_what_says_where_engines_and_home_are_is_kept(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dockyard.cli.showing import cell, moment, number, table
-from dockyard.spec.load_history import LoadHistory, LoadStep
 from dockyard.spec.resources import format_bytes
+from dockyard.spec.status import LoadHistory, LoadStep
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 _NUMBERS = ("requests/s", "errors/s", "p50", "p99", "in flight", "replicas", "CPUs", "memory")
