@@ -14,6 +14,7 @@ from dockyard.build.changes import Cause, lock_changes
 from dockyard.build.lock import Lock, write_locks
 from dockyard.build.request import request_of
 from dockyard.build.workshop import Workshop
+from dockyard.oci.image import Image
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,24 @@ def find_update(workshop: Workshop, before: Lock, options: Options) -> Update:
     return Update(workshop, before, lock, tuple(lock_changes(before, lock)))
 
 
-def build_updates(updates: Sequence[Update], options: Options, attach: Attach) -> tuple[Built, ...]:
-    """Build each platform with its new lock. The images have no names yet; when one fails, none stays."""
+def build_updates(updates: Sequence[Update], options: Options, attach: Attach, made: list[Image]) -> tuple[Built, ...]:
+    """Build each platform with its new lock. The images have no names yet: whoever fails to keep them drops `made`.
+
+    An image is in `made` before it is in the store, so that none is left there whenever somebody interrupts.
+    """
     part = replace(options, listed=False)
-    built: list[Built] = []
-    try:
-        built.extend(build(update.workshop, replace(part, lock=update.lock), attach) for update in updates)
-    except BaseException:
-        drop(updates, built)
-        raise
-    return tuple(built)
+
+    def noted(workshop: Workshop, built: Built) -> None:
+        made.append(built.image)
+        attach(workshop, built)
+
+    return tuple(build(update.workshop, replace(part, lock=update.lock), noted) for update in updates)
 
 
-def drop(updates: Sequence[Update], built: Sequence[Built]) -> None:
+def drop(updates: Sequence[Update], made: Sequence[Image]) -> None:
     """Remove images that are not kept. What they were packed from stays in the caches, for the next attempt."""
-    for one in built:
-        updates[0].workshop.layout.forget(one.image)
+    for image in made:
+        updates[0].workshop.layout.forget(image)
 
 
 def keep(updates: Sequence[Update], built: Sequence[Built], options: Options) -> None:

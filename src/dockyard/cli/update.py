@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from dockyard.cli.goldens import Verdict, record_goldens, run_goldens, table
 from dockyard.cli.problems import changed_as_json, changed_problems, show_changed
 from dockyard.cli.progress import shown
 from dockyard.errors import DockyardError, LockError, ProjectError
+from dockyard.oci.image import Image
 from dockyard.oci.reference import repository_of, tagged
 from dockyard.spec.load import ProjectFolder, load_project
 from dockyard.supply.advisories.scan import Changed
@@ -108,22 +109,35 @@ def _take(
     updates: Sequence[Update], options: Options, skip: bool, timeout: float, engine: str
 ) -> tuple[Sequence[Built], Sequence[Verdict]]:
     """Build, test and keep; an error leaves all as it was."""
-    with shown() as progress:
-        drawn = [replace(one, workshop=replace(one.workshop, progress=progress)) for one in updates]
-        built = build_updates(drawn, options, attach_evidence)
+    made: list[Image] = []
     try:
-        verdicts = () if skip else _test(built, timeout, engine)
+        with shown() as progress:
+            drawn = [replace(one, workshop=replace(one.workshop, progress=progress)) for one in updates]
+            built = build_updates(drawn, options, attach_evidence, made)
+        tested = None if skip else _test(built, timeout, engine)
+        # From here on it is done or not at all: what is left takes milliseconds.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if tested is not None:
+            record_goldens(tested.image, tested.name, tested.verdicts, tested.engine)
     except BaseException:
-        drop(updates, built)
+        drop(updates, made)
         raise
-    # From here on it is done or not at all: what is left takes milliseconds.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     keep(updates, built, options)
-    return built, verdicts
+    return built, tested.verdicts if tested else ()
 
 
-def _test(built: Sequence[Built], timeout: float, engine: str) -> Sequence[Verdict]:
+@dataclass(frozen=True)
+class _Tested:
+    """An image whose goldens hold: what is to be recorded of that."""
+
+    image: Image
+    name: str
+    verdicts: Sequence[Verdict]
+    engine: str
+
+
+def _test(built: Sequence[Built], timeout: float, engine: str) -> _Tested:
     """Run the goldens in the image for this machine; LockError when they do not hold."""
     own = next((one for one in built if one.image.config.platform.architecture == host_architecture()), None)
     if own is None:
@@ -133,8 +147,6 @@ def _test(built: Sequence[Built], timeout: float, engine: str) -> Sequence[Verdi
         )
     name = f"{repository_of(own.name)}:update"
     tested = run_goldens(own.image, name, timeout, engine)
-    if tested.verdicts is not None:
-        record_goldens(own.image, name, tested.verdicts, tested.engine)
     if tested.verdicts is None or tested.finished.exit_code:
         said = tested.finished.stderr.decode("utf-8", "replace")
         raise LockError(
@@ -143,7 +155,7 @@ def _test(built: Sequence[Built], timeout: float, engine: str) -> Sequence[Verdi
             remedy="Find the version that changed the answers, and bound it in [build] requirements; or look whether "
             "the new answers are right, and write them into the goldens.",
         )
-    return tested.verdicts
+    return _Tested(own.image, name, tested.verdicts, tested.engine)
 
 
 def _show(updates: Sequence[Update]) -> None:
