@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -81,20 +80,19 @@ async def test_killing_the_owner_drops_nothing_and_the_next_one_adopts_the_same_
                 assert seen.failed == 0, seen
 
 
-async def test_a_killed_envoy_is_back_within_a_second_with_what_it_routed(short_path: Path) -> None:
+async def test_a_killed_envoy_is_back_with_what_it_routed(short_path: Path) -> None:
     told: list[str] = []
     async with running(settings(short_path), told) as gateway, replicas(short_path, "a") as (a,):
         await gateway.apply(snapshot(service("iris", a)))
         for _ in range(3):
             pid = gateway.pid
             os.kill(pid, signal.SIGKILL)
-            began = time.monotonic()
-            while True:
-                with contextlib.suppress(OSError):
-                    if (await ask(gateway.address, PATH)).status == 200:
-                        break
-                await asyncio.sleep(0.01)
-            assert time.monotonic() - began < 1
+            async with asyncio.timeout(10):  # how soon is a figure: `kills` of the benchmarks
+                while True:
+                    with contextlib.suppress(OSError):
+                        if (await ask(gateway.address, PATH)).status == 200:
+                            break
+                    await asyncio.sleep(0.01)
             assert gateway.pid != pid
     assert sum("has ended; it is started again" in each for each in told) == 3, "\n".join(told)
 
